@@ -1,0 +1,74 @@
+// Guest RAM. This is the only way to touch guest bytes: every access copies, every access is
+// checked, and no pointer into guest memory leaves this folder except to hand whole regions to KVM.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+namespace kvitest {
+
+using Gpa = std::uint64_t;  // guest physical address
+
+inline constexpr std::uint64_t kPageSize = 4096;
+// RAM below 4 GiB ends here at the latest; the rest goes above 4 GiB (LAPIC, IOAPIC, PCI windows
+// live in the hole).
+inline constexpr Gpa kLowRamLimit = 0xC000'0000;
+inline constexpr Gpa kHighRamBase = 0x1'0000'0000;
+
+// One contiguous piece of RAM, as KVM_SET_USER_MEMORY_REGION wants it.
+struct RamRegion {
+  Gpa base;
+  std::uint64_t size;
+  void* host;  // only for KVM memslots and memory images
+};
+
+class GuestMemory {
+ public:
+  // bytes: a nonzero multiple of 4096. Throws Error (ENOMEM, EINVAL).
+  explicit GuestMemory(std::uint64_t bytes);
+  ~GuestMemory();
+  GuestMemory(const GuestMemory&) = delete;
+  GuestMemory& operator=(const GuestMemory&) = delete;
+
+  std::uint64_t size() const;
+  std::span<const RamRegion> regions() const;
+
+  // True when [gpa, gpa + length) is RAM; a range may span two adjacent regions never, one always.
+  bool contains(Gpa gpa, std::uint64_t length) const;
+
+  // Copy out of, into RAM. False, and nothing copied, unless the whole range is RAM.
+  [[nodiscard]] bool read(Gpa gpa, std::span<std::byte> out) const;
+  [[nodiscard]] bool write(Gpa gpa, std::span<const std::byte> in);
+  [[nodiscard]] bool fill(Gpa gpa, std::byte value, std::uint64_t length);
+  // pread(2) of a whole file range straight into RAM. False when out of RAM; throws Error on I/O.
+  [[nodiscard]] bool read_from_fd(Gpa gpa, int fd, std::uint64_t offset, std::uint64_t length);
+
+  // One naturally aligned value, read or written once (no tearing, no double fetch).
+  template <typename T>
+  [[nodiscard]] std::optional<T> load(Gpa gpa) const {
+    static_assert(std::is_unsigned_v<T>);
+    T* p = static_cast<T*>(locate(gpa, sizeof(T), alignof(T)));
+    if (p == nullptr) return std::nullopt;
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+  }
+  template <typename T>
+  [[nodiscard]] bool store(Gpa gpa, T value) {
+    static_assert(std::is_unsigned_v<T>);
+    T* p = static_cast<T*>(locate(gpa, sizeof(T), alignof(T)));
+    if (p == nullptr) return false;
+    __atomic_store_n(p, value, __ATOMIC_RELEASE);
+    return true;
+  }
+
+ private:
+  void* locate(Gpa gpa, std::uint64_t length, std::uint64_t alignment) const;
+  std::vector<RamRegion> regions_;
+  std::uint64_t size_ = 0;
+};
+
+}  // namespace kvitest
