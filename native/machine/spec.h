@@ -7,6 +7,9 @@
 #include <variant>
 #include <vector>
 
+#include "native/virtio/console/console.h"
+#include "native/virtio/rng/rng.h"
+
 namespace kvitest {
 
 struct LinuxPayload {
@@ -19,17 +22,6 @@ struct BarePayload {
   std::string elf;  // path of a freestanding static ELF64
   int ring = 0;     // 0 or 3
 };
-
-struct ConsolePortSpec {
-  std::string name;
-  bool console = false;  // an hvc console port
-};
-
-struct ConsoleSpec {
-  std::vector<ConsolePortSpec> ports;
-};
-
-struct RngSpec {};
 
 using DeviceSpec = std::variant<ConsoleSpec, RngSpec>;
 

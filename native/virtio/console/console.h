@@ -8,10 +8,18 @@
 #include <string>
 #include <vector>
 
-#include "native/machine/spec.h"
 #include "native/virtio/device.h"
 
 namespace kvitest {
+
+struct ConsolePortSpec {
+  std::string name;
+  bool console = false;  // an hvc console port
+};
+
+struct ConsoleSpec {
+  std::vector<ConsolePortSpec> ports;
+};
 
 // Where a console device delivers what its guest does. Called with no device lock held, on vCPU
 // threads or the device loop; must not block.

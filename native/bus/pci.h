@@ -1,0 +1,46 @@
+// PCI bus 0 behind configuration mechanism 1 (ports 0xcf8-0xcff), function 0 only.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+
+#include "native/bus/io_bus.h"
+
+namespace kvitest {
+
+// MMIO windows the host bridge decodes; acpi tables (_CRS) name the same.
+inline constexpr std::uint64_t kPciMmio32Base = 0xC000'0000;
+inline constexpr std::uint64_t kPciMmio32Size = 0x2000'0000;  // ends at 0xE000'0000
+inline constexpr std::uint16_t kPciConfigAddressPort = 0xcf8;
+
+// One function's 256-byte configuration space.
+class PciFunction {
+ public:
+  virtual ~PciFunction() = default;
+  // offset + data.size() <= 256, data.size() is 1, 2 or 4; the bus has checked both.
+  virtual void config_read(std::uint8_t offset, std::span<std::byte> data) = 0;
+  virtual void config_write(std::uint8_t offset, std::span<const std::byte> data) = 0;
+};
+
+// Registers itself on the PIO bus; slot 0 is a host bridge of its own.
+class PciBus : public IoDevice {
+ public:
+  explicit PciBus(IoBus& pio);
+  ~PciBus() override;
+  // slot 1..31. Throws Error (EEXIST, EINVAL). The function must outlive the bus.
+  void attach(std::uint8_t slot, PciFunction& function);
+  void io_read(std::uint64_t offset, std::span<std::byte> data) override;
+  void io_write(std::uint64_t offset, std::span<const std::byte> data) override;
+
+ private:
+  std::mutex mutex_;
+  IoBus& pio_;
+  std::uint32_t address_ = 0;
+  std::array<PciFunction*, 32> slots_{};
+  std::unique_ptr<PciFunction> bridge_;
+};
+
+}  // namespace kvitest

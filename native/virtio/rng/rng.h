@@ -1,0 +1,14 @@
+// virtio-rng, the entropy device (virtio 1.3, 5.4).
+#pragma once
+
+#include <memory>
+
+#include "native/virtio/device.h"
+
+namespace kvitest {
+
+struct RngSpec {};
+
+std::unique_ptr<VirtioDevice> make_rng(const RngSpec& spec);
+
+}  // namespace kvitest

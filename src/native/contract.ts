@@ -1,0 +1,157 @@
+/**
+ * The typed contract of the native addon (`native/binding`). Everything here is plain data that survives the
+ * structured clone algorithm, because a lab serves the same contract over RPC. Every call is asynchronous;
+ * none blocks the JS thread.
+ */
+
+/** A Linux kernel booted directly: a bzImage (64-bit entry) or an ELF vmlinux with a PVH note. Paths are on the machine the addon runs on. */
+export interface LinuxPayload {
+  kind: 'linux'
+  kernel: string
+  initramfs?: string
+  cmdline: string
+}
+
+/** One small freestanding static ELF64, entered in 64-bit mode. */
+export interface BarePayload {
+  kind: 'bare'
+  elf: string
+  ring: 0 | 3
+}
+
+export interface ConsolePort {
+  name: string
+  /** An hvc console port, not a named data port. */
+  console?: boolean
+}
+
+export interface ConsoleDevice {
+  type: 'virtio-console'
+  ports: ConsolePort[]
+}
+
+export interface RngDevice {
+  type: 'virtio-rng'
+}
+
+export type DeviceSpec = ConsoleDevice | RngDevice
+
+export interface MachineSpec {
+  /** Shown in errors and thread names. */
+  name: string
+  /** 1..8 */
+  cpus: number
+  /** Bytes of RAM, a multiple of 4096; 64 MiB..8 GiB for Linux, from 1 MiB for bare guests. */
+  memory: number
+  payload: LinuxPayload | BarePayload
+  devices: DeviceSpec[]
+  /** In-kernel irqchip; Linux always has one, bare guests default to none. */
+  irqchip?: boolean
+}
+
+/** `serial` is the 16550, `debug` the bare guests' port 0xe9, any other name a virtio-console port. */
+export type Channel = string
+
+export type MachineEndReason =
+  /** ACPI S5. */
+  | 'poweroff'
+  /** i8042 or ACPI reset. */
+  | 'reset'
+  /** The test-exit port was written; `code` is the value. */
+  | 'test-exit'
+  /** KVM_EXIT_SHUTDOWN. */
+  | 'triple-fault'
+  /** KVM_EXIT_INTERNAL_ERROR; `code` is the suberror. */
+  | 'internal-error'
+  /** KVM_EXIT_FAIL_ENTRY; `code` is the hardware reason. */
+  | 'fail-entry'
+  /** A bare guest halted with no irqchip (KVM_EXIT_HLT). */
+  | 'halt'
+  /** stop() was called. */
+  | 'stopped'
+  /** A bug or host error on one of our own threads. */
+  | 'vmm-error'
+
+export interface VcpuState {
+  index: number
+  /** Hexadecimal values by register name: rip, rsp, rflags, rax.., cr0, cr2, cr3, cr4, efer, cs. */
+  registers: Record<string, string>
+  /** KVM_GET_MP_STATE, by name: runnable, halted, uninitialized... Absent without irqchip. */
+  mpState?: string
+  /** rflags.IF */
+  interruptsEnabled: boolean
+}
+
+export interface MachineEnd {
+  reason: MachineEndReason
+  code?: number
+  /** One line a person can read. */
+  detail: string
+  /** pvpanic was rung before the end. */
+  panicked: boolean
+  /** KVM exits by name, e.g. `{ io: 12345, mmio: 77, hlt: 3 }`. */
+  exits: Record<string, number>
+  vcpus: VcpuState[]
+  /** Milliseconds from start() to the end. */
+  elapsed: number
+}
+
+export type MachineEvent =
+  | { type: 'data'; channel: Channel; data: Uint8Array }
+  /** The guest opened or closed a named virtio-console port. */
+  | { type: 'port'; channel: Channel; open: boolean }
+  /** pvpanic was rung; bit 0 panicked, bit 1 crash loaded. */
+  | { type: 'pvpanic'; event: number }
+  /** Always the last event, exactly once, after every byte of every channel. */
+  | { type: 'end'; end: MachineEnd }
+
+/** One machine; collected without stop(), it stops itself and leaves nothing behind. */
+export interface NativeMachine {
+  /** Starts the vCPU threads. Rejects if already started. */
+  start(): Promise<void>
+  /** Stops it if it runs, joins every thread, releases memory and fds. Idempotent. */
+  stop(): Promise<MachineEnd>
+  /** Resolves when every byte was queued to the guest's driver in order; rejects (code EPIPE) if the machine ends first. */
+  write(channel: Channel, data: Uint8Array): Promise<void>
+  /** Credit: `bytes` of 'data' events of this channel were taken. A channel with 256 KiB unacknowledged stops its guest's writer. */
+  consumed(channel: Channel, bytes: number): void
+  /** Tells the guest that the host side of a named port opened or closed. Ports begin open. */
+  setPortOpen(channel: Channel, open: boolean): Promise<void>
+  /** Columns and rows of an hvc console (VIRTIO_CONSOLE_RESIZE). */
+  resize(channel: Channel, columns: number, rows: number): Promise<void>
+  /** Samples every vCPU without changing it. */
+  inspect(): Promise<VcpuState[]>
+  /** Injects an NMI into every vCPU (KVM_NMI); needs the irqchip. */
+  nmi(): Promise<void>
+}
+
+/** Live native resources of this process, for leak tests. */
+export interface NativeCounts {
+  machines: number
+  threads: number
+}
+
+export interface KvmProbe {
+  /** KVM_GET_API_VERSION */
+  apiVersion: number
+  maxVcpus: number
+}
+
+export interface NativeAddon {
+  version: string
+  /** Opens and asks /dev/kvm. Rejects with code ENOENT, EACCES... */
+  probe(): Promise<KvmProbe>
+  /** Validates, creates the VM and loads the payload. Rejects with a NativeError. */
+  createMachine(spec: MachineSpec, onEvent: (event: MachineEvent) => void): Promise<NativeMachine>
+  counts(): NativeCounts
+  /** prctl(PR_SET_PDEATHSIG): this process gets `signal` when its parent dies. Throws errno errors. */
+  setParentDeathSignal(signal: number): void
+}
+
+/** Rejections carry these beside `message` (the one line). */
+export interface NativeError extends Error {
+  /** errno name such as `ENOENT`, absent where none applies. */
+  code?: string
+  operation: string
+  hint?: string
+}
