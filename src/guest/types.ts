@@ -1,0 +1,112 @@
+import type { HostInfo } from '../host/machine-host.ts'
+import type { KernelInfo } from '../image/kernel.ts'
+import type { DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
+import type { Point, TapSummary } from '../tap/types.ts'
+import type { Judgement } from '../verdict/types.ts'
+
+/** What a test author asks for; every field has a default. */
+export interface BootOptions {
+  /** `debian:6.12-cloud`, `debian:6.1-cloud`, an exact build `debian:6.12.115-cloud`, or a path. */
+  kernel?: string
+  cpus?: number
+  /** Bytes or `256M`, `2G`. */
+  memory?: number | string
+  /** Devices besides the agent's own console device. */
+  devices?: DeviceSpec[]
+  /** Appended to the command line we make. */
+  cmdline?: string
+  /** Extra files for the guest: guest path -> file on this machine. */
+  files?: Record<string, string>
+  /** Kernel modules to load besides those the devices need. */
+  modules?: string[]
+  name?: string
+  /** Milliseconds from start to the agent's handshake. Default 60 000. */
+  bootTimeout?: number
+}
+
+export interface ExecOptions {
+  env?: Record<string, string>
+  cwd?: string
+  /** Milliseconds; the whole process group is killed. Default 0, none. */
+  timeout?: number
+  stdin?: Uint8Array | string
+  onStdout?: (data: Uint8Array) => void
+  onStderr?: (data: Uint8Array) => void
+  signal?: AbortSignal
+}
+
+export interface ExecResult {
+  /** Exit status, or null when a signal or the timeout ended it. */
+  status: number | null
+  /** `SIGKILL`, or null. */
+  signal: string | null
+  timedOut: boolean
+  stdout: string
+  stderr: string
+  /** Milliseconds, measured in the guest. */
+  duration: number
+}
+
+export interface RunOptions extends ExecOptions {
+  /** Called for every settled point, live. */
+  onPoint?: (point: Point) => void
+  /** A non-TAP line of stdout. */
+  onDiagnostic?: (line: string) => void
+}
+
+export interface RunResult extends ExecResult {
+  tap: TapSummary
+}
+
+/** How a guest ended: exactly one verdict with its evidence. */
+export interface GuestEnd extends Judgement {
+  machine: MachineEnd | undefined
+}
+
+/** The kernel log and everything else the guest printed on its serial console. */
+export interface ConsoleLog {
+  text(): string
+  lines(): string[]
+  /** Resolves with the matching line; rejects when the guest ends or after `timeout` ms. */
+  waitFor(pattern: RegExp, timeout?: number): Promise<string>
+  onLine(listener: (line: string, milliseconds: number) => void): () => void
+}
+
+/** The host's end of a named virtio-console port. */
+export interface GuestPort {
+  readonly name: string
+  readonly open: boolean
+  write(data: Uint8Array | string): Promise<void>
+  /** Takes over the port's bytes; unread bytes hold the guest's writer back (flow control). */
+  [Symbol.asyncIterator](): AsyncIterator<Uint8Array>
+  setOpen(open: boolean): Promise<void>
+  /** Resolves when the guest side is open (or closed). */
+  whenOpen(open?: boolean): Promise<void>
+}
+
+export interface Guest extends AsyncDisposable {
+  readonly name: string
+  readonly kernel: KernelInfo
+  /** uname -r, as the agent reported it. */
+  readonly kernelRelease: string
+  readonly host: HostInfo
+  readonly console: ConsoleLog
+  readonly ended: Promise<GuestEnd>
+  /** Milliseconds from machine start to the agent's handshake. */
+  readonly bootTime: number
+  exec(argv: string[], options?: ExecOptions): Promise<ExecResult>
+  /** Runs a script: text that begins with `#!` or a newline, or a path of a file on this machine. */
+  run(script: string, options?: RunOptions): Promise<RunResult>
+  writeFile(path: string, data: Uint8Array | string, mode?: number): Promise<void>
+  port(name: string): GuestPort
+  inspect(): Promise<VcpuState[]>
+  /** Power-off asked for through the agent, forced after a grace time. Idempotent. */
+  stop(options?: { force?: boolean }): Promise<GuestEnd>
+}
+
+/** A place where guests boot. `await using host = await openHost()`. */
+export interface Host extends AsyncDisposable {
+  readonly info: HostInfo
+  boot(options?: BootOptions): Promise<Guest>
+  close(): Promise<void>
+}
