@@ -1,0 +1,2 @@
+/** The public face of kvitest: exports only. */
+export { KvitestError } from './native/error.ts'
