@@ -47,6 +47,35 @@ export interface ExecResult {
   duration: number
 }
 
+/** A running process in a guest: what `exec` and `kvitest run` are made of. */
+export interface SpawnOptions {
+  env?: Record<string, string>
+  cwd?: string
+  timeout?: number
+  /** A pseudo-terminal of this size; stderr then arrives as stdout. */
+  pty?: { rows: number; columns: number }
+  /** Keep stdin open for writeStdin(); otherwise it is /dev/null. */
+  stdin?: boolean
+  onStdout?: (data: Uint8Array) => void
+  onStderr?: (data: Uint8Array) => void
+}
+
+export interface GuestProcess {
+  readonly pid: number
+  readonly exited: Promise<{
+    status: number | null
+    signal: string | null
+    timedOut: boolean
+    duration: number
+  }>
+  /** Resolves when the agent has room for it (credit). */
+  writeStdin(data: Uint8Array | string): Promise<void>
+  closeStdin(): Promise<void>
+  /** To the whole process group; name or number. */
+  kill(signal: string | number): Promise<void>
+  resize(rows: number, columns: number): Promise<void>
+}
+
 export interface RunOptions extends ExecOptions {
   /** Called for every settled point, live. */
   onPoint?: (point: Point) => void
@@ -94,6 +123,7 @@ export interface Guest extends AsyncDisposable {
   readonly ended: Promise<GuestEnd>
   /** Milliseconds from machine start to the agent's handshake. */
   readonly bootTime: number
+  spawn(argv: string[], options?: SpawnOptions): Promise<GuestProcess>
   exec(argv: string[], options?: ExecOptions): Promise<ExecResult>
   /** Runs a script: text that begins with `#!` or a newline, or a path of a file on this machine. */
   run(script: string, options?: RunOptions): Promise<RunResult>

@@ -1,0 +1,42 @@
+/** The `kvitest` command: one subcommand a file; each returns its exit status. */
+import { KvitestError } from '../native/error.ts'
+
+const usage = `usage: kvitest <command>
+
+  doctor [--json]                     what this machine can do, which host each kind of guest will use, and why
+  run [options] [-- command...]       one guest from the shell: an interactive shell, or one command
+  kernel fetch [name...]              fetch kernels into the cache
+  help                                this text
+
+'kvitest <command> --help' tells more. Tests run through vitest: npx vitest run suites/virtio`
+
+const commands: Record<string, () => Promise<(argv: string[]) => Promise<number>>> = {
+  doctor: async () => (await import('./doctor.ts')).doctor,
+  run: async () => (await import('./run.ts')).run,
+  kernel: async () => (await import('./kernel.ts')).kernel,
+}
+
+async function main(argv: string[]): Promise<number> {
+  const [name = 'help', ...rest] = argv
+  if (['help', '--help', '-h'].includes(name)) {
+    console.log(usage)
+    return 0
+  }
+  const load = commands[name]
+  if (!load) {
+    console.error(`kvitest: no command '${name}'; 'kvitest help' lists them`)
+    return 2
+  }
+  return await (await load())(rest)
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2))
+} catch (error) {
+  const parseError = (error as NodeJS.ErrnoException).code?.startsWith('ERR_PARSE_ARGS')
+  const expected = error instanceof KvitestError || parseError
+  console.error(
+    `kvitest: ${expected || !(error instanceof Error) ? String((error as Error).message) : error.stack}`,
+  )
+  process.exitCode = parseError ? 2 : 125
+}
