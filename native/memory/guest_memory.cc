@@ -14,7 +14,9 @@
 namespace kvitest {
 namespace {
 
-std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+std::string mebibytes(std::uint64_t bytes) {
+  return std::to_string(bytes >> 20) + " MiB";
+}
 
 }  // namespace
 
@@ -29,8 +31,8 @@ GuestMemory::GuestMemory(std::uint64_t bytes) : size_(bytes) {
   if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
     throw Error("ftruncate", errno, "guest RAM of " + mebibytes(bytes));
   }
-  void* host = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd.get(),
-                      0);
+  void* host =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd.get(), 0);
   if (host == MAP_FAILED) {
     throw Error("mmap", errno, "guest RAM of " + mebibytes(bytes), "give the guest less memory");
   }
@@ -51,9 +53,13 @@ GuestMemory::~GuestMemory() {
   ::munmap(regions_.front().host, size_);
 }
 
-std::uint64_t GuestMemory::size() const { return size_; }
+std::uint64_t GuestMemory::size() const {
+  return size_;
+}
 
-std::span<const RamRegion> GuestMemory::regions() const { return regions_; }
+std::span<const RamRegion> GuestMemory::regions() const {
+  return regions_;
+}
 
 void* GuestMemory::locate(Gpa gpa, std::uint64_t length, std::uint64_t alignment) const {
   if (gpa % alignment != 0) return nullptr;

@@ -1,0 +1,75 @@
+// One virtual CPU. Every method but kick() belongs to whoever holds the vCPU: KVM serialises vCPU
+// ioctls on a mutex that KVM_RUN holds, so another thread may sample it only while it is not in
+// run().
+#pragma once
+
+#include <pthread.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "native/kvm/exit.h"
+#include "native/kvm/registers.h"
+#include "native/kvm/vm.h"
+#include "native/unique_fd.h"
+
+namespace kvitest {
+
+class Vcpu {
+ public:
+  // The vm must outlive it.
+  Vcpu(const Vm& vm, unsigned index);
+  ~Vcpu();
+  Vcpu(const Vcpu&) = delete;
+  Vcpu& operator=(const Vcpu&) = delete;
+
+  unsigned index() const { return index_; }
+
+  // KVM_SET_CPUID2, once and before the first run() (EINVAL after it since Linux 5.16) and before
+  // set_msrs(): KVM accepts an MSR only when CPUID shows its feature.
+  void set_cpuid(std::span<const CpuidEntry> entries);
+  // Throws Error naming the first MSR that KVM refused.
+  void set_msrs(std::span<const MsrEntry> entries);
+
+  GeneralRegisters registers() const;
+  void set_registers(const GeneralRegisters& registers);
+  SpecialRegisters special_registers() const;
+  void set_special_registers(const SpecialRegisters& registers);
+  void set_fpu(const FpuState& fpu);
+
+  // One 32-bit LAPIC register, offset as in the SDM's table 11-1; needs the irqchip.
+  std::uint32_t lapic_register(std::size_t offset) const;
+  void set_lapic_register(std::size_t offset, std::uint32_t value);
+
+  // `runnable`, `uninitialized`, `halted`...; nothing without irqchip.
+  std::optional<std::string> mp_state() const;
+
+  // KVM_NMI; needs the irqchip.
+  void nmi();
+
+  // KVM_RUN. The spans of the answer are valid until the next call. Throws Error when KVM_RUN
+  // itself fails.
+  Exit run();
+  // Between a kick and this, run() returns Interrupted at once.
+  void clear_kick();
+  // From any thread: makes `thread`, which is in or about to enter run(), return from it.
+  void kick(pthread_t thread);
+
+  // How often each KVM_EXIT_ reason was seen. Read it while the vCPU does not run.
+  std::span<const std::uint64_t, kExitReasons> exit_counts() const { return exit_counts_; }
+
+ private:
+  const Vm& vm_;
+  unsigned index_;
+  UniqueFd fd_;
+  std::size_t run_size_ = 0;
+  void* run_ = nullptr;
+  std::array<std::uint64_t, kExitReasons> exit_counts_{};
+};
+
+}  // namespace kvitest
