@@ -1,0 +1,236 @@
+import { mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { KvitestError } from '../native/error.ts'
+import { cached, cachePath, prune, storageError, withLock } from './cache.ts'
+import { complaint, runCommand } from './command.ts'
+import { compareVersions, upstreamVersion } from './debian-version.ts'
+
+/** A kernel image package that apt knows, or one that is in the cache. */
+export interface KernelPackage {
+  /** `linux-image-6.12.117+deb12-cloud-amd64` */
+  package: string
+  /** `6.12.117-1~deb12u1` */
+  version: string
+}
+
+/** Where apt keeps its package lists: the system's, or ours where the system has none. */
+interface Lists {
+  options: string[]
+  path: string
+}
+
+const packagePattern = /^linux-image-(\d\S*)-cloud-amd64$/
+
+/** The part of a package name that a person types: `6.12.117+deb12` */
+export function abiName(packageName: string): string {
+  return packagePattern.exec(packageName)?.[1] ?? packageName
+}
+
+/** `debian:` names of a package: by ABI (`debian:6.1.0-56-cloud`) and by upstream version (`debian:6.1.192-cloud`). */
+export function matches(wanted: string, candidate: KernelPackage): boolean {
+  const upstream = upstreamVersion(candidate.version)
+  return (
+    wanted === abiName(candidate.package) ||
+    wanted === upstream ||
+    (/^\d+\.\d+$/.test(wanted) && upstream.startsWith(`${wanted}.`))
+  )
+}
+
+export function newest(candidates: readonly KernelPackage[]): KernelPackage | undefined {
+  return candidates.toSorted((a, b) => compareVersions(a.version, b.version)).at(-1)
+}
+
+function apt(...argv: string[]): string[] {
+  // Root's apt drops to the user _apt for downloads, who may not be able to write where we want them, and says
+  // so at length; verification is the same.
+  return [...argv, '-q', '-o', 'APT::Sandbox::User=root']
+}
+
+async function systemLists(): Promise<Lists> {
+  const result = await runCommand(['apt-config', 'shell', 'dir', 'Dir::State::lists/d'], { package: 'apt' })
+  const path = /^dir='(.*)'$/m.exec(result.stdout.toString())?.[1] ?? '/var/lib/apt/lists/'
+  return { options: [], path }
+}
+
+function privateLists(): Lists {
+  const root = cachePath('apt')
+  return {
+    path: join(root, 'state/lists'),
+    options: [
+      '-o',
+      `Dir::State=${root}/state`,
+      '-o',
+      `Dir::Cache=${root}/cache`,
+      '-o',
+      'Dir::State::status=/var/lib/dpkg/status',
+    ],
+  }
+}
+
+async function hasLists(lists: Lists): Promise<boolean> {
+  const names = await readdir(lists.path).catch(() => [])
+  return names.some(
+    (name) => name.includes('_Packages') || name.includes('InRelease') || name.endsWith('_Release'),
+  )
+}
+
+/** What apt serves now, newest knowledge that is on this machine. */
+async function readServed(lists: Lists): Promise<KernelPackage[]> {
+  const names = await runCommand(
+    ['apt-cache', ...lists.options, 'search', '--names-only', '^linux-image-[0-9].*-cloud-amd64$'],
+    { package: 'apt' },
+  )
+  const packages = names.stdout
+    .toString()
+    .split('\n')
+    .map((line) => line.split(' ', 1)[0]!)
+    .filter((name) => packagePattern.test(name))
+  if (packages.length === 0) return []
+  const shown = await runCommand(['apt-cache', ...lists.options, 'show', ...packages], { package: 'apt' })
+  return shown.stdout
+    .toString()
+    .split(/\n\n+/)
+    .flatMap((stanza) => {
+      const name = /^Package: (.*)$/m.exec(stanza)?.[1]
+      const version = /^Version: (.*)$/m.exec(stanza)?.[1]
+      // Debian's meta packages (linux-image-6.12-cloud-amd64) hold no image.
+      const isMeta = /meta-package/.test(stanza)
+      return name && version && !isMeta ? [{ package: name, version }] : []
+    })
+}
+
+/** Fetches package lists into our own directory; needs no root. */
+async function refresh(): Promise<Lists> {
+  const lists = privateLists()
+  await withLock('apt', async () => {
+    for (const part of ['state/lists/partial', 'cache/archives/partial']) {
+      const path = cachePath('apt', part)
+      await mkdir(path, { recursive: true }).catch((error) => {
+        throw storageError(path, error)
+      })
+    }
+    const result = await runCommand(['apt-get', ...lists.options, ...apt('update')], { package: 'apt' })
+    // apt-get update exits 0 on sources that cannot be reached, with a warning.
+    if (result.status !== 0 || !(await hasLists(lists)))
+      throw offline('read the list of Debian kernels', complaint(result))
+  })
+  return lists
+}
+
+function offline(operation: string, detail: string): KvitestError {
+  if (/No space left/i.test(detail)) {
+    return storageError(cachePath(), Object.assign(new Error(detail), { code: 'ENOSPC' })) as KvitestError
+  }
+  return new KvitestError(operation, detail, {
+    code: 'ENETUNREACH',
+    hint: 'connect this machine to a Debian archive (the first use of a kernel needs it), or give the path of a kernel',
+  })
+}
+
+interface Served {
+  lists: Lists
+  packages: KernelPackage[]
+}
+
+let served: Promise<Served> | undefined
+
+async function findServed(): Promise<Served> {
+  const system = await systemLists()
+  for (const lists of [system, privateLists()]) {
+    if (!(await hasLists(lists))) continue
+    const packages = await readServed(lists)
+    if (packages.length > 0) return { lists, packages }
+  }
+  const lists = await refresh()
+  return { lists, packages: await readServed(lists) }
+}
+
+/** Kernel packages that the Debian archive serves, as far as this machine's package lists say. */
+export async function servedKernels(): Promise<KernelPackage[]> {
+  return (await findServedOnce()).packages
+}
+
+function findServedOnce(): Promise<Served> {
+  if (!served) {
+    served = findServed()
+    served.catch(() => {
+      served = undefined
+    })
+  }
+  return served
+}
+
+/** Time of the last change of the package lists in use: a moving name stays where it is until they change. */
+export async function listsStamp(): Promise<string> {
+  const stamps = await Promise.all(
+    [await systemLists(), privateLists()].map((lists) =>
+      stat(lists.path).then(
+        (s) => String(s.mtimeMs),
+        () => '-',
+      ),
+    ),
+  )
+  return stamps.join(' ')
+}
+
+function productName(wanted: KernelPackage): string {
+  return `${wanted.package}_${wanted.version.replaceAll(':', '%3a')}`
+}
+
+/** Kernel packages in the cache. */
+export async function cachedKernels(): Promise<KernelPackage[]> {
+  const names = await readdir(cachePath('kernels')).catch(() => [])
+  return names.flatMap((name) => {
+    const match = /^(linux-image-\S+)_(\S+)$/.exec(name)
+    return match ? [{ package: match[1]!, version: match[2]!.replaceAll('%3a', ':') }] : []
+  })
+}
+
+/** Unpacks a .deb without root. */
+export async function unpackDeb(deb: string, target: string): Promise<void> {
+  const result = await runCommand(['dpkg-deb', '-x', deb, target], { package: 'dpkg' })
+  if (result.status === 0) return
+  const detail = complaint(result)
+  if (/No space left/i.test(result.stderr)) {
+    throw storageError(target, Object.assign(new Error(detail), { code: 'ENOSPC' }))
+  }
+  throw new KvitestError('unpack the kernel package', `${deb}: ${detail}`, {
+    code: 'EILSEQ',
+    hint: 'the package is damaged: run the command again to fetch it anew',
+  })
+}
+
+async function download(wanted: KernelPackage, lists: Lists, directory: string): Promise<string> {
+  const argv = ['apt-get', ...lists.options, ...apt('download'), `${wanted.package}=${wanted.version}`]
+  const result = await runCommand(argv, { cwd: directory, package: 'apt' })
+  const deb = (await readdir(directory)).find((name) => name.endsWith('.deb'))
+  if (result.status !== 0 || deb === undefined) throw offline(`fetch ${wanted.package}`, complaint(result))
+  return join(directory, deb)
+}
+
+/**
+ * The unpacked package in the cache, fetched with apt (its signatures and checksums) when absent. Several
+ * processes that ask at once fetch once.
+ */
+export async function fetchKernel(wanted: KernelPackage, note: (line: string) => void): Promise<string> {
+  const path = await cached(['kernels', productName(wanted)], async (target) => {
+    note(`fetching ${wanted.package} (${wanted.version})`)
+    const directory = `${target}.deb`
+    await mkdir(directory)
+    const { lists } = await findServedOnce()
+    const deb = await download(wanted, lists, directory).catch(async (error: unknown) => {
+      // Lists older than the archive name files that are gone; ours can always be renewed.
+      if ((error as KvitestError).code !== 'ENETUNREACH') throw error
+      return download(wanted, await refresh(), directory).catch(() => {
+        throw error
+      })
+    })
+    const unpacked = `${target}.unpacked`
+    await unpackDeb(deb, unpacked)
+    await rm(directory, { recursive: true })
+    await writeFile(join(unpacked, 'package.json'), `${JSON.stringify(wanted)}\n`)
+    await rename(unpacked, target)
+  })
+  await prune('kernels', 24)
+  return path
+}
