@@ -7,9 +7,10 @@
 
 namespace kvitest {
 
-// Called on vCPU threads, concurrently for SMP guests: a device locks itself. data.size() is 1, 2, 4
-// or 8 on MMIO, 1, 2 or 4 on PIO. offset is relative to the device's base. Must not block for long and
-// never on the guest's own progress, unless stop() of the machine is guaranteed to cancel the wait.
+// Called on vCPU threads, concurrently for SMP guests: a device locks itself. data.size() is 1, 2,
+// 4 or 8 on MMIO, 1, 2 or 4 on PIO. offset is relative to the device's base. Must not block for
+// long and never on the guest's own progress, unless stop() of the machine is guaranteed to cancel
+// the wait.
 class IoDevice {
  public:
   virtual ~IoDevice() = default;

@@ -36,7 +36,10 @@ class PciBus : public IoDevice {
   void io_write(std::uint64_t offset, std::span<const std::byte> data) override;
 
  private:
-  std::mutex mutex_;
+  // The function that the address register selects, or nullptr; which register the port reaches.
+  PciFunction* select(std::uint64_t port_offset, std::uint8_t& register_offset);
+
+  std::mutex mutex_;  // address_ and slots_; never held while a function works
   IoBus& pio_;
   std::uint32_t address_ = 0;
   std::array<PciFunction*, 32> slots_{};
