@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* pipe2, unlockpt */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
