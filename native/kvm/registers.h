@@ -13,7 +13,7 @@ struct GeneralRegisters {
 };
 
 // A segment register with its hidden part; field names follow the descriptor (Intel SDM 3, 3.4.5).
-struct Segment {
+struct SegmentRegister {
   std::uint64_t base = 0;
   std::uint32_t limit = 0;  // in bytes, already scaled by granularity
   std::uint16_t selector = 0;
@@ -29,7 +29,7 @@ struct DescriptorTable {
 
 // apic_base 0 means: leave what KVM reports after reset.
 struct SpecialRegisters {
-  Segment cs, ds, es, fs, gs, ss, tr, ldt;
+  SegmentRegister cs, ds, es, fs, gs, ss, tr, ldt;
   DescriptorTable gdt, idt;
   std::uint64_t cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0, cr8 = 0, efer = 0, apic_base = 0;
 };

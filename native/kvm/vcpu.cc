@@ -17,7 +17,7 @@
 namespace kvitest {
 namespace {
 
-kvm_segment to_kvm(const Segment& s) {
+kvm_segment to_kvm(const SegmentRegister& s) {
   kvm_segment k{};
   k.base = s.base;
   k.limit = s.limit;
@@ -34,8 +34,8 @@ kvm_segment to_kvm(const Segment& s) {
   return k;
 }
 
-Segment from_kvm(const kvm_segment& k) {
-  Segment s;
+SegmentRegister from_kvm(const kvm_segment& k) {
+  SegmentRegister s;
   s.base = k.base;
   s.limit = k.limit;
   s.selector = k.selector;

@@ -1,0 +1,103 @@
+#include "native/machine/event_queue.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace kvitest {
+namespace {
+
+// Port events of one channel in a row that the owner has not seen yet.
+constexpr std::size_t kPortEventsInARow = 16;
+
+}  // namespace
+
+void EventQueue::append_data(const std::string& channel, std::span<const std::byte> data) {
+  if (!events_.empty()) {
+    auto* last = std::get_if<DataEvent>(&events_.back());
+    if (last != nullptr && last->channel == channel) {
+      last->data.insert(last->data.end(), data.begin(), data.end());
+      return;
+    }
+  }
+  events_.push_back(DataEvent{channel, {data.begin(), data.end()}});
+}
+
+void EventQueue::push_data(const std::string& channel, std::span<const std::byte> data) {
+  if (data.empty()) return;
+  bool was_empty = false;
+  {
+    const std::lock_guard lock(mutex_);
+    was_empty = events_.empty();
+    append_data(channel, data);
+  }
+  if (was_empty) wake_();
+}
+
+void EventQueue::push_data_with_credit(const std::string& channel,
+                                       std::span<const std::byte> data) {
+  if (data.empty()) return;
+  bool was_empty = false;
+  {
+    std::unique_lock lock(mutex_);
+    std::size_t& unacknowledged = unacknowledged_[channel];
+    credit_.wait(lock, [&] { return cancelled_ || unacknowledged < kOutputWindow; });
+    unacknowledged += data.size();
+    was_empty = events_.empty();
+    append_data(channel, data);
+  }
+  if (was_empty) wake_();
+}
+
+void EventQueue::push_port(const std::string& channel, bool open) {
+  bool was_empty = false;
+  {
+    const std::lock_guard lock(mutex_);
+    was_empty = events_.empty();
+    std::size_t in_a_row = 0;
+    for (auto it = events_.rbegin(); it != events_.rend(); ++it) {
+      const auto* port = std::get_if<PortEvent>(&*it);
+      if (port == nullptr || port->channel != channel) break;
+      if (++in_a_row == kPortEventsInARow) break;
+    }
+    if (in_a_row == kPortEventsInARow) {
+      std::get<PortEvent>(events_.back()).open = open;
+    } else {
+      events_.push_back(PortEvent{channel, open});
+    }
+  }
+  if (was_empty) wake_();
+}
+
+void EventQueue::push(Event event) {
+  bool was_empty = false;
+  {
+    const std::lock_guard lock(mutex_);
+    was_empty = events_.empty();
+    events_.push_back(std::move(event));
+  }
+  if (was_empty) wake_();
+}
+
+void EventQueue::consumed(const std::string& channel, std::size_t bytes) {
+  {
+    const std::lock_guard lock(mutex_);
+    std::size_t& unacknowledged = unacknowledged_[channel];
+    unacknowledged -= std::min(unacknowledged, bytes);
+  }
+  credit_.notify_all();
+}
+
+void EventQueue::cancel_waits() {
+  {
+    const std::lock_guard lock(mutex_);
+    cancelled_ = true;
+  }
+  credit_.notify_all();
+}
+
+std::vector<Event> EventQueue::take() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(events_, {});
+}
+
+}  // namespace kvitest

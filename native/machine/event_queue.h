@@ -1,0 +1,77 @@
+// What a machine has to tell its owner, in order: filled by native threads, emptied by the owner, bounded by
+// credit.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "native/machine/end.h"
+
+namespace kvitest {
+
+struct DataEvent {
+  std::string channel;
+  std::vector<std::byte> data;
+};
+
+struct PortEvent {
+  std::string channel;
+  bool open;
+};
+
+struct PvpanicEvent {
+  std::uint8_t event;
+};
+
+struct EndEvent {
+  MachineEnd end;
+};
+
+using Event = std::variant<DataEvent, PortEvent, PvpanicEvent, EndEvent>;
+
+// Bytes of `serial` or `debug` that may be unacknowledged before the writing vCPU waits. Console ports have
+// the same window in their device (kPortWindow).
+inline constexpr std::size_t kOutputWindow = 256 * 1024;
+
+class EventQueue {
+ public:
+  // wake: called when the queue becomes non-empty, on the pushing thread, with no lock held; must not block.
+  explicit EventQueue(std::function<void()> wake) : wake_(std::move(wake)) {}
+
+  // Consecutive data of one channel travels as one event.
+  void push_data(const std::string& channel, std::span<const std::byte> data);
+  // As push_data, but first waits until the channel has credit, so that a slow owner slows the guest and no
+  // byte is lost. Returns at once after cancel_waits().
+  void push_data_with_credit(const std::string& channel, std::span<const std::byte> data);
+  // A guest that opens and closes a port faster than the owner looks has intermediate states dropped.
+  void push_port(const std::string& channel, bool open);
+  void push(Event event);
+
+  // The owner took `bytes` of data_with_credit of this channel.
+  void consumed(const std::string& channel, std::size_t bytes);
+  // For good: the machine ends, nobody may wait for the owner any more.
+  void cancel_waits();
+
+  // Everything there is, in order.
+  std::vector<Event> take();
+
+ private:
+  void append_data(const std::string& channel, std::span<const std::byte> data);
+
+  std::function<void()> wake_;
+  std::mutex mutex_;
+  std::condition_variable credit_;
+  std::vector<Event> events_;
+  std::map<std::string, std::size_t> unacknowledged_;
+  bool cancelled_ = false;
+};
+
+}  // namespace kvitest

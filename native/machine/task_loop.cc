@@ -1,0 +1,86 @@
+#include "native/machine/task_loop.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <utility>
+
+#include "native/error.h"
+#include "native/machine/counts.h"
+
+namespace kvitest {
+
+void name_this_thread(const std::string& machine, const std::string& suffix) {
+  constexpr std::size_t kKernelLimit = 15;
+  const std::string prefix = "kvitest-";
+  const std::size_t room = kKernelLimit - prefix.size() - suffix.size() - 1;
+  const std::string name = prefix + machine.substr(0, room) + "/" + suffix;
+  ::pthread_setname_np(::pthread_self(), name.c_str());
+}
+
+TaskLoop::TaskLoop(std::string thread_name, std::function<void()> last_words)
+    : name_(std::move(thread_name)), last_words_(std::move(last_words)) {
+  // A new thread inherits the mask: with all signals blocked around its creation there is no moment in which
+  // one of the process's signals could land on it.
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    thread_ = std::thread([this] { run(); });
+  } catch (const std::system_error& error) {
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    throw Error("pthread_create", error.code().value(), "device loop of machine " + name_);
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  ++live_threads;
+}
+
+TaskLoop::~TaskLoop() {
+  post([this] { finish(); });
+  join();
+}
+
+void TaskLoop::post(Task task) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!ended_) {
+      tasks_.push_back(std::move(task));
+      wake_.notify_one();
+      return;
+    }
+  }
+  task();
+}
+
+void TaskLoop::finish() {
+  const std::lock_guard lock(mutex_);
+  finishing_ = true;
+}
+
+void TaskLoop::join() {
+  if (!thread_.joinable()) return;
+  thread_.join();
+  --live_threads;
+}
+
+void TaskLoop::run() {
+  name_this_thread(name_, "d");
+  for (;;) {
+    Task task;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return finishing_ || !tasks_.empty(); });
+      if (tasks_.empty()) {
+        ended_ = true;
+        break;
+      }
+      task = std::move(tasks_.front());
+      tasks_.pop_front();
+    }
+    task();
+  }
+  last_words_();
+}
+
+}  // namespace kvitest

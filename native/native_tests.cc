@@ -1,0 +1,3 @@
+// The one main() of build/Release/native_tests.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest/doctest.h>
