@@ -10,29 +10,36 @@ namespace kvitest {
 
 class VirtQueue;
 
-// How a device reaches back to its transport.
+// How a device reaches back to its transport. Callable from any thread and with the device's own
+// lock held: the transport never calls the device from here.
 class VirtioInterrupts {
  public:
   virtual ~VirtioInterrupts() = default;
-  virtual void queue_interrupt(std::uint16_t queue) = 0;   // used buffer notification
-  virtual void config_interrupt() = 0;                     // configuration change notification
-  virtual void needs_reset() = 0;                          // sets DEVICE_NEEDS_RESET (2.1.2)
+  virtual void queue_interrupt(std::uint16_t queue) = 0;  // used buffer notification
+  virtual void config_interrupt() = 0;                    // configuration change notification
+  virtual void needs_reset() = 0;                         // sets DEVICE_NEEDS_RESET (2.1.2)
 };
 
 // Every method may be called on any vCPU thread or the device loop: the device locks itself.
 class VirtioDevice {
  public:
   virtual ~VirtioDevice() = default;
-  virtual std::uint32_t type() const = 0;               // virtio 1.3 section 5
-  virtual std::uint64_t features() const = 0;           // device bits only; the transport adds its own
+  virtual std::uint32_t type() const = 0;      // virtio 1.3 section 5
+  virtual std::uint64_t features() const = 0;  // device bits only; the transport adds its own
   virtual std::vector<std::uint16_t> queue_sizes() const = 0;
+  // Bytes beyond the config space read as 0 and are not written.
   virtual void read_config(std::uint64_t offset, std::span<std::byte> data) = 0;
   virtual void write_config(std::uint64_t offset, std::span<const std::byte> data) = 0;
+  // Changes whenever a byte of the config space changes by itself, before anyone can read that byte
+  // (2.5.1).
+  virtual std::uint8_t config_generation() { return 0; }
   // DRIVER_OK was set. queues[i] is null when the driver did not enable queue i. The pointers and
-  // the interrupts stay valid until reset() returns.
+  // the interrupts stay valid until reset() returns. The driver may have filled queues already, so
+  // activate() looks at each of them as if it had been notified.
   virtual void activate(std::uint64_t features, std::span<VirtQueue* const> queues,
                         VirtioInterrupts& interrupts) = 0;
-  // The driver rang the doorbell of a queue.
+  // The driver rang the doorbell of a queue. May come for any queue number and, from another vCPU,
+  // just before activate() or just after reset(): such a call does nothing.
   virtual void notify(std::uint16_t queue) = 0;
   virtual void reset() = 0;
 };

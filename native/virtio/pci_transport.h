@@ -1,5 +1,5 @@
-// virtio over PCI, modern only (virtio 1.3, 4.1): one 64-bit BAR0 of 512 KiB with common, ISR, device and
-// notify structures and the MSI-X table and PBA.
+// virtio over PCI, modern only (virtio 1.3, 4.1): one 64-bit BAR0 of 512 KiB with common, ISR,
+// device and notify structures and the MSI-X table and PBA.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@
 
 namespace kvitest {
 
-// The BAR is placed at bar_address, 512 KiB aligned, as firmware would; the guest may move it. intx_gsi: the
-// IOAPIC input of INTA# for a driver that does not use MSI-X.
+// The BAR is placed at bar_address, 512 KiB aligned, as firmware would; the guest may move it.
+// intx_gsi: the IOAPIC input of INTA# for a driver that does not use MSI-X.
 std::unique_ptr<PciFunction> make_virtio_pci(VirtioDevice& device, GuestMemory& memory, IoBus& mmio,
-                                             InterruptController& interrupts, std::uint64_t bar_address,
-                                             std::uint32_t intx_gsi);
+                                             InterruptController& interrupts,
+                                             std::uint64_t bar_address, std::uint32_t intx_gsi);
 
 }  // namespace kvitest

@@ -1,0 +1,57 @@
+#include <algorithm>
+#include <utility>
+
+#include "native/virtio/queue.h"
+
+namespace kvitest {
+
+DescriptorChain::DescriptorChain(GuestMemory& memory, std::uint16_t head,
+                                 std::vector<Segment> segments, std::size_t first_writable)
+    : memory_(&memory),
+      head_(head),
+      segments_(std::move(segments)),
+      read_{0, first_writable, 0},
+      write_{first_writable, segments_.size(), 0} {
+  for (std::size_t i = 0; i < segments_.size(); ++i) {
+    (i < first_writable ? readable_ : writable_) += segments_[i].length;
+  }
+}
+
+Segment DescriptorChain::next(Cursor& cursor, std::size_t limit) {
+  while (cursor.segment < cursor.end && cursor.offset == segments_[cursor.segment].length) {
+    ++cursor.segment;
+    cursor.offset = 0;
+  }
+  if (cursor.segment == cursor.end || limit == 0) return {0, 0};
+  const Segment& segment = segments_[cursor.segment];
+  const auto length =
+      static_cast<std::uint32_t>(std::min<std::size_t>(limit, segment.length - cursor.offset));
+  const Segment piece{segment.gpa + cursor.offset, length};
+  cursor.offset += length;
+  return piece;
+}
+
+std::size_t DescriptorChain::read(std::span<std::byte> out) {
+  std::size_t done = 0;
+  while (done < out.size()) {
+    const Segment piece = next(read_, out.size() - done);
+    if (piece.length == 0 || !memory_->read(piece.gpa, out.subspan(done, piece.length))) break;
+    done += piece.length;
+  }
+  readable_ -= done;
+  return done;
+}
+
+std::size_t DescriptorChain::write(std::span<const std::byte> in) {
+  std::size_t done = 0;
+  while (done < in.size()) {
+    const Segment piece = next(write_, in.size() - done);
+    if (piece.length == 0 || !memory_->write(piece.gpa, in.subspan(done, piece.length))) break;
+    done += piece.length;
+  }
+  writable_ -= done;
+  written_ += static_cast<std::uint32_t>(done);
+  return done;
+}
+
+}  // namespace kvitest

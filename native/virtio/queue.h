@@ -1,0 +1,133 @@
+// A virtqueue as its device sees it. Guest bytes are copied once, checked, then used; a driver that
+// breaks the rules of the ring breaks its queue, never the host.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "native/memory/guest_memory.h"
+#include "native/virtio/device.h"
+
+namespace kvitest {
+
+// Where the driver put a queue (virtio 1.3, 2.7 and 4.1.4.3).
+struct QueueLayout {
+  std::uint16_t size = 0;
+  Gpa descriptors = 0;  // descriptor table
+  Gpa driver = 0;       // available ring
+  Gpa device = 0;       // used ring
+};
+
+struct QueueFeatures {
+  bool indirect = false;     // VIRTIO_F_INDIRECT_DESC
+  bool event_index = false;  // VIRTIO_F_EVENT_IDX
+};
+
+// Why a queue is not processed any more.
+enum class QueueFault {
+  kNone,
+  kSizeInvalid,
+  kMisaligned,
+  kRingOutsideMemory,
+  kAvailableIndexJumped,
+  kHeadOutOfRange,
+  kNextOutOfRange,
+  kChainTooLong,
+  kIndirectNotNegotiated,
+  kIndirectNested,
+  kIndirectLengthInvalid,
+  kReadableAfterWritable,
+  kBufferOutsideMemory,
+  kBufferTooLarge,
+};
+
+std::string_view to_string(QueueFault fault);
+
+// kNone when a device may use the layout: size a power of two in 1..max_size, tables aligned to 16,
+// 2 and 4 bytes and wholly in RAM (2.7, 2.7.10).
+QueueFault check_split_layout(const GuestMemory& memory, const QueueLayout& layout,
+                              std::uint16_t max_size);
+
+struct Segment {
+  Gpa gpa;
+  std::uint32_t length;
+};
+
+// One request: a copied, checked list of buffers, readable ones first. Every segment was RAM when
+// the chain was popped, at most 4 GiB in all. Only read() and write() touch guest bytes.
+class DescriptorChain {
+ public:
+  DescriptorChain(GuestMemory& memory, std::uint16_t head, std::vector<Segment> segments,
+                  std::size_t first_writable);
+
+  std::uint16_t head() const { return head_; }
+  // Bytes that read() and write() still have to offer.
+  std::uint64_t readable() const { return readable_; }
+  std::uint64_t writable() const { return writable_; }
+  // Bytes written so far: the length to put into the used ring.
+  std::uint32_t written() const { return written_; }
+
+  // Copies the next bytes of the driver's request; returns how many there were, at most out.size().
+  std::size_t read(std::span<std::byte> out);
+  // Copies the next bytes of the answer; returns how many fitted.
+  std::size_t write(std::span<const std::byte> in);
+
+ private:
+  struct Cursor {
+    std::size_t segment;
+    std::size_t end;
+    std::uint32_t offset;
+  };
+  // The piece at the cursor, at most `limit` bytes; the cursor moves past it.
+  Segment next(Cursor& cursor, std::size_t limit);
+
+  GuestMemory* memory_;
+  std::uint16_t head_;
+  std::vector<Segment> segments_;
+  Cursor read_;
+  Cursor write_;
+  std::uint64_t readable_ = 0;
+  std::uint64_t writable_ = 0;
+  std::uint32_t written_ = 0;
+};
+
+// Not locked: the device that was given it locks. Ends with the reset() of the device.
+class VirtQueue {
+ public:
+  virtual ~VirtQueue() = default;
+
+  virtual std::uint16_t size() const = 0;
+  // The next request. None when the driver offers none (it is then asked to notify about the next
+  // one) or when the queue is broken. A fault found here breaks the queue and reports needs_reset()
+  // once.
+  virtual std::optional<DescriptorChain> pop() = 0;
+  // How many requests wait to be popped, for ordering against other queues; 0 when broken.
+  virtual std::uint16_t available() = 0;
+  // Gives a popped request back, with `length` bytes written from its start. Call needs_interrupt()
+  // after the last one of a batch.
+  virtual void push_used(const DescriptorChain& chain, std::uint32_t length) = 0;
+  // True when the driver wants a used buffer notification for what was pushed since the last call.
+  virtual bool needs_interrupt() = 0;
+  // For a device that stops before pop() found the queue empty: the driver's next request will
+  // notify.
+  virtual void request_notification() = 0;
+  virtual QueueFault fault() const = 0;
+};
+
+// layout must have passed check_split_layout(). memory and interrupts outlive the queue.
+std::unique_ptr<VirtQueue> make_split_queue(GuestMemory& memory, const QueueLayout& layout,
+                                            const QueueFeatures& features,
+                                            VirtioInterrupts& interrupts);
+
+// How many requests one doorbell may make a device handle. A driver that points one queue's used
+// ring at another's available ring would else keep its vCPU thread in the device for ever.
+inline std::size_t request_budget(const VirtQueue& queue) {
+  return std::size_t{4} * queue.size();
+}
+
+}  // namespace kvitest
