@@ -1,0 +1,79 @@
+// How a virtio-pci device interrupts: MSI-X vectors, or INTA# with the ISR status byte when the
+// driver does not use MSI-X (virtio 1.3, 4.1.4.5 and 4.1.5). Holds the device status byte too,
+// because a device may ask to be reset at any moment.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "native/bus/interrupts.h"
+#include "native/bus/msix.h"
+#include "native/virtio/device.h"
+
+namespace kvitest {
+
+inline constexpr std::uint16_t kNoVector = 0xffff;
+
+// Device status bits (virtio 1.3, 2.1).
+inline constexpr std::uint8_t kStatusAcknowledge = 1;
+inline constexpr std::uint8_t kStatusDriver = 2;
+inline constexpr std::uint8_t kStatusDriverOk = 4;
+inline constexpr std::uint8_t kStatusFeaturesOk = 8;
+inline constexpr std::uint8_t kStatusNeedsReset = 64;
+inline constexpr std::uint8_t kStatusFailed = 128;
+
+// Locks itself; its locks are never held while a device works.
+class VirtioPciInterrupts : public VirtioInterrupts {
+ public:
+  VirtioPciInterrupts(InterruptController& controller, std::uint32_t intx_gsi,
+                      std::uint16_t queues);
+
+  void queue_interrupt(std::uint16_t queue) override;
+  void config_interrupt() override;
+  void needs_reset() override;
+
+  Msix& msix() { return msix_; }
+  const Msix& msix() const { return msix_; }
+  void set_msix_control(std::uint16_t control);
+
+  // A vector beyond the table is not assigned: the register then reads kNoVector (4.1.5.1.2.1).
+  void set_config_vector(std::uint16_t vector);
+  std::uint16_t config_vector() const;
+  void set_queue_vector(std::uint16_t queue, std::uint16_t vector);
+  std::uint16_t queue_vector(std::uint16_t queue) const;
+
+  // Clears it and deasserts INTA# (4.1.4.5).
+  std::uint8_t read_isr();
+  void set_intx_disabled(bool disabled);
+  bool interrupt_pending() const;  // status bit 3 of the PCI function
+
+  std::uint8_t status() const { return status_.load(); }
+  void add_status(std::uint8_t bits) { status_.fetch_or(bits); }
+  // What a device reset leaves: status 0, no vectors, no pending interrupt. MSI-X itself stays.
+  void reset();
+
+ private:
+  void interrupt(std::uint16_t vector, std::uint8_t isr_bit);
+  std::uint16_t assignable(std::uint16_t vector) const;
+  void update_line();
+
+  InterruptController& controller_;
+  const std::uint32_t intx_gsi_;
+  Msix msix_;
+  std::atomic<std::uint8_t> status_{0};
+
+  mutable std::mutex mutex_;
+  std::uint8_t isr_ = 0;
+  bool intx_disabled_ = false;
+  std::uint16_t config_vector_ = kNoVector;
+  std::vector<std::uint16_t> queue_vectors_;
+
+  // Taken before mutex_, and held over set_irq_line(): two threads must not set levels in another
+  // order than they computed them.
+  std::mutex line_mutex_;
+  bool line_ = false;
+};
+
+}  // namespace kvitest
