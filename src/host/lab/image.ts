@@ -1,0 +1,147 @@
+import { existsSync } from 'node:fs'
+import { readdir, readFile, realpath } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { dirname, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { cached, prune } from '../../image/cache.ts'
+import { complaint, runCommand } from '../../image/command.ts'
+import { builtFile, busyboxEntries, entriesHash, moduleEntries } from '../../image/initramfs.ts'
+import type { KernelInfo } from '../../image/kernel.ts'
+import { loadOrder } from '../../image/modules.ts'
+import { type NewcEntry, writeNewc } from '../../image/newc.ts'
+import { KvitestError } from '../../native/error.ts'
+
+const root = fileURLToPath(new URL('../../../', import.meta.url))
+
+/** Where the project stands in a lab: never below node_modules, where Node strips no types. */
+const labRoot = 'kvitest'
+
+/** PID 1 of a lab. A module that does not load is said on the console, which every failure of a lab carries. */
+const init = `#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs -o size=75% tmpfs /run
+exec </dev/null >/dev/console 2>&1
+for module in $(cat /etc/kvitest/modules); do
+  case $module in
+    */kvm-amd.ko) grep -qw svm /proc/cpuinfo || continue ;;
+    */kvm-intel.ko) grep -qw vmx /proc/cpuinfo || continue ;;
+  esac
+  insmod $module || echo "kvitest lab: $module did not load"
+done
+cd /${labRoot}
+export HOME=/tmp UV_THREADPOOL_SIZE=16 NODE_NO_WARNINGS=1
+/bin/node src/host/lab/server.ts
+echo "kvitest lab: the server ended with status $?"
+poweroff -f
+`
+
+const importPattern = /^\s*(?:import|export)\s+(?!type\b)(?:[^'"]*?\sfrom\s+)?['"]([^'"]+)['"]/gm
+
+/** Source files that a module needs at run time, and the packages that they import. */
+async function sourceClosure(entry: string): Promise<{ files: string[]; packages: string[] }> {
+  const files = new Set<string>()
+  const packages = new Set<string>()
+  const visit = async (file: string): Promise<void> => {
+    if (files.has(file)) return
+    files.add(file)
+    const text = await readFile(file, 'utf8')
+    for (const [, specifier] of text.matchAll(importPattern)) {
+      if (specifier!.startsWith('.')) await visit(join(dirname(file), specifier!))
+      else if (!specifier!.startsWith('node:')) packages.add(specifier!)
+    }
+  }
+  await visit(entry)
+  return { files: [...files].sort(), packages: [...packages].sort() }
+}
+
+/** A package's directory: the nearest one above its entry point with a package.json of its name. */
+async function packageFiles(name: string): Promise<{ base: string; files: string[] }> {
+  let base = dirname(createRequire(import.meta.url).resolve(name))
+  while (!existsSync(join(base, 'package.json'))) base = dirname(base)
+  const all = await readdir(base, { recursive: true, withFileTypes: true })
+  const files = all.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name))
+  return { base, files: files.filter((file) => /\.(m?js|cjs|json)$/.test(file)) }
+}
+
+/** Shared libraries of programs, by the path under which the loader looks for them. */
+async function sharedLibraries(programs: readonly string[]): Promise<string[]> {
+  const found = new Set<string>()
+  for (const program of programs) {
+    const result = await runCommand(['ldd', program], { package: 'libc-bin' })
+    if (result.status !== 0)
+      throw new KvitestError('list the shared libraries', `${program}: ${complaint(result)}`)
+    const text = result.stdout.toString()
+    const missing = /^\s*(\S+) => not found/m.exec(text)
+    if (missing) {
+      throw new KvitestError(
+        'list the shared libraries',
+        `${program} needs ${missing[1]}, which is not on this machine`,
+        {
+          code: 'ENOENT',
+        },
+      )
+    }
+    for (const [, path] of text.matchAll(/(?:=>\s+|^\s+)(\/\S+)\s+\(0x/gm)) found.add(path!)
+  }
+  return [...found].sort()
+}
+
+async function programEntries(): Promise<NewcEntry[]> {
+  const addon = await builtFile('kvitest.node')
+  const { files, packages } = await sourceClosure(join(root, 'src/host/lab/server.ts'))
+  const file = (path: string, source: string, mode = 0o644): NewcEntry => ({
+    type: 'file',
+    path,
+    mode,
+    source,
+  })
+  const entries = [
+    file('bin/node', process.execPath, 0o755),
+    file(`${labRoot}/build/Release/kvitest.node`, addon),
+    file(`${labRoot}/package.json`, join(root, 'package.json')),
+    ...files.map((source) => file(`${labRoot}/${relative(root, source)}`, source)),
+  ]
+  for (const name of packages) {
+    const { base, files: members } = await packageFiles(name)
+    entries.push(
+      ...members.map((source) => file(`${labRoot}/node_modules/${name}/${relative(base, source)}`, source)),
+    )
+  }
+  for (const library of await sharedLibraries([process.execPath, addon])) {
+    entries.push(file(library.slice(1), await realpath(library), 0o755))
+  }
+  return entries
+}
+
+/**
+ * The initramfs of a lab of one kernel: busybox, that kernel's own kvm modules, Node, the addon and the server.
+ * About 130 MB, uncompressed because that boots fastest, cached by content.
+ */
+export async function buildLabImage(kernel: KernelInfo): Promise<string> {
+  const modules = await loadOrder(kernel, [
+    'virtio_pci',
+    'virtio_console',
+    'virtio_rng?',
+    'kvm',
+    'kvm_amd?',
+    'kvm_intel?',
+  ])
+  const entries: NewcEntry[] = [
+    ...(await busyboxEntries()),
+    { type: 'file', path: 'init', mode: 0o755, data: Buffer.from(init) },
+    { type: 'character', path: 'dev/console', mode: 0o600, major: 5, minor: 1 },
+    ...['proc', 'sys', 'dev', 'run', 'tmp'].map(
+      (path): NewcEntry => ({ type: 'directory', path, mode: 0o755 }),
+    ),
+    ...moduleEntries(kernel.release, modules),
+    ...(await programEntries()),
+  ]
+  const path = await cached(['lab', `${await entriesHash(entries)}.cpio`], (target) =>
+    writeNewc(target, entries),
+  )
+  await prune('lab', 6)
+  return path
+}

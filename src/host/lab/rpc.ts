@@ -1,0 +1,156 @@
+import { deserialize, serialize } from 'node:v8'
+import { type BirpcReturn, createBirpc } from 'birpc'
+import type {
+  Channel,
+  KvmProbe,
+  MachineEnd,
+  MachineEvent,
+  MachineSpec,
+  VcpuState,
+} from '../../native/contract.ts'
+import { KvitestError } from '../../native/error.ts'
+
+/**
+ * The RPC between a client and a lab. One session is one connection, and holds at most one machine: what one
+ * client does or fails to do ends with its session.
+ */
+export const protocolVersion = 1
+
+/** Name of the virtio-serial port that carries the sessions. */
+export const portName = 'org.kvitest.rpc'
+
+/** Bytes of data in one call; the rest of a long write goes into the next call. */
+export const chunkSize = 256 << 10
+
+export interface LabDescription {
+  kernelRelease: string
+  cpus: number
+  /** Bytes that guests may take. */
+  memory: number
+  kvm: KvmProbe
+}
+
+/** What the lab serves to a session. */
+export interface LabFunctions {
+  describe(): Promise<LabDescription>
+  /** Returns what it got. */
+  ping(data: Uint8Array): Promise<Uint8Array>
+  /**
+   * `present`: the lab has the file. `send`: the caller sends it now, with writeBlob. While another session sends
+   * the same file, the answer waits for its end. The file stays until createMachine returns or the session ends.
+   */
+  ensureBlob(sha256: string, size: number): Promise<'present' | 'send'>
+  /** The next bytes of a blob, in order; the caller withholds the last ones unless all had the hash. */
+  writeBlob(sha256: string, data: Uint8Array): Promise<void>
+  /** Paths of the spec's payload are sha256 names of blobs that ensureBlob named before. */
+  createMachine(spec: MachineSpec): Promise<void>
+  start(): Promise<void>
+  stop(): Promise<MachineEnd>
+  write(channel: Channel, data: Uint8Array): Promise<void>
+  consumed(channel: Channel, bytes: number): void
+  setPortOpen(channel: Channel, open: boolean): Promise<void>
+  resize(channel: Channel, columns: number, rows: number): Promise<void>
+  inspect(): Promise<VcpuState[]>
+  nmi(): Promise<void>
+}
+
+/** What a client serves to the lab. */
+export interface ClientFunctions {
+  event(event: MachineEvent): void
+}
+
+/** The first frame of a client. */
+export interface ClientRequest {
+  version: number
+  /** `debian:6.12-cloud`: the kernel of the lab. */
+  kernel: string
+  /** What the machine will take, for placing it. */
+  cpus: number
+  memory: number
+}
+
+/** The broker's answer to it. */
+export type SessionOpened =
+  | { type: 'opened'; lab: string; accelerator: string; labs: number }
+  | { type: 'refused'; error: WireError }
+
+/** From the broker: the lab died under the session. */
+export interface SessionLost {
+  type: 'lost'
+  error: WireError
+}
+
+/** An error as it crosses a process boundary. */
+export interface WireError {
+  message: string
+  code?: string
+  operation: string
+  hint?: string
+  infra: boolean
+}
+
+export function toWire(error: unknown): WireError {
+  const from = (error ?? {}) as Partial<KvitestError>
+  return {
+    message: error instanceof Error ? error.message : String(error),
+    operation: from.operation ?? 'lab',
+    infra: from.infra ?? true,
+    ...(from.code ? { code: from.code } : {}),
+    ...(from.hint ? { hint: from.hint } : {}),
+  }
+}
+
+export function fromWire(wire: WireError): KvitestError {
+  // The message already reads "operation: detail; hint".
+  const prefix = `${wire.operation}: `
+  const suffix = wire.hint ? `; ${wire.hint}` : ''
+  const from = wire.message.startsWith(prefix) ? prefix.length : 0
+  const to =
+    suffix && wire.message.endsWith(suffix) ? wire.message.length - suffix.length : wire.message.length
+  return new KvitestError(wire.operation, wire.message.slice(from, to), {
+    code: wire.code,
+    hint: wire.hint,
+    infra: wire.infra,
+  })
+}
+
+interface Message {
+  e?: unknown
+}
+
+/** One end of a session's RPC over messages. `receive` takes each message of the peer. */
+export interface RpcEnd<Remote extends object, Local extends object> {
+  rpc: BirpcReturn<Remote, Local>
+  receive(message: Buffer): void
+}
+
+/**
+ * birpc over v8-serialised messages. Calls have no timeout of their own: a write waits as long as its guest does
+ * not read, and a lost lab closes the RPC with the reason.
+ */
+export function openRpc<Remote extends object, Local extends object>(
+  local: Local,
+  eventNames: (keyof Remote)[],
+  post: (message: Buffer) => void,
+): RpcEnd<Remote, Local> {
+  let listener: (message: Buffer) => void = () => {}
+  const rpc = createBirpc<Remote, Local>(local, {
+    post,
+    on: (receive) => {
+      listener = receive
+    },
+    off: () => {
+      listener = () => {}
+    },
+    eventNames,
+    timeout: -1,
+    serialize: (message: Message) =>
+      // Errors lose their own fields in the structured clone.
+      serialize(message.e === undefined ? message : { ...message, e: toWire(message.e) }),
+    deserialize: (data: Buffer) => {
+      const message = deserialize(data) as Message
+      return message.e === undefined ? message : { ...message, e: fromWire(message.e as WireError) }
+    },
+  })
+  return { rpc, receive: (message) => listener(message) }
+}

@@ -1,0 +1,62 @@
+/**
+ * The program that a lab runs: serves sessions over the virtio-serial port `org.kvitest.rpc` until the other side
+ * is gone. Its standard output and error are the lab's console.
+ */
+import { openSync } from 'node:fs'
+import { readdir, readFile } from 'node:fs/promises'
+import { availableParallelism, freemem, release } from 'node:os'
+import { join } from 'node:path'
+import { serialize } from 'node:v8'
+import { loadAddon } from '../../native/addon.ts'
+import { BlobStore } from './blob-store.ts'
+import { PortLink } from './port-link.ts'
+import { type LabDescription, portName, protocolVersion } from './rpc.ts'
+import { Session } from './session.ts'
+
+async function findPort(name: string): Promise<string> {
+  const root = '/sys/class/virtio-ports'
+  for (const port of await readdir(root)) {
+    const its = await readFile(join(root, port, 'name'), 'utf8').catch(() => '')
+    if (its.trim() === name) return `/dev/${port}`
+  }
+  throw new Error(`no virtio-serial port named ${name}`)
+}
+
+const addon = loadAddon()
+const kvm = await addon.probe()
+const free = freemem()
+const blobLimit = Math.floor(free / 5)
+const description: LabDescription = {
+  kernelRelease: release(),
+  cpus: availableParallelism(),
+  // Node, page tables of the guests and the lab's own kernel need some of the rest.
+  memory: free - blobLimit - (192 << 20),
+  kvm,
+}
+const blobs = new BlobStore('/run/blobs', blobLimit)
+const sessions = new Map<number, Session>()
+const link = new PortLink(openSync(await findPort(portName), 'r+'), (error) => {
+  console.error(`kvitest lab: ${error.stack}`)
+  process.exit(1)
+})
+
+link.send(0, serialize({ version: protocolVersion, description }))
+await link.receive((client, payload) => {
+  if (client === 0) {
+    // Sent back as it came: the broker sees that this process still runs.
+    link.send(0, payload)
+    return
+  }
+  let session = sessions.get(client)
+  if (payload.length === 0) {
+    sessions.delete(client)
+    session?.end().catch((error: Error) => console.error(`kvitest lab: ${error.stack}`))
+    return
+  }
+  if (!session) {
+    session = new Session({ addon, blobs, description, post: (message) => link.send(client, message) })
+    sessions.set(client, session)
+  }
+  session.receive(payload)
+})
+process.exit(0)
