@@ -109,6 +109,8 @@ export interface GuestPort {
   /** Takes over the port's bytes; unread bytes hold the guest's writer back (flow control). */
   [Symbol.asyncIterator](): AsyncIterator<Uint8Array>
   setOpen(open: boolean): Promise<void>
+  /** Columns and rows of an hvc console port (VIRTIO_CONSOLE_RESIZE). */
+  resize(columns: number, rows: number): Promise<void>
   /** Resolves when the guest side is open (or closed). */
   whenOpen(open?: boolean): Promise<void>
 }
