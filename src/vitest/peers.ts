@@ -1,0 +1,183 @@
+import { createHash } from 'node:crypto'
+import type { Guest, GuestPort } from '../guest/types.ts'
+import { ByteReader } from './byte-reader.ts'
+import type { Peer, ScriptPort } from './transform/script.ts'
+
+/** What one peer has to work with; docs/tap-scripts.md says what each does. */
+interface Line {
+  port: GuestPort
+  reader: ByteReader
+  /** The port NAME.control and its reader, for the peers that have one. */
+  control: { port: GuestPort; reader: ByteReader } | undefined
+}
+
+/** Milliseconds a `wait` command of the peer `door` takes at most. */
+const WAIT_LIMIT = 10_000
+const SOURCE_BLOCK = 32
+const SOURCE_BATCH = 2048
+
+const PEER: Record<Peer, (line: Line) => Promise<void>> = {
+  sink: async ({ reader }) => {
+    while (await reader.read());
+  },
+  echo: echoBytes,
+  sha256: async ({ port, reader }) => {
+    for (let line = await reader.line(); line !== undefined; line = await reader.line()) {
+      const length = wholeNumber(line)
+      if (length === undefined) {
+        await port.write(`error: want LENGTH, got ${JSON.stringify(line.slice(0, 100))}\n`)
+        continue
+      }
+      const hash = createHash('sha256')
+      if (!(await reader.each(length, (bytes) => hash.update(bytes)))) return
+      await port.write(`${hash.digest('hex')}\n`)
+    }
+  },
+  source: async ({ port, reader }) => {
+    for (let line = await reader.line(); line !== undefined; line = await reader.line()) {
+      const [text = '', seed] = line.split(' ')
+      const length = wholeNumber(text)
+      if (length === undefined || seed === undefined) {
+        await port.write(`error: want LENGTH SEED, got ${JSON.stringify(line.slice(0, 100))}\n`)
+        continue
+      }
+      const hash = createHash('sha256')
+      for (const bytes of sourceBytes(length, seed)) hash.update(bytes)
+      await port.write(`${hash.digest('hex')}\n`)
+      for (const bytes of sourceBytes(length, seed)) await port.write(bytes)
+    }
+  },
+  count: async ({ port, reader }) => {
+    let total = 0
+    let line = new CountedLine()
+    for (let chunk = await reader.read(); chunk; chunk = await reader.read()) {
+      let start = 0
+      for (let end = chunk.indexOf(0x0a); end >= 0; end = chunk.indexOf(0x0a, start)) {
+        line.add(chunk.subarray(start, end))
+        if (line.isQuery()) {
+          await port.write(`${total}\n`)
+          total = 0
+        } else {
+          total += line.bytes + 1
+        }
+        line = new CountedLine()
+        start = end + 1
+      }
+      line.add(chunk.subarray(start))
+    }
+  },
+  hold: async ({ reader, control }) => {
+    await commands(control!, async (command, argument) => {
+      const count = wholeNumber(argument)
+      if (command !== 'take' || count === undefined) return undefined
+      const hash = createHash('sha256')
+      const whole = await reader.each(count, (bytes) => hash.update(bytes))
+      return whole ? `${count} ${hash.digest('hex')}` : 'error: the port ended before'
+    })
+  },
+  door: async ({ port, reader, control }) => {
+    const echo = echoBytes({ port, reader, control })
+    await commands(control!, async (command, argument) => {
+      if (command === 'close' || command === 'open') {
+        await port.setOpen(command === 'open')
+        return command === 'open' ? 'opened' : 'closed'
+      }
+      if (command === 'wait' && (argument === 'open' || argument === 'closed')) {
+        return await Promise.race([port.whenOpen(argument === 'open').then(() => argument), timeout()])
+      }
+      return undefined
+    })
+    await echo
+  },
+  terminal: async ({ port, reader, control }) => {
+    await commands(control!, async (command, argument) => {
+      if (command === 'resize') {
+        const [columns, rows] = argument.split(' ').map(wholeNumber)
+        if (columns === undefined || rows === undefined) return undefined
+        await port.resize(columns, rows)
+        return 'resized'
+      }
+      if (command === 'type') {
+        await port.write(`${argument}\n`)
+        return 'typed'
+      }
+      return command === 'line' ? ((await reader.line()) ?? 'error: the console ended') : undefined
+    })
+  },
+}
+
+/** Serves every port of a guest until close() or the guest's end. */
+export function servePeers(guest: Guest, ports: ScriptPort[]): { close(): Promise<void> } {
+  const lines = ports.map((spec) => {
+    const port = guest.port(spec.name)
+    const controlled = ['hold', 'door', 'terminal'].includes(spec.peer)
+    const control = controlled ? guest.port(`${spec.name}.control`) : undefined
+    const line: Line = {
+      port,
+      reader: new ByteReader(port),
+      control: control && { port: control, reader: new ByteReader(control) },
+    }
+    // A guest that ends takes its ports with it: the guest's verdict tells of it, not the peer.
+    const serving = PEER[spec.peer](line).catch(() => undefined)
+    return { line, serving }
+  })
+  return {
+    async close() {
+      for (const { line } of lines) {
+        void line.reader.close().catch(() => undefined)
+        void line.control?.reader.close().catch(() => undefined)
+      }
+    },
+  }
+}
+
+/** The bytes of the peer `source`: the SHA-256 of `SEED:0`, `SEED:1`, ... one after the other. */
+export function* sourceBytes(length: number, seed: string): Generator<Uint8Array> {
+  for (let done = 0, block = 0; done < length; ) {
+    const blocks: Buffer[] = []
+    for (let size = 0; blocks.length < SOURCE_BATCH && done + size < length; size += SOURCE_BLOCK) {
+      blocks.push(createHash('sha256').update(`${seed}:${block++}`).digest())
+    }
+    const batch = Buffer.concat(blocks).subarray(0, length - done)
+    done += batch.length
+    yield batch
+  }
+}
+
+async function echoBytes({ port, reader }: Line): Promise<void> {
+  for (let bytes = await reader.read(); bytes; bytes = await reader.read()) await port.write(bytes)
+}
+
+async function commands(
+  { port, reader }: NonNullable<Line['control']>,
+  answer: (command: string, argument: string) => Promise<string | undefined>,
+): Promise<void> {
+  for (let line = await reader.line(); line !== undefined; line = await reader.line()) {
+    const [command = '', ...rest] = line.split(' ')
+    const text = await answer(command, rest.join(' ')).catch((error: Error) => `error: ${error.message}`)
+    await port.write(`${text ?? `error: unknown command ${JSON.stringify(line.slice(0, 100))}`}\n`)
+  }
+}
+
+/** How long a line is so far and whether it may still be the query `?`; keeps none of its bytes. */
+class CountedLine {
+  bytes = 0
+  #first: number | undefined
+
+  add(part: Uint8Array): void {
+    if (this.bytes === 0) this.#first = part[0]
+    this.bytes += part.length
+  }
+
+  isQuery(): boolean {
+    return this.bytes === 1 && this.#first === 0x3f
+  }
+}
+
+function wholeNumber(text: string): number | undefined {
+  return /^\d{1,15}$/.test(text) ? Number(text) : undefined
+}
+
+function timeout(): Promise<string> {
+  return new Promise((resolve) => setTimeout(() => resolve('timeout'), WAIT_LIMIT).unref())
+}

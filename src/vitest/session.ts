@@ -1,0 +1,182 @@
+import type { RunnerTestSuite, TestContext } from 'vitest'
+import type { Point } from '../tap/types.ts'
+import type { Verdict } from '../verdict/types.ts'
+import { Attempt, type Outcome } from './attempt.ts'
+import { boundText, lastLines } from './bounded-text.ts'
+import { pointFailure, ScriptFailure } from './failure.ts'
+import { HostLease, type HostModule } from './host-lease.ts'
+import { appenderFor, type PointAppender } from './runner-link.ts'
+import { lineOf } from './transform/points.ts'
+import type { ScriptPlan, Variant } from './transform/script.ts'
+
+const CONSOLE_LINES = 20
+const MAX_STDERR = 4096
+const HARMLESS: readonly Verdict[] = ['pass', 'skip']
+
+/** Called by the module that stands for a script: one run for each of its variants. */
+export function openScript(plan: ScriptPlan, loadHost: () => Promise<HostModule>) {
+  const lease = new HostLease(loadHost)
+  return { run: (index: number) => new ScriptRun(plan, plan.variants[index]!, lease) }
+}
+
+/** One variant of a script as a describe block: its guest, its points, its `script` test. */
+export class ScriptRun {
+  readonly #plan: ScriptPlan
+  readonly #variant: Variant
+  readonly #lease: HostLease
+  #first: Attempt | undefined
+  #suite: RunnerTestSuite | undefined
+  #appender: PointAppender | undefined
+
+  constructor(plan: ScriptPlan, variant: Variant, lease: HostLease) {
+    this.#plan = plan
+    this.#variant = variant
+    this.#lease = lease
+  }
+
+  /** Boots and starts the script; does not wait, so that every failure is a test's own. */
+  start(suite: RunnerTestSuite): void {
+    this.#suite = suite
+    const declared = new Set(this.#plan.points.declared.map((point) => point.name))
+    this.#appender = appenderFor(suite)
+    this.#first = new Attempt(this.#plan, this.#variant, this.#lease, (point, elapsed) => {
+      const name = nameOf(point)
+      // A second point of the same name finds its name taken and is appended too.
+      if (declared.delete(name)) return
+      this.#appender?.add(name, point, elapsed, this.#lineOf(point), this.#plan.file)
+    })
+  }
+
+  async stop(): Promise<void> {
+    await this.#first?.stop()
+    await this.#publish()
+    await this.#appender?.flush()
+  }
+
+  /** The test of one declared point. */
+  async point(context: TestContext, name: string, line: number): Promise<void> {
+    this.#skipIfAsked(context)
+    await this.#attempt(context, async (attempt) => {
+      const settled = await attempt.point(name)
+      const place = { file: this.#plan.file, line }
+      if (!settled) {
+        const outcome = await attempt.ended
+        if (outcome.tap?.skipAll !== undefined) context.skip(outcome.tap.skipAll)
+        throw new ScriptFailure(`${this.#missing(outcome)}`, place)
+      }
+      const { point, elapsed } = settled
+      context.task.meta.kvitestPoint = { id: point.id, result: point.result, elapsed }
+      if (point.result === 'fail') throw pointFailure(point, place)
+      if (point.result === 'skip') context.skip(point.reason ?? 'no reason given')
+      if (point.result === 'todo') context.skip(`TODO ${point.reason ?? ''}`.trimEnd())
+      if (point.result === 'todo-pass') await context.annotate(`TODO passes: ${point.reason ?? ''}`, 'notice')
+    })
+  }
+
+  /** The last test: what no single point can tell. */
+  async script(context: TestContext): Promise<void> {
+    this.#skipIfAsked(context)
+    await this.#attempt(context, async (attempt) => {
+      const outcome = await attempt.ended
+      await this.#publish()
+      await this.#appender?.flush()
+      const problems = problemsOf(outcome)
+      if (problems.length > 0) {
+        throw new ScriptFailure(problems.join('\n'), { file: this.#plan.file, line: this.#plan.header.line })
+      }
+      if (outcome.tap?.skipAll !== undefined) context.skip(outcome.tap.skipAll)
+    })
+  }
+
+  /** The streaming attempt; a retry gets a guest of its own. */
+  async #attempt(context: TestContext, use: (attempt: Attempt) => Promise<void>): Promise<void> {
+    const result = context.task.result
+    if (!(result?.retryCount || result?.repeatCount)) return use(this.#first!)
+    const attempt = new Attempt(this.#plan, this.#variant, this.#lease)
+    try {
+      await use(attempt)
+    } finally {
+      await attempt.stop()
+    }
+  }
+
+  async #publish(): Promise<void> {
+    if (this.#suite && this.#first) this.#suite.meta.kvitestGuest = (await this.#first.ended).meta
+  }
+
+  #skipIfAsked(context: TestContext): void {
+    if (this.#plan.header.skip !== undefined) context.skip(this.#plan.header.skip)
+  }
+
+  #missing(outcome: Outcome): string {
+    const why = outcome.tap?.bailOut === undefined ? endOf(outcome) : `bail out: ${outcome.tap.bailOut}`
+    return `the script ended before this point: ${why}`
+  }
+
+  #lineOf(point: Point): number {
+    return lineOf(this.#plan.points, nameOf(point)) ?? this.#plan.header.line
+  }
+}
+
+function nameOf(point: Point): string {
+  return [...point.path, point.name].join(' > ')
+}
+
+/** One line: how it ended and why. */
+function endOf({ error, result, meta }: Outcome): string {
+  if (error) return `${meta.verdict}: ${error.message}`
+  const exit = result ? exitOf(result) : undefined
+  return [`${meta.verdict}: ${meta.reason}`, ...(exit ? [exit] : [])].join('; ')
+}
+
+function exitOf(result: NonNullable<Outcome['result']>): string | undefined {
+  if (result.timedOut) return 'the script was over its time and was killed'
+  if (result.signal !== null) return `the script was killed by ${result.signal}`
+  return result.status === 0 ? undefined : `the script exited with status ${result.status}`
+}
+
+/** What is wrong with a run beyond the points that failed, which are told by their own tests. */
+function problemsOf(outcome: Outcome): string[] {
+  const { tap, result, meta, error } = outcome
+  const failed = tap?.points.some((point) => point.result === 'fail') ?? false
+  const problems = [...(tap?.problems ?? []), ...duplicateNames(tap?.points ?? [])]
+  if (tap?.bailOut !== undefined) problems.unshift(`bail out: ${tap.bailOut}`)
+  if (tap && tap.points.length === 0 && tap.skipAll === undefined && problems.length === 0) {
+    problems.push('the script printed no points')
+  }
+  const exit = result ? exitOf(result) : undefined
+  const explained = failed && result?.status === 1
+  if (exit && !explained) problems.push(exit)
+  if (error) problems.unshift(endOf(outcome))
+  else if (!HARMLESS.includes(meta.verdict)) {
+    // A verdict `fail` only repeats what failed points and the lines above say.
+    const repeats = meta.verdict === 'fail' && (failed || problems.length > 0)
+    if (!repeats) problems.unshift(`${meta.verdict}: ${meta.reason}`)
+  }
+  if (problems.length === 0) return []
+  return [...problems, ...evidenceOf(outcome)]
+}
+
+function duplicateNames(points: Point[]): string[] {
+  const names = new Set<string>()
+  const twice = new Set<string>()
+  for (const point of points) {
+    const name = nameOf(point)
+    if (names.has(name)) twice.add(name)
+    names.add(name)
+  }
+  return [...twice].slice(0, 20).map((name) => `two points named "${name}"`)
+}
+
+function evidenceOf({ result, meta, evidence, vcpus }: Outcome): string[] {
+  const stderr = result?.stderr.trim()
+  const console = lastLines(meta.console, CONSOLE_LINES)
+  return [
+    ...evidence,
+    ...(vcpus ?? []).map((vcpu) =>
+      `vCPU ${vcpu.index}: rip ${vcpu.registers.rip} ${vcpu.mpState ?? ''}`.trimEnd(),
+    ),
+    ...(stderr ? ['stderr of the script:', boundText(stderr, MAX_STDERR)] : []),
+    ...(console.length > 0 ? ['end of the console:', ...console] : []),
+  ]
+}

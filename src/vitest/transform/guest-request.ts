@@ -1,0 +1,178 @@
+import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
+import { parseDuration, parseSize } from './quantity.ts'
+import { CONTROLLED, PEERS, type Peer, type ScriptGuest, type ScriptPort } from './script.ts'
+
+/** A value of the header that cannot be; `path` leads to it within the YAML. */
+export class BadValue extends Error {
+  readonly path: (string | number)[]
+
+  constructor(path: (string | number)[], message: string) {
+    super(message)
+    this.path = path
+  }
+}
+
+const KEYS = [
+  'cpus',
+  'memory',
+  'kernel',
+  'devices',
+  'ports',
+  'cmdline',
+  'modules',
+  'files',
+  'bootTimeout',
+] as const
+const DEVICES = ['virtio-rng', 'virtio-console']
+const MIB = 1024 ** 2
+const MAX_CPUS = 8
+
+export const DEFAULT_GUEST: ScriptGuest = {
+  cpus: [1],
+  memory: [256 * MIB],
+  devices: [],
+  ports: [],
+  modules: [],
+  files: {},
+  bootTimeout: 60_000,
+}
+
+/** The value of `# guest:` as a request; throws BadValue. */
+export function parseGuest(value: unknown): ScriptGuest {
+  const map = asMap(value, [], 'guest')
+  for (const key of Object.keys(map)) {
+    if (!KEYS.includes(key as (typeof KEYS)[number])) {
+      throw new BadValue([key], `unknown key '${key}' in guest; known are ${KEYS.join(', ')}`)
+    }
+  }
+  const ports: ScriptPort[] = []
+  const devices = parseDevices(map.devices ?? [], ports)
+  const extra = parsePorts(map.ports ?? [], ['ports'], ports)
+  if (extra.length > 0) devices.push({ type: 'virtio-console', ports: extra })
+  return {
+    cpus: parseAxis(map.cpus ?? 1, 'cpus', parseCpus),
+    memory: parseAxis(map.memory ?? '256M', 'memory', parseMemory),
+    ...(map.kernel === undefined ? {} : { kernel: asText(map.kernel, ['kernel']) }),
+    devices,
+    ports,
+    ...(map.cmdline === undefined ? {} : { cmdline: asText(map.cmdline, ['cmdline']) }),
+    modules: asList(map.modules ?? [], ['modules']).map((name, at) => asText(name, ['modules', at])),
+    files: parseFiles(map.files ?? {}),
+    bootTimeout: durationAt(map.bootTimeout ?? '60s', ['bootTimeout']),
+  }
+}
+
+export function durationAt(value: unknown, path: (string | number)[]): number {
+  const duration = parseDuration(value)
+  if (duration === undefined || duration === 0) {
+    throw new BadValue(path, `want a duration such as 500ms, 60s or 5m, got ${JSON.stringify(value)}`)
+  }
+  return duration
+}
+
+function parseAxis(
+  value: unknown,
+  key: string,
+  parse: (value: unknown, path: (string | number)[]) => number,
+) {
+  if (!Array.isArray(value)) return [parse(value, [key])]
+  if (value.length === 0) throw new BadValue([key], `an empty list of ${key}: no guest would run`)
+  const values = value.map((one, at) => parse(one, [key, at]))
+  if (new Set(values).size < values.length) throw new BadValue([key], `the same ${key} twice`)
+  return values
+}
+
+function parseCpus(value: unknown, path: (string | number)[]): number {
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > MAX_CPUS) {
+    throw new BadValue(path, `cpus: want 1 to ${MAX_CPUS}, got ${JSON.stringify(value)}`)
+  }
+  return value
+}
+
+function parseMemory(value: unknown, path: (string | number)[]): number {
+  const bytes = parseSize(value)
+  if (bytes === undefined || bytes % 4096 !== 0 || bytes < 64 * MIB || bytes > 8192 * MIB) {
+    throw new BadValue(path, `memory: want 64M to 8G, got ${JSON.stringify(value)}`)
+  }
+  return bytes
+}
+
+function parseDevices(value: unknown, all: ScriptPort[]): DeviceSpec[] {
+  return asList(value, ['devices']).map((entry, at) => {
+    const path = ['devices', at]
+    const device = typeof entry === 'string' ? { type: entry } : asMap(entry, path, 'a device')
+    const { type, ...rest } = device
+    if (type === 'virtio-rng') {
+      knownKeys(rest, [], path)
+      return { type }
+    }
+    if (type === 'virtio-console') {
+      knownKeys(rest, ['ports'], path)
+      return { type, ports: parsePorts(rest.ports ?? [], [...path, 'ports'], all) }
+    }
+    throw new BadValue(path, `unknown device ${JSON.stringify(type)}; known are ${DEVICES.join(', ')}`)
+  })
+}
+
+function parsePorts(value: unknown, path: (string | number)[], all: ScriptPort[]): ConsolePort[] {
+  return asList(value, path).flatMap((entry, at) => {
+    const here = [...path, at]
+    const map = typeof entry === 'string' ? { name: entry } : asMap(entry, here, 'a port')
+    const { name, peer = 'sink', console = false, ...rest } = map
+    knownKeys(rest, [], here)
+    if (typeof name !== 'string' || !/^[A-Za-z0-9._-]{1,60}$/.test(name) || name.startsWith('org.kvitest.')) {
+      throw new BadValue(here, `port name: want letters, digits, '.', '-', '_', got ${JSON.stringify(name)}`)
+    }
+    if (!PEERS.includes(peer as Peer)) {
+      throw new BadValue(here, `unknown peer ${JSON.stringify(peer)}; known are ${PEERS.join(', ')}`)
+    }
+    if (typeof console !== 'boolean') throw new BadValue(here, 'console: want true or false')
+    if (peer === 'terminal' && !console) {
+      throw new BadValue(here, `port '${name}': the peer 'terminal' needs console: true`)
+    }
+    const port: ScriptPort = { name, peer: peer as Peer, console }
+    const ports: ConsolePort[] = [{ name, ...(console ? { console } : {}) }]
+    if (CONTROLLED.includes(port.peer)) ports.push({ name: `${name}.control` })
+    for (const one of ports) {
+      if (all.some((other) => other.name === one.name || `${other.name}.control` === one.name)) {
+        throw new BadValue(here, `two ports named '${one.name}'`)
+      }
+    }
+    all.push(port)
+    return ports
+  })
+}
+
+function parseFiles(value: unknown): Record<string, string> {
+  const map = asMap(value, ['files'], 'files')
+  for (const [guest, host] of Object.entries(map)) {
+    if (!guest.startsWith('/'))
+      throw new BadValue(['files', guest], `'${guest}' is no absolute path in the guest`)
+    asText(host, ['files', guest])
+  }
+  return map as Record<string, string>
+}
+
+function knownKeys(map: Record<string, unknown>, known: string[], path: (string | number)[]): void {
+  const unknown = Object.keys(map).find((key) => !known.includes(key))
+  if (unknown !== undefined) throw new BadValue([...path, unknown], `unknown key '${unknown}'`)
+}
+
+function asMap(value: unknown, path: (string | number)[], what: string): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new BadValue(path, `${what}: want keys and values, got ${JSON.stringify(value)}`)
+  }
+  return value as Record<string, unknown>
+}
+
+function asList(value: unknown, path: (string | number)[]): unknown[] {
+  if (!Array.isArray(value)) throw new BadValue(path, `want a list, got ${JSON.stringify(value)}`)
+  return value
+}
+
+function asText(value: unknown, path: (string | number)[]): string {
+  if (typeof value !== 'string' || value === '') {
+    throw new BadValue(path, `want text, got ${JSON.stringify(value)}`)
+  }
+  return value
+}

@@ -1,0 +1,91 @@
+import type { DeviceSpec } from '../../native/contract.ts'
+
+/** What the host does with a port of a script; docs/tap-scripts.md says it in full. */
+export const PEERS = ['sink', 'echo', 'sha256', 'source', 'count', 'hold', 'door', 'terminal'] as const
+export type Peer = (typeof PEERS)[number]
+/** Peers that take commands on a port `NAME.control`. */
+export const CONTROLLED: readonly Peer[] = ['hold', 'door', 'terminal']
+
+export interface ScriptPort {
+  name: string
+  peer: Peer
+  console: boolean
+}
+
+/** The `# guest:` of a script, checked; lists are the axes of its variants. */
+export interface ScriptGuest {
+  cpus: number[]
+  /** Bytes. */
+  memory: number[]
+  kernel?: string
+  devices: DeviceSpec[]
+  /** Every port with a peer, on whichever device. */
+  ports: ScriptPort[]
+  cmdline?: string
+  modules: string[]
+  /** Guest path -> path beside the script. */
+  files: Record<string, string>
+  /** Milliseconds. */
+  bootTimeout: number
+}
+
+export interface ScriptHeader {
+  guest: ScriptGuest
+  /** Milliseconds from the start of the script. */
+  timeout: number
+  env: Record<string, string>
+  skip?: string
+  only: boolean
+  /** The line of `# guest:`, else 1. */
+  line: number
+}
+
+/** A point that the text of the script shows before anything runs. */
+export interface DeclaredPoint {
+  name: string
+  /** 1-based. */
+  line: number
+}
+
+/** A call whose name is made at run time; what stands before the first `$` tells which line a point came from. */
+export interface DynamicPoint {
+  prefix: string
+  line: number
+}
+
+export interface ScriptPoints {
+  declared: DeclaredPoint[]
+  dynamic: DynamicPoint[]
+}
+
+/** One guest of a script. */
+export interface Variant {
+  /** `cpus=2`, empty when the script has one guest only. */
+  name: string
+  cpus: number
+  /** Bytes. */
+  memory: number
+}
+
+/** Everything a worker needs to run a script; travels as JSON in the generated module. */
+export interface ScriptPlan {
+  /** Absolute. */
+  file: string
+  header: ScriptHeader
+  points: ScriptPoints
+  variants: Variant[]
+}
+
+export function variantsOf(guest: ScriptGuest): Variant[] {
+  const several = { cpus: guest.cpus.length > 1, memory: guest.memory.length > 1 }
+  return guest.cpus.flatMap((cpus) =>
+    guest.memory.map((memory) => ({
+      name: [
+        ...(several.cpus ? [`cpus=${cpus}`] : []),
+        ...(several.memory ? [`memory=${memory / 1024 ** 2}M`] : []),
+      ].join(' '),
+      cpus,
+      memory,
+    })),
+  )
+}
