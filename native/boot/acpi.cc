@@ -221,15 +221,17 @@ aml::Bytes pvpanic(const AcpiPlatform& platform) {
 // (ACPI 6.5, 5.6.9).
 aml::Bytes vmgenid(const AcpiPlatform& platform) {
   const aml::Bytes generation = aml::device(
-      "VGEN", {
-                  aml::name("_HID", aml::string("VMGENCTR")),
-                  aml::name("_CID", aml::string("VM_Gen_Counter")),
-                  aml::name("_DDN", aml::string("VM_Gen_Counter")),
-                  aml::name("ADDR", aml::package({
-                                        aml::integer(platform.vmgenid_page & 0xffff'ffff),
-                                        aml::integer(platform.vmgenid_page >> 32),
-                                    })),
-              });
+      "VGEN",
+      {
+          aml::name("_HID", aml::string("KVIT0001")),
+          // Linux matches the first, other systems the second.
+          aml::name("_CID", aml::package({aml::string("VMGENCTR"), aml::string("VM_Gen_Counter")})),
+          aml::name("_DDN", aml::string("VM_Gen_Counter")),
+          aml::name("ADDR", aml::package({
+                                aml::integer(platform.vmgenid_page & 0xffff'ffff),
+                                aml::integer(platform.vmgenid_page >> 32),
+                            })),
+      });
   const aml::Bytes events = aml::device(
       "GED", {
                  aml::name("_HID", aml::string("ACPI0013")),

@@ -1,0 +1,27 @@
+// Ports 0x60..0x64 of a PC keyboard controller, as far as resetting the machine needs it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "native/bus/io_device.h"
+
+namespace kvitest {
+
+inline constexpr std::uint64_t kI8042Ports = 5;
+
+// There is no keyboard. The status reads as "output buffer full" for ever and "input buffer empty":
+// a driver that flushes the controller gives up after a few reads and finds none, one that waits to
+// send a reset need not wait. Ports 0x61..0x63 float.
+class I8042 : public IoDevice {
+ public:
+  // reset: command 0xfe pulsed the processor's reset line. On the vCPU's thread.
+  explicit I8042(std::function<void()> reset);
+  void io_read(std::uint64_t offset, std::span<std::byte> data) override;
+  void io_write(std::uint64_t offset, std::span<const std::byte> data) override;
+
+ private:
+  std::function<void()> reset_;
+};
+
+}  // namespace kvitest

@@ -1,0 +1,286 @@
+#include "native/platform/serial.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace kvitest {
+namespace {
+
+// Register numbers and bits: National Semiconductor PC16550D data sheet, table 2.
+constexpr std::uint64_t kData = 0;             // RBR, THR; divisor low
+constexpr std::uint64_t kInterruptEnable = 1;  // IER; divisor high
+constexpr std::uint64_t kInterruptId = 2;      // IIR, FCR
+constexpr std::uint64_t kLineControl = 3;
+constexpr std::uint64_t kModemControl = 4;
+constexpr std::uint64_t kLineStatus = 5;
+constexpr std::uint64_t kModemStatus = 6;
+constexpr std::uint64_t kScratch = 7;
+
+constexpr std::uint8_t kIerReceived = 1 << 0;
+constexpr std::uint8_t kIerTransmitterEmpty = 1 << 1;
+constexpr std::uint8_t kIerLineStatus = 1 << 2;
+constexpr std::uint8_t kIerModemStatus = 1 << 3;
+constexpr std::uint8_t kIerMask = 0x0f;
+
+constexpr std::uint8_t kIirNone = 0x01;
+constexpr std::uint8_t kIirModemStatus = 0x00;
+constexpr std::uint8_t kIirTransmitterEmpty = 0x02;
+constexpr std::uint8_t kIirReceived = 0x04;
+constexpr std::uint8_t kIirLineStatus = 0x06;
+constexpr std::uint8_t kIirTimeout = 0x0c;
+constexpr std::uint8_t kIirFifoEnabled = 0xc0;
+constexpr std::uint8_t kIirIdMask = 0x0f;
+
+constexpr std::uint8_t kFcrEnable = 1 << 0;
+constexpr std::uint8_t kFcrClearReceiver = 1 << 1;
+constexpr std::uint8_t kFcrKept =
+    0xc9;  // trigger level, DMA mode, enable; the clear bits clear themselves
+
+constexpr std::uint8_t kLcrDivisorAccess = 1 << 7;
+
+constexpr std::uint8_t kMcrDtr = 1 << 0;
+constexpr std::uint8_t kMcrRts = 1 << 1;
+constexpr std::uint8_t kMcrOut1 = 1 << 2;
+constexpr std::uint8_t kMcrOut2 = 1 << 3;
+constexpr std::uint8_t kMcrLoopback = 1 << 4;
+constexpr std::uint8_t kMcrMask = 0x1f;
+
+constexpr std::uint8_t kLsrDataReady = 1 << 0;
+constexpr std::uint8_t kLsrOverrun = 1 << 1;
+constexpr std::uint8_t kLsrHoldingEmpty = 1 << 5;
+constexpr std::uint8_t kLsrTransmitterEmpty = 1 << 6;
+
+constexpr std::uint8_t kMsrCts = 1 << 4;
+constexpr std::uint8_t kMsrDsr = 1 << 5;
+constexpr std::uint8_t kMsrRing = 1 << 6;
+constexpr std::uint8_t kMsrCarrier = 1 << 7;
+constexpr std::uint8_t kMsrTrailingEdgeRing = 1 << 2;
+
+constexpr std::size_t kFifoDepth = 16;
+constexpr std::size_t kTriggerLevels[] = {1, 4, 8, 14};
+
+}  // namespace
+
+Serial::Serial(InterruptController* interrupts, std::uint32_t gsi, SerialSink sink)
+    : interrupts_(interrupts), gsi_(gsi), sink_(std::move(sink)) {}
+
+bool Serial::divisor_access() const {
+  return (line_control_ & kLcrDivisorAccess) != 0;
+}
+bool Serial::loopback() const {
+  return (modem_control_ & kMcrLoopback) != 0;
+}
+bool Serial::fifo_enabled() const {
+  return (fifo_control_ & kFcrEnable) != 0;
+}
+std::size_t Serial::fifo_depth() const {
+  return fifo_enabled() ? kFifoDepth : 1;
+}
+
+// Registers are a byte each; a wider access reaches consecutive ones, as on the ISA bus.
+void Serial::io_read(std::uint64_t offset, std::span<std::byte> data) {
+  bool tell_host = false;
+  std::size_t room = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    for (std::size_t i = 0; i < data.size(); ++i) {
+      data[i] =
+          static_cast<std::byte>(offset + i < kSerialPorts ? read_register(offset + i) : 0xff);
+    }
+    update_interrupt();
+    room = kSerialInputLimit - input_.size();
+    // Not for every byte: a waiting host is told when half of the queue is free.
+    tell_host = host_waits_ && room >= kSerialInputLimit / 2;
+    if (tell_host) host_waits_ = false;
+  }
+  if (tell_host && sink_.writable) sink_.writable(room);
+}
+
+void Serial::io_write(std::uint64_t offset, std::span<const std::byte> data) {
+  for (std::size_t i = 0; i < data.size(); ++i) {
+    const std::uint64_t reg = offset + i;
+    if (reg >= kSerialPorts) return;
+    bool transmit = false;
+    {
+      const std::lock_guard lock(mutex_);
+      write_register(reg, std::to_integer<std::uint8_t>(data[i]));
+      transmit = reg == kData && !divisor_access() && !loopback();
+      update_interrupt();
+    }
+    if (transmit && sink_.transmit) sink_.transmit(data.subspan(i, 1));
+  }
+}
+
+std::size_t Serial::host_write(std::span<const std::byte> data) {
+  const std::lock_guard lock(mutex_);
+  const std::size_t taken = std::min(data.size(), kSerialInputLimit - input_.size());
+  input_.insert(input_.end(), data.begin(), data.begin() + static_cast<std::ptrdiff_t>(taken));
+  if (taken < data.size()) host_waits_ = true;
+  fill_fifo();
+  update_interrupt();
+  return taken;
+}
+
+std::uint8_t Serial::read_register(std::uint64_t offset) {
+  switch (offset) {
+    case kData:
+      return divisor_access() ? static_cast<std::uint8_t>(divisor_) : take_received();
+    case kInterruptEnable:
+      return divisor_access() ? static_cast<std::uint8_t>(divisor_ >> 8) : interrupt_enable_;
+    case kInterruptId: {
+      const std::uint8_t id = interrupt_identification();
+      // Reading IIR takes the transmitter interrupt back if it is the one reported.
+      if ((id & kIirIdMask) == kIirTransmitterEmpty) transmitter_interrupt_ = false;
+      return id;
+    }
+    case kLineControl:
+      return line_control_;
+    case kModemControl:
+      return modem_control_;
+    case kLineStatus: {
+      const std::uint8_t status = line_status();
+      overrun_ = false;
+      return status;
+    }
+    case kModemStatus: {
+      const std::uint8_t status = modem_lines() | modem_deltas_;
+      modem_deltas_ = 0;
+      return status;
+    }
+    default:
+      return scratch_;
+  }
+}
+
+void Serial::write_register(std::uint64_t offset, std::uint8_t value) {
+  switch (offset) {
+    case kData:
+      if (divisor_access()) {
+        divisor_ = static_cast<std::uint16_t>((divisor_ & 0xff00) | value);
+      } else {
+        if (loopback()) transmit_locally(value);
+        // The transmitter is infinitely fast: holding register and shift register are empty again.
+        transmitter_interrupt_ = true;
+      }
+      break;
+    case kInterruptEnable:
+      if (divisor_access()) {
+        divisor_ = static_cast<std::uint16_t>((divisor_ & 0x00ff) | value << 8);
+      } else {
+        const bool newly_enabled = (value & ~interrupt_enable_ & kIerTransmitterEmpty) != 0;
+        interrupt_enable_ = value & kIerMask;
+        // Enabling it with an empty transmitter raises it; drivers begin to send that way.
+        if (newly_enabled) transmitter_interrupt_ = true;
+      }
+      break;
+    case kInterruptId:
+      write_fifo_control(value);
+      break;
+    case kLineControl:
+      line_control_ = value;
+      break;
+    case kModemControl:
+      write_modem_control(value);
+      break;
+    case kScratch:
+      scratch_ = value;
+      break;
+    case kLineStatus:
+    case kModemStatus:
+    default:
+      break;
+  }
+}
+
+void Serial::write_fifo_control(std::uint8_t value) {
+  const bool toggled = ((value ^ fifo_control_) & kFcrEnable) != 0;
+  if (toggled || (value & kFcrClearReceiver) != 0) fifo_.clear();
+  // Without the enable bit the other bits are not programmed.
+  fifo_control_ = (value & kFcrEnable) != 0 ? value & kFcrKept : 0;
+  fill_fifo();
+}
+
+void Serial::write_modem_control(std::uint8_t value) {
+  const std::uint8_t before = modem_lines();
+  modem_control_ = value & kMcrMask;
+  const std::uint8_t after = modem_lines();
+  const std::uint8_t changed = before ^ after;
+  modem_deltas_ |= (changed & (kMsrCts | kMsrDsr | kMsrCarrier)) >> 4;
+  if ((before & ~after & kMsrRing) != 0) modem_deltas_ |= kMsrTrailingEdgeRing;
+  fill_fifo();
+}
+
+std::uint8_t Serial::take_received() {
+  if (fifo_.empty()) return 0;
+  const auto value = std::to_integer<std::uint8_t>(fifo_.front());
+  fifo_.pop_front();
+  fill_fifo();
+  return value;
+}
+
+void Serial::transmit_locally(std::uint8_t value) {
+  if (fifo_.size() < fifo_depth()) {
+    fifo_.push_back(static_cast<std::byte>(value));
+  } else {
+    overrun_ = true;
+  }
+}
+
+void Serial::fill_fifo() {
+  // In loopback the receiver is cut off from the line.
+  const bool ready = (modem_control_ & kMcrRts) != 0 && !loopback();
+  while (ready && !input_.empty() && fifo_.size() < fifo_depth()) {
+    fifo_.push_back(input_.front());
+    input_.pop_front();
+  }
+}
+
+std::uint8_t Serial::line_status() const {
+  std::uint8_t status = kLsrHoldingEmpty | kLsrTransmitterEmpty;
+  if (!fifo_.empty()) status |= kLsrDataReady;
+  if (overrun_) status |= kLsrOverrun;
+  return status;
+}
+
+std::uint8_t Serial::modem_lines() const {
+  // The host is always there and ready; in loopback the chip's own outputs are its inputs.
+  if (!loopback()) return kMsrCts | kMsrDsr | kMsrCarrier;
+  std::uint8_t lines = 0;
+  if ((modem_control_ & kMcrRts) != 0) lines |= kMsrCts;
+  if ((modem_control_ & kMcrDtr) != 0) lines |= kMsrDsr;
+  if ((modem_control_ & kMcrOut1) != 0) lines |= kMsrRing;
+  if ((modem_control_ & kMcrOut2) != 0) lines |= kMsrCarrier;
+  return lines;
+}
+
+// The highest pending interrupt in the chip's order of priority.
+std::uint8_t Serial::interrupt_identification() const {
+  const std::uint8_t fifo_bits = fifo_enabled() ? kIirFifoEnabled : 0;
+  if ((interrupt_enable_ & kIerLineStatus) != 0 && overrun_) return kIirLineStatus | fifo_bits;
+  if ((interrupt_enable_ & kIerReceived) != 0 && !fifo_.empty()) {
+    const std::size_t trigger = fifo_enabled() ? kTriggerLevels[fifo_control_ >> 6] : 1;
+    // Below the trigger level the character timeout tells; no more bytes are on their way, so at
+    // once.
+    return (fifo_.size() >= trigger ? kIirReceived : kIirTimeout) | fifo_bits;
+  }
+  if ((interrupt_enable_ & kIerTransmitterEmpty) != 0 && transmitter_interrupt_) {
+    return kIirTransmitterEmpty | fifo_bits;
+  }
+  if ((interrupt_enable_ & kIerModemStatus) != 0 && modem_deltas_ != 0) {
+    return kIirModemStatus | fifo_bits;
+  }
+  return kIirNone | fifo_bits;
+}
+
+void Serial::update_interrupt() {
+  // On a PC, OUT2 connects the chip's interrupt pin to the bus, and loopback forces OUT2 inactive.
+  const bool connected = (modem_control_ & kMcrOut2) != 0 && !loopback();
+  const bool level = connected && (interrupt_identification() & kIirNone) == 0;
+  if (level == line_level_) return;
+  line_level_ = level;
+  // Under the lock, so that two vCPUs cannot swap the order of a rise and a fall; KVM_IRQ_LINE
+  // never waits for us.
+  if (interrupts_ != nullptr) interrupts_->set_irq_line(gsi_, level);
+}
+
+}  // namespace kvitest
