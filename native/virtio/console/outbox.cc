@@ -1,0 +1,42 @@
+#include "native/virtio/console/outbox.h"
+
+namespace kvitest {
+namespace {
+
+// A sink takes one event as one message: megabytes in one are no gain.
+constexpr std::size_t kMaxDataEvent = 64 * 1024;
+
+}  // namespace
+
+void ConsoleOutbox::data(const std::string& port, std::span<const std::byte> bytes) {
+  if (!events_.empty() && events_.back().port == port) {
+    Data* last = std::get_if<Data>(&events_.back().what);
+    if (last != nullptr && last->bytes.size() + bytes.size() <= kMaxDataEvent) {
+      last->bytes.insert(last->bytes.end(), bytes.begin(), bytes.end());
+      return;
+    }
+  }
+  events_.push_back({port, Data{{bytes.begin(), bytes.end()}}});
+}
+
+void ConsoleOutbox::open(const std::string& port, bool open) {
+  events_.push_back({port, Open{open}});
+}
+
+void ConsoleOutbox::writable(const std::string& port, std::size_t room) {
+  events_.push_back({port, Writable{room}});
+}
+
+void ConsoleOutbox::deliver(ConsoleSink& sink) const {
+  for (const Event& event : events_) {
+    if (const Data* data = std::get_if<Data>(&event.what)) {
+      sink.port_data(event.port, data->bytes);
+    } else if (const Open* open = std::get_if<Open>(&event.what)) {
+      sink.port_open(event.port, open->open);
+    } else if (const Writable* writable = std::get_if<Writable>(&event.what)) {
+      sink.port_writable(event.port, writable->room);
+    }
+  }
+}
+
+}  // namespace kvitest
