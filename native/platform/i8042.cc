@@ -5,6 +5,7 @@
 namespace kvitest {
 namespace {
 
+constexpr std::uint64_t kSystemControlOffset = 1;
 constexpr std::uint64_t kCommandOffset = 4;
 constexpr std::byte kFloating{0xff};
 // A floating bus but for bit 1, input buffer full: nothing we would not take at once.
@@ -13,19 +14,34 @@ constexpr std::byte kStatus{0xfd};
 constexpr unsigned kPulseMask = 0xf1;
 constexpr unsigned kPulseReset = 0xf0;
 
+// Port 0x61: bits 0 to 3 are the guest's, 5 is timer 2's output, 6 and 7 say why an NMI came.
+constexpr unsigned kSystemControlKept = 0x0f;
+constexpr unsigned kTimer2Output = 1u << 5;
+
 }  // namespace
 
 I8042::I8042(std::function<void()> reset) : reset_(std::move(reset)) {}
 
 void I8042::io_read(std::uint64_t offset, std::span<std::byte> data) {
   for (std::size_t i = 0; i < data.size(); ++i) {
-    data[i] = offset + i == kCommandOffset ? kStatus : kFloating;
+    if (offset + i == kCommandOffset) {
+      data[i] = kStatus;
+    } else if (offset + i == kSystemControlOffset) {
+      data[i] = static_cast<std::byte>(speaker_control_.load() | kTimer2Output);
+    } else {
+      data[i] = kFloating;
+    }
   }
 }
 
 void I8042::io_write(std::uint64_t offset, std::span<const std::byte> data) {
-  if (offset != kCommandOffset || data.size() != 1) return;
-  if ((std::to_integer<unsigned>(data[0]) & kPulseMask) == kPulseReset) reset_();
+  if (data.size() != 1) return;
+  const auto value = std::to_integer<unsigned>(data[0]);
+  if (offset == kSystemControlOffset) {
+    speaker_control_ = static_cast<std::uint8_t>(value & kSystemControlKept);
+  } else if (offset == kCommandOffset && (value & kPulseMask) == kPulseReset) {
+    reset_();
+  }
 }
 
 }  // namespace kvitest

@@ -1,6 +1,8 @@
-// Ports 0x60..0x64 of a PC keyboard controller, as far as resetting the machine needs it.
+// Ports 0x60..0x64 of a PC: the keyboard controller, as far as resetting the machine needs it, and
+// system control port B (0x61).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 
@@ -12,7 +14,8 @@ inline constexpr std::uint64_t kI8042Ports = 5;
 
 // There is no keyboard. The status reads as "output buffer full" for ever and "input buffer empty":
 // a driver that flushes the controller gives up after a few reads and finds none, one that waits to
-// send a reset need not wait. Ports 0x61..0x63 float.
+// send a reset need not wait. Port 0x61 reports no NMI cause, so that an NMI we inject is not taken
+// for a memory error, and timer 2 as expired, so that nobody waits for the timer that is not there.
 class I8042 : public IoDevice {
  public:
   // reset: command 0xfe pulsed the processor's reset line. On the vCPU's thread.
@@ -22,6 +25,7 @@ class I8042 : public IoDevice {
 
  private:
   std::function<void()> reset_;
+  std::atomic<std::uint8_t> speaker_control_{0};
 };
 
 }  // namespace kvitest
