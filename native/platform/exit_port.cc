@@ -1,4 +1,4 @@
-#include "native/platform/test_exit.h"
+#include "native/platform/exit_port.h"
 
 #include <algorithm>
 #include <cstring>
