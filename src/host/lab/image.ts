@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs'
 import { readdir, readFile, realpath } from 'node:fs/promises'
-import { createRequire } from 'node:module'
+import { createRequire, stripTypeScriptTypes } from 'node:module'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { cached, prune } from '../../image/cache.ts'
@@ -10,10 +10,11 @@ import type { KernelInfo } from '../../image/kernel.ts'
 import { loadOrder } from '../../image/modules.ts'
 import { type NewcEntry, writeNewc } from '../../image/newc.ts'
 import { KvitestError } from '../../native/error.ts'
+import { portName } from './rpc.ts'
 
 const root = fileURLToPath(new URL('../../../', import.meta.url))
 
-/** Where the project stands in a lab: never below node_modules, where Node strips no types. */
+/** Where the project stands in a lab. */
 const labRoot = 'kvitest'
 
 /** PID 1 of a lab. A module that does not load is said on the console, which every failure of a lab carries. */
@@ -33,28 +34,64 @@ for module in $(cat /etc/kvitest/modules); do
 done
 cd /${labRoot}
 export HOME=/tmp UV_THREADPOOL_SIZE=16 NODE_NO_WARNINGS=1
-/bin/node src/host/lab/server.ts
+port=$(grep -lx ${portName} /sys/class/virtio-ports/*/name | cut -d / -f 5)
+[ -n "$port" ] || echo "kvitest lab: no virtio-serial port named ${portName}"
+# The port gives a page at a time; through a pipe Node reads sixteen. It opens once only, so both share it.
+exec 3<>/dev/$port
+cat <&3 | /bin/node src/host/lab/server.js
 echo "kvitest lab: the server ended with status $?"
 poweroff -f
 `
 
-const importPattern = /^\s*(?:import|export)\s+(?!type\b)(?:[^'"]*?\sfrom\s+)?['"]([^'"]+)['"]/gm
+/** The specifier of an import or export declaration that is there at run time, which type-only ones are not. */
+const importPattern = /^(\s*(?:import|export)\s+(?!type\b)(?:[^'"]*?\sfrom\s+)?['"])([^'"]+)(['"])/gm
 
-/** Source files that a module needs at run time, and the packages that they import. */
-async function sourceClosure(entry: string): Promise<{ files: string[]; packages: string[] }> {
-  const files = new Set<string>()
+function stripTypes(source: string): string {
+  // Node says once on standard error that this function is young; our users cannot do anything about it.
+  const warn = process.emitWarning
+  process.emitWarning = () => {}
+  try {
+    return stripTypeScriptTypes(source)
+  } finally {
+    process.emitWarning = warn
+  }
+}
+
+interface Program {
+  /** Path below the project's root, ending in `.js` -> JavaScript. */
+  sources: Map<string, string>
+  /** Packages that the sources import. */
+  packages: string[]
+}
+
+/**
+ * The modules that `entry` needs at run time, as JavaScript: stripping the types in the lab would cost seconds of
+ * emulated time at each start.
+ */
+async function compileProgram(entry: string): Promise<Program> {
+  const sources = new Map<string, string>()
   const packages = new Set<string>()
   const visit = async (file: string): Promise<void> => {
-    if (files.has(file)) return
-    files.add(file)
-    const text = await readFile(file, 'utf8')
-    for (const [, specifier] of text.matchAll(importPattern)) {
-      if (specifier!.startsWith('.')) await visit(join(dirname(file), specifier!))
-      else if (!specifier!.startsWith('node:')) packages.add(specifier!)
+    const path = relative(root, file).replace(/\.ts$/, '.js')
+    if (sources.has(path)) return
+    sources.set(path, '')
+    const code = stripTypes(await readFile(file, 'utf8'))
+    const found: string[] = []
+    const rewritten = code.replace(
+      importPattern,
+      (_all, before: string, specifier: string, after: string) => {
+        found.push(specifier)
+        return before + (specifier.startsWith('.') ? specifier.replace(/\.ts$/, '.js') : specifier) + after
+      },
+    )
+    sources.set(path, rewritten)
+    for (const specifier of found) {
+      if (specifier.startsWith('.')) await visit(join(dirname(file), specifier))
+      else if (!specifier.startsWith('node:')) packages.add(specifier)
     }
   }
   await visit(entry)
-  return { files: [...files].sort(), packages: [...packages].sort() }
+  return { sources, packages: [...packages].sort() }
 }
 
 /** A package's directory: the nearest one above its entry point with a package.json of its name. */
@@ -91,7 +128,7 @@ async function sharedLibraries(programs: readonly string[]): Promise<string[]> {
 
 async function programEntries(): Promise<NewcEntry[]> {
   const addon = await builtFile('kvitest.node')
-  const { files, packages } = await sourceClosure(join(root, 'src/host/lab/server.ts'))
+  const { sources, packages } = await compileProgram(join(root, 'src/host/lab/server.ts'))
   const file = (path: string, source: string, mode = 0o644): NewcEntry => ({
     type: 'file',
     path,
@@ -102,7 +139,14 @@ async function programEntries(): Promise<NewcEntry[]> {
     file('bin/node', process.execPath, 0o755),
     file(`${labRoot}/build/Release/kvitest.node`, addon),
     file(`${labRoot}/package.json`, join(root, 'package.json')),
-    ...files.map((source) => file(`${labRoot}/${relative(root, source)}`, source)),
+    ...[...sources].map(
+      ([path, code]): NewcEntry => ({
+        type: 'file',
+        path: `${labRoot}/${path}`,
+        mode: 0o644,
+        data: Buffer.from(code),
+      }),
+    ),
   ]
   for (const name of packages) {
     const { base, files: members } = await packageFiles(name)

@@ -2,6 +2,7 @@ import type { ChildProcess } from 'node:child_process'
 import type { Socket } from 'node:net'
 import { deserialize } from 'node:v8'
 import type { KernelInfo } from '../../image/kernel.ts'
+import { extractVmlinux } from '../../image/vmlinux.ts'
 import { KvitestError } from '../../native/error.ts'
 import { ConsoleTail } from './console-tail.ts'
 import { encodeFrame, FrameReader } from './frame.ts'
@@ -59,12 +60,12 @@ export class Lab {
   #lastHeard = performance.now()
   #pinger: NodeJS.Timeout | undefined
 
-  private constructor(options: LabOptions, initramfs: string) {
+  private constructor(options: LabOptions, vmlinux: string, initramfs: string) {
     this.name = options.name
     this.accelerator = options.accelerator
     this.ended = this.#end.promise
     const { child, link, console } = spawnQemu({
-      kernel: options.kernel.image,
+      kernel: vmlinux,
       initramfs,
       accelerator: options.accelerator,
       cpus: options.cpus,
@@ -104,7 +105,11 @@ export class Lab {
 
   /** Boots a lab; resolves when its server has greeted. Rejects with a KvitestError that carries the console's end. */
   static async start(options: LabOptions): Promise<Lab> {
-    const lab = new Lab(options, await buildLabImage(options.kernel))
+    const lab = new Lab(
+      options,
+      await extractVmlinux(options.kernel.image),
+      await buildLabImage(options.kernel),
+    )
     const limit = options.bootTimeout ?? 120_000
     const timer = setTimeout(() => {
       lab.#die(

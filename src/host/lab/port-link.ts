@@ -1,14 +1,13 @@
-import { read, write } from 'node:fs'
+import { write } from 'node:fs'
 import { promisify } from 'node:util'
 import { encodeFrame, FrameReader } from './frame.ts'
 
-const readAsync = promisify(read)
 const writeAsync = promisify(write)
 
-/** virtio_console takes at most 32 KiB in one write and gives at most one page in one read. */
+/** virtio_console takes at most 32 KiB in one write. */
 const writeSize = 32 << 10
 
-/** Frames over the character device of a virtio-serial port, opened for reading and writing. */
+/** Frames over a virtio-serial port: written to its character device, read from a pipe that carries what it gives. */
 export class PortLink {
   readonly #fd: number
   readonly #onFailure: (error: Error) => void
@@ -26,14 +25,12 @@ export class PortLink {
   }
 
   /** Reads until the other side is gone. */
-  async receive(onFrame: (tag: number, payload: Buffer) => void): Promise<void> {
+  async receive(
+    input: AsyncIterable<Buffer>,
+    onFrame: (tag: number, payload: Buffer) => void,
+  ): Promise<void> {
     const reader = new FrameReader(onFrame)
-    const buffer = Buffer.allocUnsafeSlow(64 << 10)
-    for (;;) {
-      const { bytesRead } = await readAsync(this.#fd, buffer, 0, buffer.length, null)
-      if (bytesRead === 0) return
-      reader.write(buffer.subarray(0, bytesRead))
-    }
+    for await (const chunk of input) reader.write(chunk)
   }
 
   async #flush(): Promise<void> {

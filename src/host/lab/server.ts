@@ -2,25 +2,16 @@
  * The program that a lab runs: serves sessions over the virtio-serial port `org.kvitest.rpc` until the other side
  * is gone. Its standard output and error are the lab's console.
  */
-import { openSync } from 'node:fs'
-import { readdir, readFile } from 'node:fs/promises'
 import { availableParallelism, freemem, release } from 'node:os'
-import { join } from 'node:path'
 import { serialize } from 'node:v8'
 import { loadAddon } from '../../native/addon.ts'
 import { BlobStore } from './blob-store.ts'
 import { PortLink } from './port-link.ts'
-import { type LabDescription, portName, protocolVersion } from './rpc.ts'
+import { type LabDescription, protocolVersion } from './rpc.ts'
 import { Session } from './session.ts'
 
-async function findPort(name: string): Promise<string> {
-  const root = '/sys/class/virtio-ports'
-  for (const port of await readdir(root)) {
-    const its = await readFile(join(root, port, 'name'), 'utf8').catch(() => '')
-    if (its.trim() === name) return `/dev/${port}`
-  }
-  throw new Error(`no virtio-serial port named ${name}`)
-}
+/** The init script opens the port there and pipes what it gives to our standard input. */
+const portDescriptor = 3
 
 const addon = loadAddon()
 const kvm = await addon.probe()
@@ -35,13 +26,13 @@ const description: LabDescription = {
 }
 const blobs = new BlobStore('/run/blobs', blobLimit)
 const sessions = new Map<number, Session>()
-const link = new PortLink(openSync(await findPort(portName), 'r+'), (error) => {
+const link = new PortLink(portDescriptor, (error) => {
   console.error(`kvitest lab: ${error.stack}`)
   process.exit(1)
 })
 
 link.send(0, serialize({ version: protocolVersion, description }))
-await link.receive((client, payload) => {
+await link.receive(process.stdin, (client, payload) => {
   if (client === 0) {
     // Sent back as it came: the broker sees that this process still runs.
     link.send(0, payload)
