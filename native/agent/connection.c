@@ -72,6 +72,7 @@ static void send_error(uint32_t id, int code, const char* operation) {
 static void lose_connection(const char* why) {
   if (why) {
     fprintf(stderr, "kvitest-agent: %s: the conversation is over\n", why);
+    outbox_flush(&out, link_.fd);
   }
   if (link_.fd >= 0) close(link_.fd);
   link_.fd = -1;

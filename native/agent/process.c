@@ -122,7 +122,7 @@ unsigned process_poll(const struct process_table* table, struct pollfd* fds, boo
   unsigned count = 0;
   for (unsigned i = 0; i < table->count; i++) {
     const struct process* process = table->all[i];
-    if (output && process->out.fd >= 0) {
+    if (output && process->out.fd >= 0 && !process->out.hung_up) {
       fds[count++] = (struct pollfd){.fd = process->out.fd, .events = POLLIN};
     }
     if (output && process->err.fd >= 0) {
@@ -145,11 +145,15 @@ static void forward(struct process* process, struct stream* stream, uint16_t typ
   ssize_t got = want > 0 ? read(stream->fd, bytes, want) : 0;
   if (got < 0 && (errno == EINTR || (errno == EAGAIN && !stream->last_bytes))) return;
   if (got <= 0) {
-    /* A pty whose last slave is closed ends with EIO. */
+    /* EIO: the last slave is closed. Many a program closes its stdio before it exits, and closing
+     * the pty under it then would kill it with SIGHUP. */
+    stream->hung_up = process->pty && !process->reaped && !process->lost;
+    if (stream->hung_up) return;
     if (process->pty) close_stdin(process);
     close_fd(&stream->fd);
     return;
   }
+  stream->hung_up = false;
   stream->left -= (int)got;
   outbox_frame(out, type, process->id, bytes, (size_t)got);
 }
@@ -279,6 +283,7 @@ int process_wait_ms(const struct process_table* table, const struct outbox* out)
       sooner(&wait, process->deadline_ms, now);
     }
     if (process->terminated && !process->killed) sooner(&wait, now + kSessionCheckMs, now);
+    if (process->out.hung_up && !process->reaped) sooner(&wait, now + kSessionCheckMs, now);
     if (process->in_ended && process->in >= 0 && process->in_used == 0) {
       sooner(&wait, now + kSessionCheckMs, now);
     }

@@ -23,6 +23,7 @@ enum {
  * cannot hold the result back. */
 struct stream {
   int fd;          /* -1 when closed */
+  bool hung_up;    /* a pty without a slave at this moment: not worth a poll */
   bool last_bytes; /* `left` counts */
   int left;
 };

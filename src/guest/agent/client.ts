@@ -1,0 +1,267 @@
+import { getSystemErrorName } from 'node:util'
+import { KvitestError } from '../../native/error.ts'
+import type { SpawnOptions } from '../types.ts'
+import {
+  encodeFrame,
+  type Frame,
+  FrameDecoder,
+  PayloadReader,
+  text,
+  textList,
+  u16,
+  u32,
+  u64,
+} from './frames.ts'
+import { AgentProcess, type OutputListeners } from './process.ts'
+import { execFlags, framePayloadMax, power, protocolVersion, toAgent, toHost } from './protocol.ts'
+
+export interface AgentHello {
+  kernelRelease: string
+  /** What went wrong in the agent's set-up, one line each. */
+  warnings: string[]
+}
+
+export interface AgentSpawnOptions extends SpawnOptions {
+  /** stderr arrives as stdout. */
+  merge?: boolean
+}
+
+interface Request {
+  /** What the caller asked for, to begin an error with: `exec nproc`. */
+  about: string
+  resolve: (payload: Buffer) => void
+  reject: (error: Error) => void
+  /** Called in the frame's own turn, before the next frame is looked at. */
+  onAnswer?: (payload: Buffer) => void
+}
+
+/** FILE frames on their way at once: enough to hide a round trip, too few to fill anything. */
+const fileWindow = 8
+
+/** The host's end of the conversation with a guest's agent, over any ordered byte stream. */
+export class AgentClient {
+  /** The agent's greeting; rejects when the conversation fails first. */
+  readonly ready: Promise<AgentHello>
+  readonly #write: (data: Uint8Array) => Promise<void>
+  readonly #decoder = new FrameDecoder()
+  readonly #hello = Promise.withResolvers<AgentHello>()
+  readonly #requests = new Map<number, Request>()
+  readonly #processes = new Map<number, AgentProcess>()
+  readonly #onFailure: ((error: KvitestError) => void) | undefined
+  #greeted = false
+  #nextId = 1
+  #failure: KvitestError | undefined
+
+  /**
+   * `write` resolves when the bytes are on their way, and keeps their order. `onFailure` is called once when the
+   * agent breaks the protocol; a transport that ends says so through fail().
+   */
+  constructor(write: (data: Uint8Array) => Promise<void>, onFailure?: (error: KvitestError) => void) {
+    this.#write = write
+    this.#onFailure = onFailure
+    this.ready = this.#hello.promise
+    this.ready.catch(() => {})
+  }
+
+  /** Bytes from the guest. Never throws: a broken stream fails everything that waits. */
+  receive(chunk: Uint8Array): void {
+    if (this.#failure) return
+    try {
+      for (const frame of this.#decoder.push(chunk)) this.#take(frame)
+    } catch (error) {
+      const failure =
+        error instanceof KvitestError
+          ? error
+          : new KvitestError('agent protocol', `a frame that makes no sense (${error})`, { code: 'EPROTO' })
+      this.fail(failure)
+      this.#onFailure?.(failure)
+    }
+  }
+
+  /** The conversation is over: every call that waits rejects with `error`, and every later one does. */
+  fail(error: KvitestError): void {
+    if (this.#failure) return
+    this.#failure = error
+    this.#hello.reject(error)
+    for (const request of this.#requests.values()) request.reject(error)
+    this.#requests.clear()
+    for (const process of this.#processes.values()) process.fail(error)
+    this.#processes.clear()
+  }
+
+  /** Rejects with the guest's errno as `code`: ENOENT for a command that is not there. */
+  async spawn(argv: string[], options: AgentSpawnOptions = {}): Promise<AgentProcess> {
+    const id = this.#nextId++
+    const { pty } = options
+    const flags =
+      (pty ? execFlags.PTY : 0) |
+      (options.stdin ? execFlags.STDIN : 0) |
+      (options.merge ? execFlags.MERGE : 0)
+    const variables = Object.entries(options.env ?? {}).map(([name, value]) => `${name}=${value}`)
+    const listeners: OutputListeners = { onStdout: options.onStdout, onStderr: options.onStderr }
+    const frame = encodeFrame(
+      toAgent.EXEC,
+      id,
+      u32(flags),
+      u32(options.timeout ? Math.max(1, Math.round(options.timeout)) : 0),
+      u16(pty?.rows ?? 0),
+      u16(pty?.columns ?? 0),
+      text(options.cwd ?? ''),
+      textList(argv),
+      textList(variables),
+    )
+    let process: AgentProcess | undefined
+    await this.#request(id, `exec ${argv[0] ?? ''}`, frame, (payload) => {
+      // In this turn: its first output may lie in the same chunk.
+      const pid = new PayloadReader(payload).u32()
+      process = new AgentProcess(id, pid, (data) => this.#send(data), listeners)
+      this.#processes.set(id, process)
+    })
+    return process!
+  }
+
+  /** Writes a regular file, making its parents. */
+  async writeFile(path: string, data: Uint8Array | string, mode = 0o644): Promise<void> {
+    const bytes = typeof data === 'string' ? Buffer.from(data) : data
+    const name = text(path)
+    const room = framePayloadMax - 12 - name.length
+    const answers: Promise<void>[] = []
+    for (let at = 0; at === 0 || at < bytes.byteLength; at += room) {
+      if (answers.length >= fileWindow) await answers.shift()
+      const id = this.#nextId++
+      const part = bytes.subarray(at, at + room)
+      const frame = encodeFrame(toAgent.FILE, id, u32(mode), u64(at), name, part)
+      const answer = this.#request(id, `write ${path}`, frame)
+      answer.catch(() => {})
+      answers.push(answer)
+    }
+    await Promise.all(answers)
+  }
+
+  /** Resolves when the agent answered. */
+  async ping(): Promise<void> {
+    const id = this.#nextId++
+    await this.#request(id, 'ping', encodeFrame(toAgent.PING, id))
+  }
+
+  /** Resolves when the request is on its way; the machine's end says that it was obeyed. */
+  async powerOff(how: keyof typeof power = 'OFF'): Promise<void> {
+    await this.#send(encodeFrame(toAgent.POWEROFF, 0, u32(power[how])))
+  }
+
+  async #send(frame: Buffer): Promise<void> {
+    if (this.#failure) throw this.#failure
+    await this.#write(frame)
+  }
+
+  async #request(
+    id: number,
+    about: string,
+    frame: Buffer,
+    onAnswer?: (payload: Buffer) => void,
+  ): Promise<void> {
+    if (this.#failure) throw this.#failure
+    const { promise, resolve, reject } = Promise.withResolvers<Buffer>()
+    promise.catch(() => {})
+    this.#requests.set(id, { about, resolve, reject, ...(onAnswer ? { onAnswer } : {}) })
+    try {
+      await this.#write(frame)
+    } catch (error) {
+      this.#requests.delete(id)
+      throw this.#failure ?? error
+    }
+    await promise
+  }
+
+  #take(frame: Frame): void {
+    const { type, id, payload } = frame
+    if (!this.#greeted && type !== toHost.HELLO) {
+      throw new KvitestError('agent protocol', `frame ${type} before the greeting`, { code: 'EPROTO' })
+    }
+    switch (type) {
+      case toHost.HELLO:
+        this.#greet(payload)
+        break
+      case toHost.STARTED:
+      case toHost.PONG:
+      case toHost.DONE:
+        this.#answer(id, payload)
+        break
+      case toHost.ERROR:
+        this.#refuse(id, payload)
+        break
+      case toHost.STDOUT:
+        this.#process(id).takeOutput(payload, 'onStdout')
+        break
+      case toHost.STDERR:
+        this.#process(id).takeOutput(payload, 'onStderr')
+        break
+      case toHost.STDIN_CREDIT:
+        this.#process(id).takeCredit(new PayloadReader(payload).u32())
+        break
+      case toHost.EXIT:
+        this.#process(id).takeExit(payload)
+        this.#processes.delete(id)
+        break
+      default:
+        throw new KvitestError('agent protocol', `unknown frame ${type}`, { code: 'EPROTO' })
+    }
+  }
+
+  #greet(payload: Buffer): void {
+    if (this.#greeted) {
+      throw new KvitestError('agent protocol', 'the agent greeted twice: it started anew', {
+        code: 'EPROTO',
+        hint: 'see the console for why it gave up the first conversation',
+      })
+    }
+    const reader = new PayloadReader(payload)
+    const version = reader.u32()
+    if (version !== protocolVersion) {
+      throw new KvitestError(
+        'agent protocol',
+        `the agent speaks version ${version}, not ${protocolVersion}`,
+        {
+          code: 'EPROTO',
+          hint: 'build the agent and the initramfs again: npm run setup',
+        },
+      )
+    }
+    const hello = { kernelRelease: reader.text(), warnings: reader.textList() }
+    this.#greeted = true
+    this.#send(encodeFrame(toAgent.HELLO, 0, u32(protocolVersion))).then(
+      () => this.#hello.resolve(hello),
+      (error) => this.#hello.reject(error),
+    )
+  }
+
+  #answer(id: number, payload: Buffer): void {
+    const request = this.#settled(id)
+    request.onAnswer?.(payload)
+    request.resolve(payload)
+  }
+
+  #refuse(id: number, payload: Buffer): void {
+    const reader = new PayloadReader(payload)
+    const code = getSystemErrorName(-reader.u32())
+    const operation = reader.text()
+    const request = this.#settled(id)
+    request.reject(
+      new KvitestError(request.about, `${operation} in the guest: ${code}`, { code, infra: false }),
+    )
+  }
+
+  #settled(id: number): Request {
+    const request = this.#requests.get(id)
+    if (!request)
+      throw new KvitestError('agent protocol', `an answer to no request (${id})`, { code: 'EPROTO' })
+    this.#requests.delete(id)
+    return request
+  }
+
+  #process(id: number): AgentProcess {
+    const process = this.#processes.get(id)
+    if (!process) throw new KvitestError('agent protocol', `output of no process (${id})`, { code: 'EPROTO' })
+    return process
+  }
+}
