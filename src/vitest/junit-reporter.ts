@@ -1,0 +1,191 @@
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { dirname, relative, resolve } from 'node:path'
+import type { SerializedError, TestError } from 'vitest'
+import type { Reporter, TestCase, TestModule, TestSuite, Vitest } from 'vitest/node'
+import {
+  type JUnitCase,
+  type JUnitOutcome,
+  type JUnitProblem,
+  type JUnitSuite,
+  junitXml,
+} from '../report/junit.ts'
+import type { GuestMeta } from './meta.ts'
+
+export interface JUnitReporterOptions {
+  /** Relative to the root. `--outputFile.junit` wins. */
+  outputFile?: string
+}
+
+type Block = TestModule | TestSuite
+
+/** Writes a JUnit file: one suite per guest, or per file without one. */
+export class JUnitReporter implements Reporter {
+  readonly #options: JUnitReporterOptions
+  #vitest: Vitest | undefined
+
+  constructor(options: JUnitReporterOptions = {}) {
+    this.#options = options
+  }
+
+  onInit(vitest: Vitest): void {
+    this.#vitest = vitest
+  }
+
+  onTestRunEnd(modules: readonly TestModule[], unhandled: readonly SerializedError[]): void {
+    const { root, outputFile } = this.#vitest!.config
+    const asked = typeof outputFile === 'object' ? outputFile.junit : undefined
+    const path = resolve(root, asked ?? this.#options.outputFile ?? 'test-results/junit.xml')
+    const suites = modules.flatMap((module) => suitesOf(module, root))
+    if (unhandled.length > 0) suites.push(unhandledSuite(unhandled))
+    mkdirSync(dirname(path), { recursive: true })
+    // A reader never sees half a file, and a run that dies here leaves the old one.
+    writeFileSync(`${path}.${process.pid}.tmp`, junitXml(suites))
+    renameSync(`${path}.${process.pid}.tmp`, path)
+  }
+}
+
+export default JUnitReporter
+
+function suitesOf(module: TestModule, root: string): JUnitSuite[] {
+  const blocks: Block[] = [...module.children.suites()].filter((suite) => suite.meta().kvitestGuest)
+  const own = suiteOf(module, module, root, new Set(blocks))
+  const perGuest = blocks.map((block) => suiteOf(block, module, root, new Set()))
+  return own.cases.length > 0 || perGuest.length === 0 ? [own, ...perGuest] : perGuest
+}
+
+function suiteOf(block: Block, module: TestModule, root: string, without: ReadonlySet<Block>): JUnitSuite {
+  const file = relative(root, module.moduleId)
+  const tests = [...block.children.allTests()].filter(
+    (test) => !ancestors(test).some((one) => without.has(one)),
+  )
+  const guest = block.meta().kvitestGuest
+  const title = [file, ...(block.type === 'suite' ? [block.name] : [])].join(' > ')
+  const cases = [...blockErrors(block, file, without), ...tests.map((test) => caseOf(test, file))]
+  const starts = cases.flatMap((one) => one.startTime ?? [])
+  const startTime = starts.length > 0 ? starts.reduce((a, b) => Math.min(a, b)) : undefined
+  return {
+    name: module.project.name ? `${module.project.name}: ${title}` : title,
+    file,
+    ...(startTime === undefined ? {} : { startTime }),
+    duration: cases.reduce((sum, one) => sum + one.duration, 0),
+    properties: properties(guest, module.project.name),
+    cases,
+    ...(guest?.console ? { output: guest.console } : {}),
+  }
+}
+
+function properties(guest: GuestMeta | undefined, project: string): Record<string, string> {
+  const all: Record<string, string | number | undefined> = {
+    'kvitest.version': VERSION,
+    project: project || undefined,
+    kernel: guest?.kernel,
+    'kernel.release': guest?.kernelRelease,
+    host: guest?.host,
+    'host.kernel': guest?.hostKernel,
+    accelerator: guest?.accelerator,
+    'guest.cpus': guest?.cpus,
+    'guest.memory': guest?.memory,
+    'guest.verdict': guest?.verdict,
+    'guest.reason': guest?.reason,
+    'guest.boot.ms': guest?.bootTime === undefined ? undefined : Math.round(guest.bootTime),
+  }
+  const known = Object.entries(all).filter(([, value]) => value !== undefined)
+  return Object.fromEntries(known.map(([name, value]) => [name, String(value)]))
+}
+
+function caseOf(test: TestCase, file: string): JUnitCase {
+  const diagnostic = test.diagnostic()
+  const outcome = outcomeOf(test)
+  const failedAttempts = test.attempts().filter((attempt) => attempt.state === 'failed')
+  // The last attempt of a failed test is its failure; every other one came before the result.
+  const earlier = outcome.kind === 'failed' ? failedAttempts.slice(0, -1) : failedAttempts
+  const last = test.attempts().at(-1)
+  if (outcome.kind === 'failed' && last?.errors?.length) outcome.problems = last.errors.map(problemOf)
+  const startTime = diagnostic?.startTime ?? test.attempts()[0]?.startTime
+  return {
+    ...identity(test.module, file, pathOf(test).join(' > ')),
+    ...(test.location ? { line: test.location.line } : {}),
+    duration: diagnostic?.duration ?? 0,
+    ...(startTime === undefined ? {} : { startTime }),
+    outcome,
+    earlierFailures: earlier.flatMap((attempt) => (attempt.errors ?? []).map(problemOf)),
+  }
+}
+
+function outcomeOf(test: TestCase): JUnitOutcome {
+  const result = test.result()
+  if (result.state === 'passed') return { kind: 'passed' }
+  if (result.state === 'skipped') return { kind: 'skipped', reason: result.note }
+  if (result.state === 'failed') return { kind: 'failed', problems: result.errors.map(problemOf) }
+  const message = 'no result: the worker of this test died, or the run ended before it'
+  return { kind: 'error', problems: [{ message, type: 'NoResult', details: message }] }
+}
+
+/** A file that did not load or a hook that failed has no test of its own to show it. */
+function blockErrors(block: Block, file: string, without: ReadonlySet<Block>): JUnitCase[] {
+  const nested = [...block.children.allSuites()].filter(
+    (suite) => !without.has(suite) && !ancestors(suite).some((one) => without.has(one)),
+  )
+  return [block, ...nested]
+    .filter((one) => one.errors().length > 0)
+    .map((one) => ({
+      ...identity(
+        one.type === 'module' ? one : one.module,
+        file,
+        [...pathOf(one), '(outside of tests)'].join(' > '),
+      ),
+      duration: 0,
+      outcome: { kind: 'error', problems: one.errors().map(problemOf) },
+      earlierFailures: [],
+    }))
+}
+
+function unhandledSuite(errors: readonly SerializedError[]): JUnitSuite {
+  return {
+    name: 'unhandled errors',
+    duration: 0,
+    properties: { 'kvitest.version': VERSION },
+    cases: errors.map((error, at) => ({
+      classname: 'vitest.unhandled',
+      name: `unhandled error ${at + 1}`,
+      duration: 0,
+      outcome: { kind: 'error', problems: [problemOf(error)] },
+      earlierFailures: [],
+    })),
+  }
+}
+
+function identity(
+  module: TestModule,
+  file: string,
+  name: string,
+): Pick<JUnitCase, 'classname' | 'name' | 'file'> {
+  const parts = file.replace(/\.(tap|test)\.[a-z]+$/i, '').split('/')
+  const named = module.project.name ? [module.project.name, ...parts] : parts
+  return { classname: named.map((part) => part.replaceAll('.', '_')).join('.'), name, file }
+}
+
+function pathOf(entity: TestCase | Block): string[] {
+  if (entity.type === 'module') return []
+  return [...pathOf(entity.parent), entity.name]
+}
+
+function ancestors(entity: TestCase | TestSuite): Block[] {
+  const { parent } = entity
+  return parent.type === 'module' ? [parent] : [parent, ...ancestors(parent)]
+}
+
+function problemOf(error: TestError | SerializedError): JUnitProblem {
+  const message = String(error.message ?? 'unknown error')
+  const diff = typeof error.diff === 'string' ? error.diff : undefined
+  const stack = typeof error.stack === 'string' ? error.stack : message
+  return {
+    message: message.split('\n')[0]!,
+    type: String(error.name ?? 'Error'),
+    details: [stack, ...(diff ? [diff] : [])].join('\n\n'),
+  }
+}
+
+const VERSION: string = JSON.parse(
+  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
+).version

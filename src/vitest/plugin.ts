@@ -1,0 +1,74 @@
+import { fileURLToPath } from 'node:url'
+import type { Plugin } from 'vitest/config'
+import { JUnitReporter } from './junit-reporter.ts'
+import type {} from './meta.ts'
+import { transformScript } from './transform/module.ts'
+
+export interface KvitestOptions {
+  /** Kernel of the guests; a script's own `kernel:` wins. Default: `KVITEST_KERNEL`, else kvitest's default. */
+  kernel?: string
+  /** `auto`, `local`, `lab` or `lab:KERNEL`. Default `auto`: chosen by measuring. */
+  host?: string
+  /** Guests that one worker keeps alive at a time. Default 4. */
+  guestsPerWorker?: number
+  /** Where the JUnit file goes, relative to the root; false for none. Default `test-results/junit.xml`. */
+  junit?: string | false
+  /** Absolute path of a module that exports `openHost`, for a host of another kind. */
+  hostModule?: string
+}
+
+const SCRIPT = /\.tap\.[A-Za-z0-9]+$/
+
+/** The Vite plugin: `*.tap.sh` (and other `*.tap.*` scripts) become modules of vitest tests. */
+export function kvitest(options: KvitestOptions = {}): Plugin {
+  const hostModule = options.hostModule ?? here('../guest/host.ts')
+  return {
+    name: 'kvitest',
+    enforce: 'pre',
+    config: () => ({
+      test: {
+        include: ['**/*.tap.{sh,py,pl,lua,bash,ksh,awk}', '**/*.test.ts'],
+        includeTaskLocation: true,
+        pool: 'forks',
+        runner: here('./runner.ts'),
+        setupFiles: [here('./worker-setup.ts')],
+        ...(options.hostModule === undefined ? { globalSetup: [here('./global-setup.ts')] } : {}),
+        maxConcurrency: 64,
+        hookTimeout: 120_000,
+        testTimeout: 120_000,
+        env: {
+          ...(options.kernel === undefined ? {} : { KVITEST_KERNEL: options.kernel }),
+          ...(options.host === undefined ? {} : { KVITEST_HOST: options.host }),
+          ...(options.guestsPerWorker === undefined
+            ? {}
+            : { KVITEST_GUESTS_PER_WORKER: String(options.guestsPerWorker) }),
+        },
+      },
+    }),
+    configureVitest({ vitest }) {
+      const { reporters } = vitest.config
+      const present = reporters.some((reporter) => (reporter as unknown) instanceof JUnitReporter)
+      if (options.junit === false || present || vitest.config.watch) return
+      const output = options.junit ?? 'test-results/junit.xml'
+      reporters.push(new JUnitReporter({ outputFile: output }) as unknown as (typeof reporters)[number])
+    },
+    transform(code, id) {
+      const file = id.replace(/[?#].*$/, '')
+      if (!SCRIPT.test(file)) return undefined
+      const { plan, ...module } = transformScript({
+        file,
+        text: code,
+        session: here('./session.ts'),
+        host: hostModule,
+      })
+      for (const path of Object.values(plan.header.guest.files)) {
+        this.addWatchFile(fileURLToPath(new URL(path, `file://${file}`)))
+      }
+      return { code: module.code, map: module.map, moduleType: 'js' }
+    },
+  }
+}
+
+function here(path: string): string {
+  return fileURLToPath(new URL(path, import.meta.url))
+}

@@ -1,0 +1,124 @@
+/**
+ * A STAND-IN for a host, for the tests of src/vitest only: its "guests" are processes of this machine that run the
+ * script with sh. It boots nothing and proves nothing about guests; it lets the tests drive the transform, the
+ * runner and the reporters through real `vitest run` processes where no KVM is.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { appendFileSync } from 'node:fs'
+import type { BootOptions, Guest, GuestEnd, Host, RunOptions, RunResult } from '../../guest/types.ts'
+import type { HostInfo } from '../../host/machine-host.ts'
+import { KvitestError } from '../../native/error.ts'
+import { TapStream } from '../../tap/stream.ts'
+
+/** A script that exits with this status makes its stand-in guest end as panicked. */
+const PANIC_STATUS = 99
+
+const INFO: HostInfo = {
+  name: 'process-host',
+  kernelRelease: '0.0-stand-in',
+  accelerator: 'software',
+  cpus: 1,
+  memory: 2 ** 30,
+  kvm: { apiVersion: 12, maxVcpus: 1 },
+}
+
+export async function openHost(): Promise<Host> {
+  const boot = async (options: BootOptions = {}): Promise<Guest> => {
+    // The tests count the guests of a run by these lines.
+    const log = process.env.STAND_IN_LOG
+    if (log) appendFileSync(log, `boot ${options.name} ${options.kernel}\n`)
+    if (options.kernel === 'missing') {
+      throw new KvitestError('kernel missing', 'no such kernel', { hint: 'name one that exists' })
+    }
+    return standInGuest(options, log)
+  }
+  return { info: INFO, boot, close: async () => {}, [Symbol.asyncDispose]: async () => {} }
+}
+
+function standInGuest(options: BootOptions, log: string | undefined): Guest {
+  let child: ChildProcess | undefined
+  let end: GuestEnd = { verdict: 'pass', reason: 'the script passed', evidence: [], machine: undefined }
+  const notHere = () => Promise.reject(new Error('a stand-in guest cannot do this'))
+  let ended: (value: GuestEnd) => void = () => {}
+  const endPromise = new Promise<GuestEnd>((resolve) => {
+    ended = resolve
+  })
+
+  async function run(script: string, runOptions: RunOptions = {}): Promise<RunResult> {
+    const start = performance.now()
+    const tap = new TapStream({ onPoint: runOptions.onPoint, onDiagnostic: runOptions.onDiagnostic })
+    child = spawn('sh', [script], {
+      env: { ...process.env, ...runOptions.env },
+      detached: true,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    let stdout = ''
+    let stderr = ''
+    child.stdout!.on('data', (data: Buffer) => {
+      stdout += data
+      tap.write(data)
+    })
+    child.stderr!.on('data', (data: Buffer) => {
+      stderr += data
+    })
+    let timedOut = false
+    const timer = setTimeout(
+      () => {
+        timedOut = true
+        kill()
+      },
+      runOptions.timeout ?? 2 ** 30,
+    )
+    const [status, signal] = await new Promise<[number | null, string | null]>((resolve) => {
+      child!.on('close', (code, name) => resolve([code, name]))
+    })
+    clearTimeout(timer)
+    if (status === PANIC_STATUS) {
+      end = { ...end, verdict: 'panic', reason: 'Kernel panic - not syncing: stand-in', evidence: ['splat'] }
+    }
+    return {
+      status,
+      signal,
+      timedOut,
+      stdout,
+      stderr,
+      duration: performance.now() - start,
+      tap: tap.end(),
+    }
+  }
+
+  function kill(): void {
+    if (child?.pid !== undefined && child.exitCode === null) process.kill(-child.pid, 'SIGKILL')
+  }
+
+  const stop = async () => {
+    kill()
+    if (log) appendFileSync(log, `stop ${options.name}\n`)
+    ended(end)
+    return end
+  }
+  return {
+    name: options.name ?? 'stand-in',
+    kernel: { name: options.kernel ?? 'stand-in', release: '0.0', image: '/dev/null', hash: '0' },
+    kernelRelease: '0.0-stand-in',
+    host: INFO,
+    console: {
+      text: () => 'console of the stand-in\n',
+      lines: () => ['console of the stand-in'],
+      waitFor: notHere,
+      onLine: () => () => {},
+    },
+    ended: endPromise,
+    bootTime: 1,
+    spawn: notHere,
+    exec: notHere,
+    run,
+    writeFile: notHere,
+    port: () => {
+      throw new Error('a stand-in guest has no ports')
+    },
+    inspect: async () => [],
+    stop,
+    [Symbol.asyncDispose]: async () => void (await stop()),
+  }
+}
