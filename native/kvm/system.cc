@@ -3,12 +3,13 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "native/error.h"
+#include "native/kvm/flexible_table.h"
 #include "native/kvm/ioctl.h"
 
 namespace kvitest {
@@ -58,20 +59,17 @@ std::size_t System::vcpu_mmap_size() const {
 
 std::vector<CpuidEntry> System::supported_cpuid() const {
   // KVM answers E2BIG while the table is too small; 5.9 raised its own limit from 80 to 256.
-  for (unsigned capacity = 128;; capacity *= 2) {
-    std::vector<std::byte> storage(sizeof(kvm_cpuid2) + capacity * sizeof(kvm_cpuid_entry2));
-    auto* table = reinterpret_cast<kvm_cpuid2*>(storage.data());
-    table->nent = capacity;
+  for (std::size_t capacity = 128;; capacity *= 2) {
+    CpuidTable table(capacity);
     try {
-      kvm_ioctl(fd(), KVM_GET_SUPPORTED_CPUID, "KVM_GET_SUPPORTED_CPUID", table);
+      kvm_ioctl(fd(), kGetSupportedCpuid, "KVM_GET_SUPPORTED_CPUID", table.data());
     } catch (const Error& error) {
       if (error.code() == E2BIG && capacity < 4096) continue;
       throw;
     }
     std::vector<CpuidEntry> entries;
-    entries.reserve(table->nent);
-    for (unsigned i = 0; i < table->nent; ++i) {
-      const kvm_cpuid_entry2& e = table->entries[i];
+    for (std::size_t i = 0; i < std::min<std::size_t>(table.count(), capacity); ++i) {
+      const kvm_cpuid_entry2 e = table.get(i);
       entries.push_back({e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx});
     }
     return entries;
@@ -79,17 +77,19 @@ std::vector<CpuidEntry> System::supported_cpuid() const {
 }
 
 std::vector<std::uint32_t> System::msr_indices() const {
-  for (unsigned capacity = 256;; capacity *= 2) {
-    std::vector<std::byte> storage(sizeof(kvm_msr_list) + capacity * sizeof(std::uint32_t));
-    auto* list = reinterpret_cast<kvm_msr_list*>(storage.data());
-    list->nmsrs = capacity;
+  for (std::size_t capacity = 256;; capacity *= 2) {
+    MsrIndexTable table(capacity);
     try {
-      kvm_ioctl(fd(), KVM_GET_MSR_INDEX_LIST, "KVM_GET_MSR_INDEX_LIST", list);
+      kvm_ioctl(fd(), kGetMsrIndexList, "KVM_GET_MSR_INDEX_LIST", table.data());
     } catch (const Error& error) {
       if (error.code() == E2BIG && capacity < 65536) continue;
       throw;
     }
-    return {list->indices, list->indices + list->nmsrs};
+    std::vector<std::uint32_t> indices;
+    for (std::size_t i = 0; i < std::min<std::size_t>(table.count(), capacity); ++i) {
+      indices.push_back(table.get(i));
+    }
+    return indices;
   }
 }
 

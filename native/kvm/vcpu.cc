@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "native/error.h"
+#include "native/kvm/flexible_table.h"
 #include "native/kvm/ioctl.h"
 #include "native/kvm/kick_signal.h"
 
@@ -131,12 +132,10 @@ Vcpu::~Vcpu() {
 }
 
 void Vcpu::set_cpuid(std::span<const CpuidEntry> entries) {
-  std::vector<std::byte> storage(sizeof(kvm_cpuid2) + entries.size() * sizeof(kvm_cpuid_entry2));
-  auto* table = reinterpret_cast<kvm_cpuid2*>(storage.data());
-  table->nent = static_cast<std::uint32_t>(entries.size());
+  CpuidTable table(entries.size());
   for (std::size_t i = 0; i < entries.size(); ++i) {
     const CpuidEntry& e = entries[i];
-    kvm_cpuid_entry2& k = table->entries[i];
+    kvm_cpuid_entry2 k{};
     k.function = e.function;
     k.index = e.index;
     k.flags = e.flags;
@@ -144,22 +143,23 @@ void Vcpu::set_cpuid(std::span<const CpuidEntry> entries) {
     k.ebx = e.ebx;
     k.ecx = e.ecx;
     k.edx = e.edx;
+    table.set(i, k);
   }
-  kvm_ioctl(fd_.get(), KVM_SET_CPUID2, "KVM_SET_CPUID2", table,
+  kvm_ioctl(fd_.get(), kSetCpuid2, "KVM_SET_CPUID2", table.data(),
             std::to_string(entries.size()) + " entries");
 }
 
 void Vcpu::set_msrs(std::span<const MsrEntry> entries) {
-  std::vector<std::byte> storage(sizeof(kvm_msrs) + entries.size() * sizeof(kvm_msr_entry));
-  auto* table = reinterpret_cast<kvm_msrs*>(storage.data());
-  table->nmsrs = static_cast<std::uint32_t>(entries.size());
+  MsrTable table(entries.size());
   for (std::size_t i = 0; i < entries.size(); ++i) {
-    table->entries[i].index = entries[i].index;
-    table->entries[i].data = entries[i].value;
+    kvm_msr_entry k{};
+    k.index = entries[i].index;
+    k.data = entries[i].value;
+    table.set(i, k);
   }
   // The answer is how many were set: KVM stops at the first it refuses.
   const auto done =
-      static_cast<std::size_t>(kvm_ioctl(fd_.get(), KVM_SET_MSRS, "KVM_SET_MSRS", table));
+      static_cast<std::size_t>(kvm_ioctl(fd_.get(), kSetMsrs, "KVM_SET_MSRS", table.data()));
   if (done < entries.size()) {
     throw Error("KVM_SET_MSRS", 0,
                 "KVM refused MSR " + hex(entries[done].index) + " = " + hex(entries[done].value));

@@ -1,5 +1,5 @@
-// What a machine has to tell its owner, in order: filled by native threads, emptied by the owner, bounded by
-// credit.
+// What a machine has to tell its owner, in order: filled by native threads, emptied by the owner,
+// bounded by credit.
 #pragma once
 
 #include <condition_variable>
@@ -37,21 +37,23 @@ struct EndEvent {
 
 using Event = std::variant<DataEvent, PortEvent, PvpanicEvent, EndEvent>;
 
-// Bytes of `serial` or `debug` that may be unacknowledged before the writing vCPU waits. Console ports have
-// the same window in their device (kPortWindow).
+// Bytes of `serial` or `debug` that may be unacknowledged before the writing vCPU waits. Console
+// ports have the same window in their device (kPortWindow).
 inline constexpr std::size_t kOutputWindow = 256 * 1024;
 
 class EventQueue {
  public:
-  // wake: called when the queue becomes non-empty, on the pushing thread, with no lock held; must not block.
+  // wake: called when the queue becomes non-empty, on the pushing thread, with no lock held; must
+  // not block.
   explicit EventQueue(std::function<void()> wake) : wake_(std::move(wake)) {}
 
   // Consecutive data of one channel travels as one event.
   void push_data(const std::string& channel, std::span<const std::byte> data);
-  // As push_data, but first waits until the channel has credit, so that a slow owner slows the guest and no
-  // byte is lost. Returns at once after cancel_waits().
+  // As push_data, but first waits until the channel has credit, so that a slow owner slows the
+  // guest and no byte is lost. Returns at once after cancel_waits().
   void push_data_with_credit(const std::string& channel, std::span<const std::byte> data);
-  // A guest that opens and closes a port faster than the owner looks has intermediate states dropped.
+  // A guest that opens and closes a port faster than the owner looks has intermediate states
+  // dropped.
   void push_port(const std::string& channel, bool open);
   void push(Event event);
 

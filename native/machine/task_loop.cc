@@ -20,8 +20,8 @@ void name_this_thread(const std::string& machine, const std::string& suffix) {
 
 TaskLoop::TaskLoop(std::string thread_name, std::function<void()> last_words)
     : name_(std::move(thread_name)), last_words_(std::move(last_words)) {
-  // A new thread inherits the mask: with all signals blocked around its creation there is no moment in which
-  // one of the process's signals could land on it.
+  // A new thread inherits the mask: with all signals blocked around its creation there is no moment
+  // in which one of the process's signals could land on it.
   sigset_t all;
   sigset_t before;
   ::sigfillset(&all);

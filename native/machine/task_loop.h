@@ -1,4 +1,5 @@
-// A thread that runs tasks one after the other: everything the owner asks of a machine happens on it.
+// A thread that runs tasks one after the other: everything the owner asks of a machine happens on
+// it.
 #pragma once
 
 #include <condition_variable>
@@ -39,7 +40,8 @@ class TaskLoop {
   std::thread thread_;
 };
 
-// Names the calling thread as ps and /proc show it: "kvitest-NAME/SUFFIX", NAME cut to the kernel's 15 bytes.
+// Names the calling thread as ps and /proc show it: "kvitest-NAME/SUFFIX", NAME cut to the kernel's
+// 15 bytes.
 void name_this_thread(const std::string& machine, const std::string& suffix);
 
 }  // namespace kvitest

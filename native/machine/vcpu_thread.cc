@@ -42,8 +42,8 @@ bool VcpuThread::enter() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return stop_ || pauses_ == 0; });
   if (stop_) return false;
-  // Under the lock, so that a kick meant for this entry cannot be lost: whoever kicks holds it and has seen
-  // in_guest_.
+  // Under the lock, so that a kick meant for this entry cannot be lost: whoever kicks holds it and
+  // has seen in_guest_.
   vcpu_.clear_kick();
   in_guest_ = true;
   return true;
@@ -81,7 +81,8 @@ void VcpuThread::drive_out(std::unique_lock<std::mutex>& lock) {
   using namespace std::chrono_literals;
   while (in_guest_) {
     vcpu_.kick(thread_.native_handle());
-    // Once is enough by the rules; repeated, because a KVM that loses a kick must not hang its user.
+    // Once is enough by the rules; repeated, because a KVM that loses a kick must not hang its
+    // user.
     changed_.wait_for(lock, 10ms, [this] { return !in_guest_; });
   }
 }

@@ -1,0 +1,163 @@
+#include "native/machine/board.h"
+
+#include <algorithm>
+#include <map>
+
+#include "native/boot/layout.h"
+#include "native/bus/interrupts.h"
+#include "native/bus/io_bus.h"
+#include "native/bus/pci.h"
+#include "native/platform/debug_port.h"
+#include "native/platform/i8042.h"
+#include "native/platform/platform_map.h"
+#include "native/platform/power.h"
+#include "native/platform/pvpanic.h"
+#include "native/platform/rtc.h"
+#include "native/platform/serial.h"
+#include "native/platform/exit_port.h"
+#include "native/platform/vmgenid.h"
+#include "native/virtio/pci_transport.h"
+#include "native/virtio/rng/rng.h"
+
+namespace kvitest {
+namespace {
+
+constexpr std::uint64_t kVirtioBarSize = 512 * 1024;
+constexpr std::uint64_t kPioEnd = 0x1'0000;
+
+// IOAPIC inputs 16 to 23 are free of ISA interrupts; slots share them in turn.
+constexpr std::uint8_t slot_gsi(unsigned slot) {
+  return static_cast<std::uint8_t>(16 + slot % 8);
+}
+
+class VmInterrupts : public InterruptController {
+ public:
+  explicit VmInterrupts(Vm& vm) : vm_(vm) {}
+  void set_irq_line(std::uint32_t gsi, bool level) override {
+    // A UART exists without irqchip too; its interrupts then go nowhere.
+    if (vm_.has_irqchip()) vm_.set_irq_line(gsi, level);
+  }
+  void signal_msi(const MsiMessage& message) override {
+    if (vm_.has_irqchip()) vm_.signal_msi(message.address, message.data);
+  }
+
+ private:
+  Vm& vm_;
+};
+
+ConsoleSink& console_sink(BoardOwner& owner) {
+  return owner;
+}
+
+}  // namespace
+
+struct Board::Parts {
+  Parts(GuestMemory& memory, Vm& vm, BoardOwner& owner)
+      : interrupts(vm),
+        serial(&interrupts, kSerialGsi,
+               {[&owner](std::span<const std::byte> data) { owner.output(kSerialChannel, data); },
+                [&owner](std::size_t) { owner.serial_writable(); }}),
+        debug_port(
+            [&owner](std::span<const std::byte> data) { owner.output(kDebugChannel, data); }),
+        test_exit([&owner](std::uint32_t code) { owner.test_exit(code); }),
+        i8042([&owner] { owner.reset("keyboard controller"); }),
+        power({[&owner] { owner.power_off(); }, [&owner] { owner.reset("ACPI reset register"); }}),
+        pvpanic([&owner](std::uint8_t event) { owner.pvpanic(event); }),
+        vmgenid(memory, interrupts, kVmGenIdPage, kVmGenIdGsi),
+        pci(pio) {
+    pio.insert(kSerialPort, kSerialPorts, serial);
+    pio.insert(kDebugPort, 1, debug_port);
+    pio.insert(kTestExitPort, kTestExitPorts, test_exit);
+    pio.insert(kI8042Port, kI8042Ports, i8042);
+    pio.insert(kRtcPort, kRtcPorts, rtc);
+    pio.insert(kPowerPort, kPowerPorts, power);
+    pio.insert(kPvpanicPort, 1, pvpanic);
+  }
+
+  void attach(const DeviceSpec& spec, std::uint8_t slot, GuestMemory& memory, BoardOwner& owner) {
+    if (const auto* console_spec = std::get_if<ConsoleSpec>(&spec)) {
+      std::unique_ptr<Console> console = make_console(*console_spec, console_sink(owner));
+      for (const ConsolePortSpec& port : console_spec->ports) {
+        console_ports[port.name] = console.get();
+      }
+      devices.push_back(std::move(console));
+    } else {
+      devices.push_back(make_rng(std::get<RngSpec>(spec)));
+    }
+    functions.push_back(make_virtio_pci(*devices.back(), memory, mmio, interrupts,
+                                        kPciMmio32Base + (slot - 1) * kVirtioBarSize,
+                                        pci_slot_gsi(slot)));
+    pci.attach(slot, *functions.back());
+  }
+
+  // In the order in which each needs the ones before it: what sits on a bus leaves it when it is
+  // destroyed.
+  IoBus pio;
+  IoBus mmio;
+  VmInterrupts interrupts;
+  Serial serial;
+  DebugPort debug_port;
+  TestExit test_exit;
+  I8042 i8042;
+  Rtc rtc;
+  Power power;
+  Pvpanic pvpanic;
+  VmGenId vmgenid;
+  std::vector<std::unique_ptr<VirtioDevice>> devices;
+  std::map<std::string, Console*> console_ports;
+  std::vector<std::unique_ptr<PciFunction>> functions;
+  PciBus pci;
+};
+
+Board::Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner)
+    : parts_(std::make_unique<Parts>(memory, vm, owner)) {
+  std::uint8_t slot = 1;
+  for (const DeviceSpec& device : spec.devices) parts_->attach(device, slot++, memory, owner);
+  if (std::holds_alternative<LinuxPayload>(spec.payload)) parts_->vmgenid.initialize();
+}
+
+Board::~Board() = default;
+
+bool Board::handle(const IoExit& exit) {
+  bool all_answered = true;
+  for (std::size_t done = 0; done < exit.data.size(); done += exit.size) {
+    const std::span<std::byte> item = exit.data.subspan(done, exit.size);
+    // An access may not run over the end of the port space into port 0.
+    const bool answered =
+        exit.port + item.size() <= kPioEnd &&
+        (exit.out ? parts_->pio.write(exit.port, item) : parts_->pio.read(exit.port, item));
+    if (!answered && !exit.out) std::ranges::fill(item, std::byte{0xff});
+    all_answered = all_answered && answered;
+  }
+  return all_answered;
+}
+
+bool Board::handle(const MmioExit& exit) {
+  if (exit.write) return parts_->mmio.write(exit.address, exit.data);
+  const bool answered = parts_->mmio.read(exit.address, exit.data);
+  if (!answered) std::ranges::fill(exit.data, std::byte{0xff});
+  return answered;
+}
+
+std::vector<std::string> Board::channels() const {
+  std::vector<std::string> names{kSerialChannel, kDebugChannel};
+  for (const auto& [name, console] : parts_->console_ports) names.push_back(name);
+  return names;
+}
+
+bool Board::has_channel(const std::string& channel) const {
+  return std::ranges::count(channels(), channel) != 0;
+}
+
+Console* Board::console_of(const std::string& channel) const {
+  const auto found = parts_->console_ports.find(channel);
+  return found == parts_->console_ports.end() ? nullptr : found->second;
+}
+
+std::size_t Board::host_write(const std::string& channel, std::span<const std::byte> data) {
+  if (channel == kSerialChannel) return parts_->serial.host_write(data);
+  Console* console = console_of(channel);
+  return console == nullptr ? 0 : console->host_write(channel, data);
+}
+
+}  // namespace kvitest

@@ -1,0 +1,61 @@
+// The hardware around the vCPUs: buses and devices, composed from a MachineSpec.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "native/kvm/exit.h"
+#include "native/kvm/vm.h"
+#include "native/machine/spec.h"
+#include "native/memory/guest_memory.h"
+#include "native/virtio/console/console.h"
+
+namespace kvitest {
+
+inline constexpr const char* kSerialChannel = "serial";
+inline constexpr const char* kDebugChannel = "debug";
+
+// What the devices tell the machine. On vCPU threads, and on the device loop for ConsoleSink.
+class BoardOwner : public ConsoleSink {
+ public:
+  // Bytes of the serial line or the debug port; may make the vCPU wait.
+  virtual void output(const char* channel, std::span<const std::byte> data) = 0;
+  // The UART's receive FIFO has room again.
+  virtual void serial_writable() = 0;
+  virtual void pvpanic(std::uint8_t event) = 0;
+  virtual void power_off() = 0;
+  virtual void reset(const char* by) = 0;
+  virtual void test_exit(std::uint32_t code) = 0;
+};
+
+class Board {
+ public:
+  // All of them must outlive the board. Throws Error (EINVAL) for a spec that cannot be built.
+  Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner);
+  ~Board();
+  Board(const Board&) = delete;
+  Board& operator=(const Board&) = delete;
+
+  // Performs one access of the guest. False when no device answered: reads are then all ones,
+  // writes dropped.
+  bool handle(const IoExit& exit);
+  bool handle(const MmioExit& exit);
+
+  // Names a person can use in write(), setPortOpen()...; for error messages.
+  std::vector<std::string> channels() const;
+  bool has_channel(const std::string& channel) const;
+  // Null when the channel is not a virtio-console port.
+  Console* console_of(const std::string& channel) const;
+  // Bytes for the guest; returns how many were taken.
+  std::size_t host_write(const std::string& channel, std::span<const std::byte> data);
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace kvitest

@@ -1,0 +1,127 @@
+// A running machine: memory, vCPUs and devices behind asynchronous calls.
+//
+// Threads: one for each vCPU, from start() to the end; and the device loop, from construction until
+// everything is released. The owner's calls run as tasks on the device loop, one after the other,
+// and answer there.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "native/boot/load.h"
+#include "native/kvm/system.h"
+#include "native/kvm/vcpu.h"
+#include "native/kvm/vm.h"
+#include "native/machine/board.h"
+#include "native/machine/counts.h"
+#include "native/machine/end.h"
+#include "native/machine/event_queue.h"
+#include "native/machine/host_writes.h"
+#include "native/machine/spec.h"
+#include "native/machine/task_loop.h"
+#include "native/machine/vcpu_thread.h"
+#include "native/memory/guest_memory.h"
+
+namespace kvitest {
+
+// Throws Error (EINVAL) naming the first thing that cannot be built.
+void validate(const MachineSpec& spec);
+
+class Machine : private BoardOwner {
+ public:
+  // Both are called on native threads, with no lock held, and must not block.
+  struct Owner {
+    std::function<void()> events_ready;  // take_events() has something
+    std::function<void()> released;      // everything is released; join() returns at once
+  };
+  using Done = std::function<void(std::exception_ptr)>;
+
+  Machine(MachineSpec spec, Owner owner);
+  // As stop(), and waits for it.
+  ~Machine() override;
+
+  // Creates the VM and loads the payload; after an error the machine is released and no EndEvent
+  // comes.
+  void create(Done done);
+  void start(Done done);
+  // Ends the machine if it has not ended, answers when everything is released.
+  void stop(std::function<void(const MachineEnd&)> done);
+  void write(std::string channel, std::vector<std::byte> data, Done done);
+  void consumed(std::string channel, std::size_t bytes);
+  void set_port_open(std::string channel, bool open, Done done);
+  void resize(std::string channel, std::uint16_t columns, std::uint16_t rows, Done done);
+  void inspect(std::function<void(std::vector<VcpuState>, std::exception_ptr)> done);
+  void nmi(Done done);
+
+  std::vector<Event> take_events() { return events_.take(); }
+  // Waits until the device loop has ended. Not from a callback of this machine.
+  void join();
+
+ private:
+  enum class State { kNew, kCreated, kRunning, kEnded };
+
+  // BoardOwner
+  void output(const char* channel, std::span<const std::byte> data) override;
+  void serial_writable() override;
+  void pvpanic(std::uint8_t event) override;
+  void power_off() override;
+  void reset(const char* by) override;
+  void test_exit(std::uint32_t code) override;
+  void port_data(const std::string& port, std::span<const std::byte> data) override;
+  void port_open(const std::string& port, bool open) override;
+  void port_writable(const std::string& port, std::size_t room) override;
+
+  // On vCPU threads.
+  bool handle_exit(Vcpu& vcpu, const Exit& exit);
+  // The first cause wins. Any thread.
+  void end(std::string reason, std::string detail, std::optional<std::uint64_t> code = {});
+
+  // On the device loop.
+  void build();
+  void start_vcpus();
+  void finish();
+  void release();
+  std::vector<VcpuState> sample_vcpus();
+  std::map<std::string, std::uint64_t> count_exits() const;
+  Console& console_port(const std::string& channel, const char* operation);
+  void require_running(const char* operation) const;
+  void answer(const Done& done, const std::function<void()>& action);
+
+  const MachineSpec spec_;
+  EventQueue events_;
+  HostWrites writes_;
+
+  State state_ = State::kNew;
+  std::unique_ptr<Counted> counted_;
+  // In the order in which each needs the ones before it; release() goes backwards.
+  std::unique_ptr<System> system_;
+  std::unique_ptr<GuestMemory> memory_;
+  std::unique_ptr<Vm> vm_;
+  std::unique_ptr<Board> board_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+  std::vector<std::unique_ptr<VcpuThread>> threads_;
+
+  std::atomic<bool> ending_{false};
+  std::atomic<unsigned> halted_{0};
+  std::atomic<std::uint64_t> unhandled_io_{0};
+  std::atomic<std::uint64_t> unhandled_mmio_{0};
+  std::mutex end_mutex_;  // end_ until finish(), panic_events_
+  MachineEnd end_;
+  std::uint8_t panic_events_ = 0;
+  std::optional<std::chrono::steady_clock::time_point> started_;
+  std::vector<std::function<void(const MachineEnd&)>> stop_waiters_;
+
+  TaskLoop loop_;  // last: its thread uses all of the above
+};
+
+}  // namespace kvitest

@@ -1,0 +1,111 @@
+#include "native/machine/test_machine.h"
+
+#include <future>
+#include <stdexcept>
+
+namespace kvitest {
+namespace {
+
+// Runs an asynchronous call and waits for its answer.
+template <typename Call>
+void await(Call call) {
+  std::promise<void> promise;
+  call([&promise](std::exception_ptr error) {
+    if (error) {
+      promise.set_exception(error);
+    } else {
+      promise.set_value();
+    }
+  });
+  promise.get_future().get();
+}
+
+}  // namespace
+
+TestMachine::TestMachine(MachineSpec spec)
+    : machine_(
+          std::make_unique<Machine>(std::move(spec), Machine::Owner{[this] { take(); }, [] {}})) {}
+
+TestMachine::~TestMachine() {
+  machine_.reset();
+}
+
+void TestMachine::take() {
+  std::unique_lock lock(mutex_);
+  for (Event& event : machine_->take_events()) {
+    if (const auto* data = std::get_if<DataEvent>(&event)) {
+      const std::string piece(reinterpret_cast<const char*>(data->data.data()), data->data.size());
+      text_[data->channel] += piece;
+      if (acknowledge_) machine_->consumed(data->channel, data->data.size());
+      if (on_output) on_output(data->channel, piece);
+    }
+    if (auto* end = std::get_if<EndEvent>(&event)) {
+      end_ = std::move(end->end);
+      ++end_events_;
+    }
+  }
+  changed_.notify_all();
+}
+
+void TestMachine::create() {
+  await([this](Machine::Done done) { machine_->create(std::move(done)); });
+}
+
+void TestMachine::start() {
+  await([this](Machine::Done done) { machine_->start(std::move(done)); });
+}
+
+MachineEnd TestMachine::stop() {
+  std::promise<MachineEnd> promise;
+  machine_->stop([&promise](const MachineEnd& end) { promise.set_value(end); });
+  return promise.get_future().get();
+}
+
+void TestMachine::write(const std::string& channel, const std::string& text) {
+  const auto bytes = std::as_bytes(std::span(text));
+  await([&](Machine::Done done) {
+    machine_->write(channel, {bytes.begin(), bytes.end()}, std::move(done));
+  });
+}
+
+std::vector<VcpuState> TestMachine::inspect() {
+  std::promise<std::vector<VcpuState>> promise;
+  machine_->inspect([&promise](std::vector<VcpuState> states, std::exception_ptr error) {
+    if (error) {
+      promise.set_exception(error);
+    } else {
+      promise.set_value(std::move(states));
+    }
+  });
+  return promise.get_future().get();
+}
+
+MachineEnd TestMachine::wait_for_end(std::chrono::seconds limit) {
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait_for(lock, limit, [this] { return end_.has_value(); })) {
+    throw std::runtime_error("the machine has not ended");
+  }
+  return *end_;
+}
+
+void TestMachine::wait_for_text(const std::string& channel, const std::string& text,
+                                std::chrono::seconds limit) {
+  std::unique_lock lock(mutex_);
+  const auto seen = [&] { return text_[channel].find(text) != std::string::npos; };
+  if (!changed_.wait_for(lock, limit, seen)) {
+    throw std::runtime_error("\"" + text + "\" did not come on " + channel +
+                             ", but: " + text_[channel]);
+  }
+}
+
+std::string TestMachine::text(const std::string& channel) {
+  const std::lock_guard lock(mutex_);
+  return text_[channel];
+}
+
+int TestMachine::end_events() {
+  const std::lock_guard lock(mutex_);
+  return end_events_;
+}
+
+}  // namespace kvitest

@@ -1,0 +1,53 @@
+// A machine as a test wants it: asynchronous calls made synchronous, events collected.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "native/machine/machine.h"
+
+namespace kvitest {
+
+class TestMachine {
+ public:
+  explicit TestMachine(MachineSpec spec);
+  ~TestMachine();
+
+  // Throw what the machine answers.
+  void create();
+  void start();
+  MachineEnd stop();
+  void write(const std::string& channel, const std::string& text);
+  std::vector<VcpuState> inspect();
+
+  // Credit is given back by itself unless this is off.
+  void acknowledge(bool on) { acknowledge_ = on; }
+  // Waits; throws std::runtime_error after `limit`.
+  MachineEnd wait_for_end(std::chrono::seconds limit = std::chrono::seconds(60));
+  void wait_for_text(const std::string& channel, const std::string& text,
+                     std::chrono::seconds limit = std::chrono::seconds(60));
+  std::string text(const std::string& channel);
+  int end_events();
+
+  Machine& machine() { return *machine_; }
+  // Called with every piece of output, on a native thread.
+  std::function<void(const std::string& channel, const std::string& text)> on_output;
+
+ private:
+  void take();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::string, std::string> text_;
+  std::optional<MachineEnd> end_;
+  int end_events_ = 0;
+  bool acknowledge_ = true;
+  std::unique_ptr<Machine> machine_;
+};
+
+}  // namespace kvitest
