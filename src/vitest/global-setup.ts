@@ -1,0 +1,32 @@
+import { startLabs } from '../host/index.ts'
+
+const KEY = Symbol.for('kvitest.labs')
+
+/** The labs of a run: one pool for all projects, in the process that outlives the workers. */
+interface SharedLabs {
+  users: number
+  labs: ReturnType<typeof startLabs>
+}
+
+/** vitest calls it once a project; no lab starts before a guest needs one. */
+export default async function setup(): Promise<() => Promise<void>> {
+  // Somebody serves labs already, such as another vitest or a lab kept warm.
+  if (process.env.KVITEST_LAB_SOCKET && !shared()) return async () => {}
+  const place = globalThis as { [KEY]?: SharedLabs }
+  place[KEY] ??= { users: 0, labs: startLabs() }
+  const mine = place[KEY]
+  mine.users++
+  // Workers are forked after this, with this process's environment.
+  process.env.KVITEST_LAB_SOCKET = (await mine.labs).socket
+  return async () => {
+    mine.users--
+    if (mine.users > 0) return
+    delete process.env.KVITEST_LAB_SOCKET
+    delete place[KEY]
+    await (await mine.labs).close()
+  }
+}
+
+function shared(): SharedLabs | undefined {
+  return (globalThis as { [KEY]?: SharedLabs })[KEY]
+}

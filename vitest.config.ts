@@ -1,0 +1,36 @@
+import { defineConfig } from 'vitest/config'
+import { guestWorkers, kvitestProjects } from './src/vitest/index.ts'
+
+export default defineConfig({
+  test: {
+    maxWorkers: guestWorkers(),
+    reporters: ['default'],
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'unit',
+          include: ['src/**/*.test.ts', 'fixtures/**/*.test.ts'],
+          exclude: ['**/*.lab.test.ts'],
+          testTimeout: 60_000,
+          setupFiles: ['src/vitest/worker-setup.ts'],
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'lab',
+          include: ['src/**/*.lab.test.ts', 'suites/framework/**/*.test.ts'],
+          testTimeout: 180_000,
+          hookTimeout: 180_000,
+          setupFiles: ['src/vitest/worker-setup.ts'],
+          globalSetup: ['src/vitest/global-setup.ts'],
+        },
+      },
+      ...kvitestProjects({
+        name: 'virtio',
+        include: ['suites/virtio/**/*.tap.*', 'suites/virtio/**/*.test.ts'],
+      }),
+    ],
+  },
+})
