@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "native/boot/layout.h"
-#include "native/boot/little_endian.h"
+#include "native/boot/packed_fields.h"
 #include "native/error.h"
 
 namespace kvitest {
@@ -33,7 +33,10 @@ constexpr std::uint64_t kPageLarge = 1u << 7;
 constexpr std::uint8_t kTypeCode = 0xb;     // execute, read, accessed
 constexpr std::uint8_t kTypeData = 0x3;     // read, write, accessed
 constexpr std::uint8_t kTypeBusyTss = 0xb;  // 64-bit (or 32-bit) busy TSS
-constexpr std::uint32_t kTssLimit = 0x67;
+constexpr std::uint32_t kTssFixed = 0x68;
+// One bit for each port, then a byte of ones that ends it (Intel SDM 1, 19.5.2).
+constexpr std::uint32_t kIoBitmap = 0x1'0000 / 8;
+constexpr std::uint32_t kTssLimit = kTssFixed + kIoBitmap;
 
 SegmentRegister flat_segment(std::uint16_t selector, std::uint8_t type, bool long_code) {
   const bool code = type == kTypeCode;
@@ -102,7 +105,10 @@ void write_gdt_and_tss(GuestMemory& memory) {
 
   std::array<std::byte, kTssLimit + 1> bytes{};
   store_le<std::uint64_t>(bytes, 0x04, kBareStackTop);  // RSP0
-  store_le<std::uint16_t>(bytes, 0x66, kTssLimit + 1);  // no I/O permission bitmap
+  // Ring 3 may use every port. IOPL 3 says so too, but a software KVM that runs ring 3 on the processor itself
+  // cannot give it away and loses it: there only the bitmap counts.
+  store_le<std::uint16_t>(bytes, 0x66, kTssFixed);
+  bytes[kTssLimit] = std::byte{0xff};
   require(memory.write(kTssBase, bytes));
 }
 
