@@ -8,7 +8,7 @@
 
 #include "native/boot/aml.h"
 #include "native/boot/layout.h"
-#include "native/boot/little_endian.h"
+#include "native/boot/packed_fields.h"
 #include "native/error.h"
 
 namespace kvitest {

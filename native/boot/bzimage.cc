@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "native/boot/layout.h"
-#include "native/boot/little_endian.h"
+#include "native/boot/packed_fields.h"
 
 namespace kvitest {
 namespace {

@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "native/boot/layout.h"
-#include "native/boot/little_endian.h"
+#include "native/boot/packed_fields.h"
 
 namespace kvitest {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "native/boot/e820.h"
 #include "native/boot/layout.h"
-#include "native/boot/little_endian.h"
+#include "native/boot/packed_fields.h"
 #include "native/error.h"
 
 namespace kvitest {
