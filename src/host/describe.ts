@@ -1,0 +1,89 @@
+import { access, constants } from 'node:fs/promises'
+import { availableParallelism, release } from 'node:os'
+import { runCommand } from '../image/command.ts'
+import { cachedKernels, type KernelPackage } from '../image/debian.ts'
+import { loadAddon } from '../native/addon.ts'
+import type { KvmProbe } from '../native/contract.ts'
+import { type Calibration, canRunLinux } from './calibrate.ts'
+import { type Decision, decide, findLocal, nestingEnabled } from './choose.ts'
+import type { LabAccelerator } from './lab/qemu.ts'
+import { memoryAvailable } from './memory.ts'
+
+/** What this machine can do, as data. */
+export interface HostsReport {
+  kernelRelease: string
+  cpus: number
+  /** Bytes. */
+  memoryAvailable: number
+  kvmDevice: 'usable' | 'absent' | 'not permitted'
+  kvm?: KvmProbe
+  calibration?: Calibration
+  /** Why the local host cannot be used at all. */
+  localError?: string
+  nesting: boolean
+  /** First line of `qemu-system-x86_64 --version`. */
+  qemu?: string
+  labAccelerator: LabAccelerator
+  cachedKernels: KernelPackage[]
+  linuxGuests: Decision
+  bareGuests: Decision
+  /** What stands in the way of the main job, one line each; empty when it can run. */
+  problems: string[]
+}
+
+async function kvmDevice(): Promise<HostsReport['kvmDevice']> {
+  try {
+    await access('/dev/kvm', constants.R_OK | constants.W_OK)
+    return 'usable'
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ENOENT' ? 'absent' : 'not permitted'
+  }
+}
+
+async function qemuVersion(): Promise<string | undefined> {
+  try {
+    return (await runCommand(['qemu-system-x86_64', '--version'])).stdout.toString().split('\n')[0]
+  } catch {
+    return undefined
+  }
+}
+
+/** Looks at everything that decides where guests run; starts no lab. */
+export async function describeHosts(): Promise<HostsReport> {
+  const local = await findLocal()
+  const linuxGuests = decide('linux', local)
+  const bareGuests = decide('bare', local)
+  const qemu = await qemuVersion()
+  const nesting = await nestingEnabled()
+  const isHardware = local.host !== undefined && canRunLinux(local.host.calibration).yes
+  const problems: string[] = []
+  if (linuxGuests.host !== 'local' && qemu === undefined) {
+    problems.push(
+      'labs need QEMU, which is missing: install the package qemu-system-x86, or run npm run setup',
+    )
+  }
+  try {
+    // Labs need it too; a missing /dev/kvm only sends guests there.
+    loadAddon()
+  } catch (error) {
+    problems.push((error as Error).message)
+  }
+  const device = await kvmDevice()
+  const report: HostsReport = {
+    kernelRelease: release(),
+    cpus: availableParallelism(),
+    memoryAvailable: await memoryAvailable(),
+    kvmDevice: device,
+    ...(local.host ? { kvm: local.host.info.kvm, calibration: local.host.calibration } : {}),
+    ...(local.error ? { localError: local.error.message } : {}),
+    nesting,
+    ...(qemu ? { qemu } : {}),
+    labAccelerator: nesting && isHardware ? 'nested' : 'tcg',
+    cachedKernels: await cachedKernels(),
+    linuxGuests,
+    bareGuests,
+    problems,
+  }
+  await local.host?.close()
+  return report
+}

@@ -1,0 +1,73 @@
+import { defaultKernel } from '../image/resolve.ts'
+import { KvitestError } from '../native/error.ts'
+import { chooseAccelerator, decide, findLocal, type GuestKind } from './choose.ts'
+import { Broker } from './lab/broker.ts'
+import { LabHost } from './lab/client.ts'
+import { LocalHost } from './local.ts'
+import type { MachineHost } from './machine-host.ts'
+
+export { type Decision, decide, findLocal, type GuestKind } from './choose.ts'
+export { describeHosts, type HostsReport } from './describe.ts'
+export type { HostInfo, HostMachine, MachineHost } from './machine-host.ts'
+
+/** `auto`, `local`, `lab` (of the default kernel) or `lab:KERNEL`. */
+export type HostChoice = 'auto' | 'local' | 'lab' | `lab:${string}`
+
+export interface OpenHostOptions {
+  /** Default `linux`. */
+  guests?: GuestKind
+  /** Unix socket of a process that called startLabs. Default KVITEST_LAB_SOCKET; without one this process starts its own. */
+  labSocket?: string
+}
+
+export interface LabsOptions {
+  /** Labs of one kernel at most; default one a core under TCG. */
+  labs?: number
+  /** Bytes of a lab. */
+  memory?: number
+}
+
+/**
+ * Serves labs to this process and others (KVITEST_LAB_SOCKET or `labSocket`) until closed. No lab starts before
+ * the first guest needs it. The labs die with this process, however it ends.
+ */
+export async function startLabs(
+  options: LabsOptions = {},
+): Promise<{ socket: string; close(): Promise<void> }> {
+  const broker = await Broker.start({ ...options, accelerator: chooseAccelerator })
+  return { socket: broker.socket, close: () => broker.close() }
+}
+
+let ownLabs: ReturnType<typeof startLabs> | undefined
+
+async function labSocket(options: OpenHostOptions): Promise<string> {
+  const given = options.labSocket ?? process.env.KVITEST_LAB_SOCKET
+  if (given) return given
+  // Kept for the life of the process: it holds nothing open, and ends with it.
+  ownLabs ??= startLabs()
+  return (await ownLabs).socket
+}
+
+/**
+ * Opens the place where guests will run. `auto` measures: Linux guests go to `local` only when ring 0 runs at
+ * hardware speed there, else to a lab.
+ */
+export async function openMachineHost(
+  choice: HostChoice = (process.env.KVITEST_HOST as HostChoice | undefined) || 'auto',
+  options: OpenHostOptions = {},
+): Promise<MachineHost> {
+  if (choice === 'local') return LocalHost.open()
+  if (choice === 'lab') return LabHost.connect(await labSocket(options), defaultKernel)
+  if (choice.startsWith('lab:')) return LabHost.connect(await labSocket(options), choice.slice('lab:'.length))
+  if (choice !== 'auto') {
+    throw new KvitestError('open the host', `${choice}: no such host`, {
+      code: 'EINVAL',
+      hint: 'use auto, local, lab or lab:KERNEL such as lab:debian:6.1-cloud',
+    })
+  }
+  const local = await findLocal()
+  const { host } = decide(options.guests ?? 'linux', local)
+  if (host === 'local' && local.host) return local.host
+  await local.host?.close()
+  return LabHost.connect(await labSocket(options), host.slice('lab:'.length))
+}
