@@ -10,7 +10,7 @@ inline constexpr Gpa kPvhStartInfo = 0x6000;
 inline constexpr Gpa kZeroPage = 0x7000;
 inline constexpr Gpa kLinuxStackTop = 0x8ff0;
 inline constexpr Gpa kPageTables = 0x9000;  // PML4, PDPT, four page directories: to 0xf000
-inline constexpr Gpa kTssBase = 0x1'0000;    // with its I/O permission bitmap: to 0x1'2069
+inline constexpr Gpa kTssBase = 0x1'0000;   // with its I/O permission bitmap: to 0x1'2069
 inline constexpr Gpa kCmdline = 0x2'0000;
 // A bare guest's stack grows down from here; 384 KiB until it meets kCmdline.
 inline constexpr Gpa kBareStackTop = 0x8'0000;

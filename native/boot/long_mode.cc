@@ -53,10 +53,10 @@ SegmentRegister flat_segment(std::uint16_t selector, std::uint8_t type, bool lon
   return segment;
 }
 
-SegmentRegister tss_segment(Gpa base) {
+SegmentRegister tss_segment(Gpa base, std::uint32_t limit) {
   SegmentRegister segment;
   segment.base = base;
-  segment.limit = kTssLimit;
+  segment.limit = limit;
   segment.selector = kSelectorTss;
   segment.type = kTypeBusyTss;
   segment.present = 1;
@@ -90,7 +90,7 @@ void require(bool written) {
 }
 
 void write_gdt_and_tss(GuestMemory& memory) {
-  const SegmentRegister tss = tss_segment(kTssBase);
+  const SegmentRegister tss = tss_segment(kTssBase, kTssLimit);
   const std::array<std::uint64_t, 8> gdt{
       0,
       0,
@@ -105,8 +105,8 @@ void write_gdt_and_tss(GuestMemory& memory) {
 
   std::array<std::byte, kTssLimit + 1> bytes{};
   store_le<std::uint64_t>(bytes, 0x04, kBareStackTop);  // RSP0
-  // Ring 3 may use every port. IOPL 3 says so too, but a software KVM that runs ring 3 on the processor itself
-  // cannot give it away and loses it: there only the bitmap counts.
+  // Ring 3 may use every port. IOPL 3 says so too, but a software KVM that runs ring 3 on the
+  // processor itself cannot give it away and loses it: there only the bitmap counts.
   store_le<std::uint16_t>(bytes, 0x66, kTssFixed);
   bytes[kTssLimit] = std::byte{0xff};
   require(memory.write(kTssBase, bytes));
@@ -139,7 +139,7 @@ SpecialRegisters enter_long_mode(GuestMemory& memory, int ring) {
       flat_segment(ring == 3 ? kSelectorUserData : kSelectorData, kTypeData, true);
   registers.cs = flat_segment(ring == 3 ? kSelectorUserCode : kSelectorCode, kTypeCode, true);
   registers.ds = registers.es = registers.fs = registers.gs = registers.ss = data;
-  registers.tr = tss_segment(kTssBase);
+  registers.tr = tss_segment(kTssBase, kTssLimit);
   registers.ldt = unusable_segment();
   registers.gdt = {kGdtBase, 8 * 8 - 1};
   registers.cr0 = kCr0Pe | kCr0Mp | kCr0Et | kCr0Ne | kCr0Wp | kCr0Pg;
@@ -154,7 +154,7 @@ SpecialRegisters protected_mode() {
   registers.cs = flat_segment(kSelectorCode, kTypeCode, false);
   registers.ds = registers.es = registers.fs = registers.gs = registers.ss =
       flat_segment(kSelectorData, kTypeData, false);
-  registers.tr = tss_segment(0);
+  registers.tr = tss_segment(0, kTssFixed - 1);
   registers.ldt = unusable_segment();
   registers.cr0 = kCr0Pe | kCr0Et;
   return registers;
