@@ -1,0 +1,227 @@
+import { findSplats, type Splat } from './splat.ts'
+import type { Judgement, Verdict } from './types.ts'
+
+/** The end of a machine, as native/contract.ts tells it. */
+export interface MachineEvidence {
+  reason: string
+  /** One line a person can read. */
+  detail: string
+  /** pvpanic was rung. */
+  panicked: boolean
+}
+
+/** What a vCPU was doing. */
+export interface VcpuEvidence {
+  index: number
+  registers: Record<string, string>
+  mpState?: string
+  interruptsEnabled: boolean
+}
+
+export interface TapEvidence {
+  points: { name: string; path: string[]; result: 'pass' | 'fail' | 'skip' | 'todo' | 'todo-pass' }[]
+  plan: number | undefined
+  skipAll?: string
+  bailOut?: string
+  problems: string[]
+}
+
+/** A script that ran to an end of its own or of its time-out. */
+export interface ScriptEvidence {
+  name: string
+  status: number | null
+  signal: string | null
+  timedOut: boolean
+  tap: TapEvidence
+}
+
+export interface GuestEvidence {
+  /**
+   * Where the guest was when it ended: `boot` before the agent's greeting, `script` while a script or command ran,
+   * `idle` between them, `shutdown` after its user asked for the end while nothing ran.
+   */
+  phase: 'boot' | 'script' | 'idle' | 'shutdown'
+  /** Its user called stop(). */
+  stopped: boolean
+  /** Absent when no end was reported: the host itself was lost. */
+  machine?: MachineEvidence | undefined
+  /** Everything the serial console showed. */
+  console: string
+  /** The agent greeted. */
+  handshake: boolean
+  scripts: readonly ScriptEvidence[]
+  /** The agent did not greet in time. */
+  bootTimeout?: { milliseconds: number } | undefined
+  /** Nothing moved on any channel, and the agent did not answer. */
+  hang?: { milliseconds: number } | undefined
+  /** Sampled before a hung guest was stopped. */
+  vcpus?: readonly VcpuEvidence[] | undefined
+  /** Our own fault: a lost lab, a broken protocol. One line. */
+  failure?: string | undefined
+}
+
+const consoleTail = 20
+
+/**
+ * Exactly one verdict for one guest. A pure function of what was seen. From strong to weak: panic, vmm-crash,
+ * infra, boot-fail, hang, oops, timeout, fail, skip, pass.
+ */
+export function judge(evidence: GuestEvidence): Judgement {
+  const splats = findSplats(evidence.console)
+  const judgement =
+    panic(evidence, splats) ??
+    vmmCrash(evidence) ??
+    infra(evidence) ??
+    bootFail(evidence) ??
+    hang(evidence) ??
+    oops(splats) ??
+    scripts(evidence)
+  return { ...judgement, evidence: evidenceOf(judgement.verdict, evidence, splats) }
+}
+
+type Finding = Omit<Judgement, 'evidence'> | undefined
+
+function panic({ machine, phase }: GuestEvidence, splats: Splat[]): Finding {
+  const report = splats.find(({ kind }) => kind === 'panic')
+  if (report) return { verdict: 'panic', reason: report.title }
+  if (machine?.panicked) return { verdict: 'panic', reason: 'the guest rang pvpanic' }
+  // The kernel died too suddenly to say so.
+  if (machine?.reason === 'triple-fault' && phase !== 'boot') {
+    return { verdict: 'panic', reason: `triple fault ${during(phase)}: ${machine.detail}` }
+  }
+}
+
+function vmmCrash({ machine }: GuestEvidence): Finding {
+  const ours = ['vmm-error', 'internal-error', 'fail-entry']
+  if (machine && ours.includes(machine.reason)) return { verdict: 'vmm-crash', reason: machine.detail }
+}
+
+function infra({ failure }: GuestEvidence): Finding {
+  if (failure !== undefined) return { verdict: 'infra', reason: failure }
+}
+
+function bootFail({ handshake, bootTimeout, machine, stopped, console }: GuestEvidence): Finding {
+  if (handshake) return
+  const last = lastLines(console, 1)[0]
+  const said = last ? `; its console ends: ${last}` : '; its console is empty'
+  if (bootTimeout) {
+    const seconds = bootTimeout.milliseconds / 1000
+    return { verdict: 'boot-fail', reason: `no greeting of the agent within ${seconds} s${said}` }
+  }
+  if (stopped) return { verdict: 'skip', reason: 'stopped while it booted' }
+  return { verdict: 'boot-fail', reason: `${describeEnd(machine)} before the agent greeted${said}` }
+}
+
+function hang({ hang, phase, vcpus }: GuestEvidence): Finding {
+  if (!hang) return
+  const doing = vcpus?.length ? `; ${vcpus.map(describeVcpu).join('; ')}` : ''
+  return { verdict: 'hang', reason: `no progress for ${hang.milliseconds / 1000} s ${during(phase)}${doing}` }
+}
+
+function oops(splats: Splat[]): Finding {
+  const first = splats[0]
+  if (!first) return
+  const more = splats.length > 1 ? ` (and ${splats.length - 1} more)` : ''
+  return { verdict: 'oops', reason: `${first.title}${more}` }
+}
+
+function scripts({ phase, stopped, machine, scripts }: GuestEvidence): NonNullable<Finding> {
+  const late = scripts.find(({ timedOut }) => timedOut)
+  if (late) return { verdict: 'timeout', reason: `${late.name} was over its time and was killed` }
+  if (phase === 'script') {
+    const reason = stopped
+      ? 'it was stopped while a script ran'
+      : `${describeEnd(machine)} while a script ran`
+    return { verdict: 'fail', reason }
+  }
+  for (const script of scripts) {
+    const problem = problemOf(script)
+    if (problem) return { verdict: 'fail', reason: `${script.name}: ${problem}` }
+  }
+  if (phase !== 'shutdown' && !stopped) {
+    return { verdict: 'fail', reason: `${describeEnd(machine)} though nobody asked it to end` }
+  }
+  if (scripts.length === 0) return { verdict: 'skip', reason: 'no script ran' }
+  const skipped = scripts.map(skipReason)
+  if (skipped.every((reason) => reason !== undefined)) return { verdict: 'skip', reason: skipped[0]! }
+  const points = scripts.flatMap(({ tap }) => tap.points)
+  return { verdict: 'pass', reason: `${points.length} point${points.length === 1 ? '' : 's'} ok` }
+}
+
+/** Why this script does not pass; undefined when it does, or was skipped. */
+function problemOf({ status, signal, tap }: ScriptEvidence): string | undefined {
+  const failed = tap.points.filter(({ result }) => result === 'fail')
+  if (tap.bailOut !== undefined) return `bail out: ${tap.bailOut}`
+  if (failed.length > 0) {
+    const names = failed.slice(0, 3).map(({ path, name }) => [...path, name].join(' > '))
+    const more = failed.length > 3 ? ', ...' : ''
+    return `${failed.length} of ${tap.points.length} points failed: ${names.join(', ')}${more}`
+  }
+  if (tap.problems.length > 0) return tap.problems[0]
+  if (signal !== null) return `killed by ${signal}`
+  if (status !== 0) return `exit status ${status} though no point failed`
+  if (tap.skipAll !== undefined) return undefined
+  if (tap.plan === undefined) return 'no plan'
+  if (tap.points.length === 0) return 'no points'
+  if (tap.plan !== tap.points.filter(({ path }) => path.length === 0).length) {
+    return `planned ${tap.plan} points, saw ${tap.points.filter(({ path }) => path.length === 0).length}`
+  }
+  return undefined
+}
+
+/** A script that skipped itself, or whose every point is a skip. */
+function skipReason({ tap }: ScriptEvidence): string | undefined {
+  if (tap.skipAll !== undefined) return tap.skipAll
+  return tap.points.every(({ result }) => result === 'skip') ? 'every point was skipped' : undefined
+}
+
+function during(phase: GuestEvidence['phase']): string {
+  const words = {
+    boot: 'during boot',
+    script: 'while a script ran',
+    idle: 'between scripts',
+    shutdown: 'at the end',
+  }
+  return words[phase]
+}
+
+function describeEnd(machine: MachineEvidence | undefined): string {
+  const words: Record<string, string> = {
+    poweroff: 'the guest powered off',
+    reset: 'the guest reset itself',
+    'test-exit': 'the guest wrote the test-exit port',
+    'triple-fault': 'the guest triple-faulted',
+    halt: 'the guest halted',
+    stopped: 'the guest was stopped',
+  }
+  return words[machine?.reason ?? ''] ?? `the guest ended (${machine?.detail ?? 'nobody knows how'})`
+}
+
+function describeVcpu({ index, registers, mpState, interruptsEnabled }: VcpuEvidence): string {
+  const state = mpState ? `${mpState} ` : ''
+  return `vCPU ${index} ${state}at rip ${registers.rip ?? '?'}, interrupts ${interruptsEnabled ? 'on' : 'off'}`
+}
+
+function lastLines(text: string, count: number): string[] {
+  // Only the end: a console may hold megabytes.
+  const lines = text.slice(-64 * 1024).split('\n')
+  return lines
+    .map((line) => line.trimEnd())
+    .filter((line) => line !== '')
+    .slice(-count)
+}
+
+function evidenceOf(verdict: Verdict, evidence: GuestEvidence, splats: Splat[]): string[] {
+  const found = splats.map(({ text }) => text)
+  if (verdict === 'pass' || verdict === 'skip') return found
+  if (evidence.machine && evidence.phase !== 'shutdown') found.push(`machine: ${evidence.machine.detail}`)
+  found.push(...(evidence.vcpus ?? []).map(describeRegisters))
+  // A report of the kernel says more than the last lines do, and the console is kept as a whole.
+  if (splats.length === 0) found.push(...lastLines(evidence.console, consoleTail))
+  return found
+}
+
+function describeRegisters(vcpu: VcpuEvidence): string {
+  const registers = Object.entries(vcpu.registers).map(([name, value]) => `${name}=${value}`)
+  return `${describeVcpu(vcpu)}: ${registers.join(' ')}`
+}
