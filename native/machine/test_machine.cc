@@ -27,7 +27,8 @@ TestMachine::TestMachine(MachineSpec spec)
           std::make_unique<Machine>(std::move(spec), Machine::Owner{[this] { take(); }, [] {}})) {}
 
 TestMachine::~TestMachine() {
-  machine_.reset();
+  stop();
+  machine_->join();
 }
 
 void TestMachine::take() {
