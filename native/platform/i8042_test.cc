@@ -1,0 +1,49 @@
+#include "native/platform/i8042.h"
+
+#include <doctest/doctest.h>
+
+#include "native/platform/test_access.h"
+
+namespace kvitest {
+namespace {
+
+TEST_CASE("i8042: command 0xfe resets the machine") {
+  int resets = 0;
+  I8042 controller([&resets] { ++resets; });
+
+  port_out(controller, 4, 0xfe);
+
+  CHECK(resets == 1);
+}
+
+TEST_CASE("i8042: other commands and the data port do not") {
+  int resets = 0;
+  I8042 controller([&resets] { ++resets; });
+
+  port_out(controller, 4, 0xaa);
+  port_out(controller, 4, 0xff);  // pulses no line
+  port_out(controller, 0, 0xfe);
+  port_out<std::uint16_t>(controller, 4, 0xfefe);
+
+  CHECK(resets == 0);
+}
+
+TEST_CASE("i8042: a sender need not wait, a flush never empties the buffer") {
+  I8042 controller([] {});
+
+  const std::uint8_t status = port_in(controller, 4);
+
+  CHECK((status & 0x02) == 0);
+  CHECK((status & 0x01) == 1);
+}
+
+TEST_CASE("i8042: port 0x61 names no NMI cause, keeps the speaker bits and shows timer 2 expired") {
+  I8042 controller([] {});
+
+  port_out(controller, 1, 0xff);
+
+  CHECK(port_in(controller, 1) == 0x2f);
+}
+
+}  // namespace
+}  // namespace kvitest
