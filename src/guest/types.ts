@@ -22,6 +22,11 @@ export interface BootOptions {
   name?: string
   /** Milliseconds from start to the agent's handshake. Default 60 000. */
   bootTimeout?: number
+  /**
+   * Milliseconds without a byte on any channel, and then as many without an answer of the agent, after which the
+   * guest counts as hung and is stopped. Default 20 000; 0 never.
+   */
+  idleLimit?: number
 }
 
 export interface ExecOptions {
@@ -127,7 +132,10 @@ export interface Guest extends AsyncDisposable {
   readonly bootTime: number
   spawn(argv: string[], options?: SpawnOptions): Promise<GuestProcess>
   exec(argv: string[], options?: ExecOptions): Promise<ExecResult>
-  /** Runs a script: text that begins with `#!` or a newline, or a path of a file on this machine. */
+  /**
+   * Runs a script: text that begins with `#!` or a newline, or a path of a file on this machine. Rejects with a
+   * GuestError when the guest ends first.
+   */
   run(script: string, options?: RunOptions): Promise<RunResult>
   writeFile(path: string, data: Uint8Array | string, mode?: number): Promise<void>
   port(name: string): GuestPort

@@ -130,8 +130,8 @@ function scripts({ phase, stopped, machine, scripts }: GuestEvidence): NonNullab
   if (late) return { verdict: 'timeout', reason: `${late.name} was over its time and was killed` }
   if (phase === 'script') {
     const reason = stopped
-      ? 'it was stopped while a script ran'
-      : `${describeEnd(machine)} while a script ran`
+      ? 'it was stopped while a script or command ran'
+      : `${describeEnd(machine)} while a script or command ran`
     return { verdict: 'fail', reason }
   }
   for (const script of scripts) {
@@ -178,7 +178,7 @@ function skipReason({ tap }: ScriptEvidence): string | undefined {
 function during(phase: GuestEvidence['phase']): string {
   const words = {
     boot: 'during boot',
-    script: 'while a script ran',
+    script: 'while a script or command ran',
     idle: 'between scripts',
     shutdown: 'at the end',
   }

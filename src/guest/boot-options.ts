@@ -1,0 +1,95 @@
+import type { DeviceSpec } from '../native/contract.ts'
+import { KvitestError } from '../native/error.ts'
+import { agentPort } from './agent/protocol.ts'
+import type { BootOptions } from './types.ts'
+
+const mebibyte = 1024 * 1024
+const minMemory = 64 * mebibyte
+const maxMemory = 8192 * mebibyte
+const maxCpus = 8
+/** Of the x86 boot protocol, without the NUL. */
+const maxCmdline = 2047
+
+const units: Record<string, number> = { '': 1, K: 1024, M: mebibyte, G: 1024 * mebibyte }
+
+/** The options of a boot that need no look at the disk, checked and complete. */
+export interface CheckedOptions {
+  name: string
+  cpus: number
+  /** Bytes. */
+  memory: number
+  /** The agent's own device first. */
+  devices: DeviceSpec[]
+  /** Named ports of the caller's devices. */
+  ports: string[]
+  cmdline: string
+  /** Milliseconds. */
+  bootTimeout: number
+  /** Milliseconds; 0 never. */
+  idleLimit: number
+}
+
+let guests = 0
+
+export function checkOptions(options: BootOptions): CheckedOptions {
+  const name = options.name ?? `guest-${++guests}`
+  const refuse = (detail: string, hint: string): never => {
+    throw new KvitestError(`boot ${name}`, detail, { code: 'EINVAL', hint, infra: false })
+  }
+  const cpus = options.cpus ?? 1
+  if (!Number.isInteger(cpus) || cpus < 1 || cpus > maxCpus) {
+    refuse(`cpus: ${cpus}`, `give a whole number from 1 to ${maxCpus}`)
+  }
+  const memory = parseMemory(options.memory ?? '256M')
+  if (memory === undefined) refuse(`memory: ${options.memory}`, 'give bytes, or a size such as 256M or 2G')
+  if (memory! < minMemory || memory! > maxMemory) {
+    refuse(`memory: ${options.memory}`, 'a Linux guest takes 64M to 8G')
+  }
+  const bootTimeout = options.bootTimeout ?? 60_000
+  if (!(bootTimeout > 0)) refuse(`bootTimeout: ${bootTimeout}`, 'give milliseconds')
+  const idleLimit = options.idleLimit ?? 20_000
+  if (!(idleLimit >= 0)) refuse(`idleLimit: ${idleLimit}`, 'give milliseconds, or 0 for none')
+
+  const devices = options.devices ?? []
+  const ports = devices.flatMap((device) => (device.type === 'virtio-console' ? device.ports : []))
+  const names = ports.map((port) => port.name)
+  for (const [index, port] of names.entries()) {
+    if (port === '' || port.includes('\0')) refuse(`port name ${JSON.stringify(port)}`, 'name every port')
+    const taken = port === agentPort || port === 'serial' || port === 'debug' || names.indexOf(port) !== index
+    if (taken) refuse(`port ${port} is there already`, 'give every port a name of its own')
+  }
+  const awaited = ports
+    .filter(({ name, console }) => !console && !/[,\s"]/.test(name))
+    .map(({ name }) => name)
+  const cmdline = [
+    'console=ttyS0',
+    // Splats are told from other text on the console by their time stamp.
+    'printk.time=1',
+    // A panic ends the machine instead of halting it.
+    'panic=-1',
+    ...(awaited.length > 0 ? [`kvitest.ports=${awaited.join(',')}`] : []),
+    ...(options.cmdline ? [options.cmdline] : []),
+  ].join(' ')
+  if (cmdline.length > maxCmdline) {
+    refuse(`a command line of ${cmdline.length} characters`, `the kernel takes ${maxCmdline}`)
+  }
+  if (/[\n\0]/.test(cmdline)) refuse('a command line with a line end in it', 'write it on one line')
+  return {
+    name,
+    cpus,
+    memory: memory!,
+    devices: [{ type: 'virtio-console', ports: [{ name: agentPort }] }, ...devices],
+    ports: names,
+    cmdline,
+    bootTimeout,
+    idleLimit,
+  }
+}
+
+/** Bytes, in whole pages; undefined for what is no size. */
+export function parseMemory(memory: number | string): number | undefined {
+  const match = /^(\d+)([KMG]?)i?B?$/i.exec(String(memory).trim())
+  if (!match) return undefined
+  const bytes = Number(match[1]) * units[match[2]!.toUpperCase()]!
+  return bytes % 4096 === 0 ? bytes : undefined
+}

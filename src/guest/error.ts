@@ -1,0 +1,17 @@
+import { KvitestError } from '../native/error.ts'
+import type { GuestEnd } from './types.ts'
+
+/** A guest ended where it should not have: before its agent greeted, or under a command. */
+export class GuestError extends KvitestError {
+  /** What the guest ended as, with the evidence. */
+  readonly end: GuestEnd
+
+  constructor(operation: string, end: GuestEnd, hint?: string) {
+    super(operation, `${end.verdict}: ${end.reason}`, {
+      hint,
+      code: end.verdict === 'infra' ? 'EINFRA' : 'EGUEST',
+      infra: end.verdict === 'infra',
+    })
+    this.end = end
+  }
+}

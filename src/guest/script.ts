@@ -1,0 +1,57 @@
+import { readFile } from 'node:fs/promises'
+import { basename } from 'node:path'
+import { KvitestError } from '../native/error.ts'
+
+export interface Script {
+  /** A plain file name. */
+  name: string
+  data: Buffer
+}
+
+const inlineName = 'script'
+
+/**
+ * Reads what Guest.run() was given: text that begins with `#!`, text that begins with a newline (without `#!` in its
+ * second line it is one for /bin/sh), or the path of a file. Rejects a script that no guest could run.
+ */
+export async function loadScript(script: string): Promise<Script> {
+  if (script.startsWith('#!')) return checked(inlineName, inlineName, Buffer.from(script))
+  if (script.startsWith('\n')) {
+    const body = script.slice(1)
+    const text = /^\s*#!/.test(body) ? body.trimStart() : `#!/bin/sh\n${body}`
+    return checked(inlineName, inlineName, Buffer.from(body.trim() === '' ? '' : text))
+  }
+  if (script === '')
+    throw refused('(empty string)', 'no script', 'give a path, or text that begins with #!', 'EINVAL')
+  let data: Buffer
+  try {
+    data = await readFile(script)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    const words: Record<string, string> = {
+      ENOENT: 'no such file',
+      EISDIR: 'a directory',
+      EACCES: 'no permission to read it',
+    }
+    const hint = code === 'ENOENT' ? 'give a path, or text that begins with #! or a newline' : undefined
+    throw refused(script, words[code ?? ''] ?? String(code), hint, code)
+  }
+  return checked(basename(script).replace(/[^\w.+-]/g, '_'), script, data)
+}
+
+function checked(name: string, shown: string, data: Buffer): Script {
+  if (data.length === 0) throw refused(shown, 'the script is empty', 'begin it with #!/bin/sh')
+  const first = data.subarray(0, 256).toString('latin1').split('\n')[0]!
+  if (!first.startsWith('#!')) {
+    throw refused(shown, "the script's first line is not #!", 'begin it with #!/bin/sh')
+  }
+  if (first.endsWith('\r')) {
+    throw refused(shown, 'the script has Windows line ends (CR LF)', `sed -i 's/\\r$//' ${shown}`)
+  }
+  if (first.slice(2).trim() === '') throw refused(shown, '#! names no interpreter', 'begin it with #!/bin/sh')
+  return { name, data }
+}
+
+function refused(shown: string, detail: string, hint?: string, code = 'ENOEXEC'): KvitestError {
+  return new KvitestError('run script', `${shown}: ${detail}`, { code, hint, infra: false })
+}
