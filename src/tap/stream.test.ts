@@ -64,17 +64,25 @@ describe('points', () => {
     const seen: string[] = []
     const stream = new TapStream({ onPoint: (point) => seen.push(point.name) })
     stream.write('ok 1 - a\n')
-    stream.settle()
+    stream.flush()
     expect(seen).toEqual(['a'])
     stream.write('  ---\n  k: v\n  ...\n1..1\n')
     expect(stream.end().points).toMatchObject([{ name: 'a', diagnostic: { k: 'v' } }])
+  })
+
+  test('settle by themselves when nothing follows for a while', async () => {
+    const seen = await new Promise<string>((settle) => {
+      const stream = new TapStream({ onPoint: (point) => settle(point.name) })
+      stream.write('ok 1 - a\n')
+    })
+    expect(seen).toBe('a')
   })
 
   test('that fail wait for their YAML block though the stream is quiet', () => {
     const seen: unknown[] = []
     const stream = new TapStream({ onPoint: (point) => seen.push(point.diagnostic) })
     stream.write('not ok 1 - a\n')
-    stream.settle()
+    stream.flush()
     expect(seen).toEqual([])
     stream.write('  ---\n  k: v\n  ...\n1..1\n')
     expect(seen).toEqual([{ k: 'v' }])

@@ -10,6 +10,8 @@ export const MAX_POINTS = 100_000
 const MAX_PROBLEMS = 100
 /** Characters of one TAP line. */
 const MAX_TAP_LINE = 8 * 1024
+/** Milliseconds of quiet after which a passing point is announced although a YAML block might still follow it. */
+const QUIET = 200
 const KTAP_DIRECTIVE = /\s*#\s*(XFAIL|TIMEOUT|ERROR)\b:?\s*(.*)$/i
 
 export interface TapStreamOptions {
@@ -72,6 +74,7 @@ export class TapStream {
   #pointsAfterBailOut = 0
   #droppedPoints = 0
   #summary: TapSummary | undefined
+  #quiet: NodeJS.Timeout | undefined
 
   constructor(options: TapStreamOptions = {}) {
     this.#options = options
@@ -79,20 +82,23 @@ export class TapStream {
   }
 
   write(chunk: Uint8Array | string): void {
+    clearTimeout(this.#quiet)
     this.#lines.write(chunk)
+    if (this.#options.onPoint && this.#mayFlush()) this.#quiet = setTimeout(() => this.flush(), QUIET).unref()
   }
 
   /**
-   * Settles a passing point whose line was read though a YAML block might still follow it. For a stream that is quiet
-   * just now; what end() returns is the same with or without it.
+   * Settles a passing point whose line was read though a YAML block might still follow it. Comes by itself when the
+   * stream is quiet; what end() returns is the same with or without it.
    */
-  settle(): void {
-    if (this.#pending?.ok && !this.#pending.buffered && !this.#yaml) this.#pending.parser.emitResult()
+  flush(): void {
+    if (this.#mayFlush()) this.#pending!.parser.emitResult()
   }
 
   /** Ends the stream. Idempotent. */
   end(): TapSummary {
     if (this.#summary) return this.#summary
+    clearTimeout(this.#quiet)
     this.#lines.end()
     if (this.#yaml) this.#breakYaml()
     this.#root.parser.end()
@@ -105,6 +111,10 @@ export class TapStream {
       ...(this.#bailOut === undefined ? {} : { bailOut: this.#bailOut }),
     }
     return this.#summary
+  }
+
+  #mayFlush(): boolean {
+    return this.#pending?.ok === true && !this.#pending.buffered && !this.#yaml
   }
 
   #line(line: Line): void {

@@ -189,10 +189,15 @@ export class Attempt {
       accelerator: guest.host.accelerator,
       bootTime: guest.bootTime,
       ...(result ? { scriptTime: result.duration } : {}),
-      verdict: end.verdict,
-      reason: end.reason,
+      ...this.#judgement(end),
       console: boundText(guest.console.text(), MAX_CONSOLE),
     }
+  }
+
+  /** A run that nobody needed to its end proves neither a pass nor a failure of the whole. */
+  #judgement({ verdict, reason }: GuestEnd): Pick<GuestMeta, 'verdict' | 'reason'> {
+    const cut = this.#abort.signal.aborted && (verdict === 'pass' || verdict === 'fail')
+    return cut ? { verdict: 'skip', reason: 'stopped before the script ended' } : { verdict, reason }
   }
 
   #machine(): Pick<GuestMeta, 'kernel' | 'cpus' | 'memory'> {

@@ -1,7 +1,7 @@
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { dirname, relative, resolve } from 'node:path'
 import type { SerializedError, TestError } from 'vitest'
-import type { Reporter, TestCase, TestModule, TestSuite, Vitest } from 'vitest/node'
+import type { Reporter, TestCase, TestModule, TestRunEndReason, TestSuite, Vitest } from 'vitest/node'
 import {
   type JUnitCase,
   type JUnitOutcome,
@@ -18,6 +18,12 @@ export interface JUnitReporterOptions {
 
 type Block = TestModule | TestSuite
 
+interface Run {
+  root: string
+  /** By Ctrl-C or --bail: tests without a result were never meant to have one. */
+  interrupted: boolean
+}
+
 /** Writes a JUnit file: one suite per guest, or per file without one. */
 export class JUnitReporter implements Reporter {
   readonly #options: JUnitReporterOptions
@@ -31,11 +37,17 @@ export class JUnitReporter implements Reporter {
     this.#vitest = vitest
   }
 
-  onTestRunEnd(modules: readonly TestModule[], unhandled: readonly SerializedError[]): void {
+  onTestRunEnd(
+    modules: readonly TestModule[],
+    unhandled: readonly SerializedError[],
+    reason: TestRunEndReason,
+  ): void {
     const { root, outputFile } = this.#vitest!.config
     const asked = typeof outputFile === 'object' ? outputFile.junit : undefined
     const path = resolve(root, asked ?? this.#options.outputFile ?? 'test-results/junit.xml')
-    const suites = modules.flatMap((module) => suitesOf(module, root))
+    const suites = modules.flatMap((module) =>
+      suitesOf(module, { root, interrupted: reason === 'interrupted' }),
+    )
     if (unhandled.length > 0) suites.push(unhandledSuite(unhandled))
     mkdirSync(dirname(path), { recursive: true })
     // A reader never sees half a file, and a run that dies here leaves the old one.
@@ -46,21 +58,21 @@ export class JUnitReporter implements Reporter {
 
 export default JUnitReporter
 
-function suitesOf(module: TestModule, root: string): JUnitSuite[] {
+function suitesOf(module: TestModule, run: Run): JUnitSuite[] {
   const blocks: Block[] = [...module.children.suites()].filter((suite) => suite.meta().kvitestGuest)
-  const own = suiteOf(module, module, root, new Set(blocks))
-  const perGuest = blocks.map((block) => suiteOf(block, module, root, new Set()))
+  const own = suiteOf(module, module, run, new Set(blocks))
+  const perGuest = blocks.map((block) => suiteOf(block, module, run, new Set()))
   return own.cases.length > 0 || perGuest.length === 0 ? [own, ...perGuest] : perGuest
 }
 
-function suiteOf(block: Block, module: TestModule, root: string, without: ReadonlySet<Block>): JUnitSuite {
-  const file = relative(root, module.moduleId)
+function suiteOf(block: Block, module: TestModule, run: Run, without: ReadonlySet<Block>): JUnitSuite {
+  const file = relative(run.root, module.moduleId)
   const tests = [...block.children.allTests()].filter(
     (test) => !ancestors(test).some((one) => without.has(one)),
   )
   const guest = block.meta().kvitestGuest
   const title = [file, ...(block.type === 'suite' ? [block.name] : [])].join(' > ')
-  const cases = [...blockErrors(block, file, without), ...tests.map((test) => caseOf(test, file))]
+  const cases = [...blockErrors(block, file, without), ...tests.map((test) => caseOf(test, file, run))]
   const starts = cases.flatMap((one) => one.startTime ?? [])
   const startTime = starts.length > 0 ? starts.reduce((a, b) => Math.min(a, b)) : undefined
   return {
@@ -93,9 +105,9 @@ function properties(guest: GuestMeta | undefined, project: string): Record<strin
   return Object.fromEntries(known.map(([name, value]) => [name, String(value)]))
 }
 
-function caseOf(test: TestCase, file: string): JUnitCase {
+function caseOf(test: TestCase, file: string, run: Run): JUnitCase {
   const diagnostic = test.diagnostic()
-  const outcome = outcomeOf(test)
+  const outcome = outcomeOf(test, run)
   const failedAttempts = test.attempts().filter((attempt) => attempt.state === 'failed')
   // The last attempt of a failed test is its failure; every other one came before the result.
   const earlier = outcome.kind === 'failed' ? failedAttempts.slice(0, -1) : failedAttempts
@@ -112,12 +124,13 @@ function caseOf(test: TestCase, file: string): JUnitCase {
   }
 }
 
-function outcomeOf(test: TestCase): JUnitOutcome {
+function outcomeOf(test: TestCase, run: Run): JUnitOutcome {
   const result = test.result()
   if (result.state === 'passed') return { kind: 'passed' }
   if (result.state === 'skipped') return { kind: 'skipped', reason: result.note }
   if (result.state === 'failed') return { kind: 'failed', problems: result.errors.map(problemOf) }
-  const message = 'no result: the worker of this test died, or the run ended before it'
+  if (run.interrupted) return { kind: 'skipped', reason: 'not run: the run was interrupted' }
+  const message = 'no result: the worker of this test died before it ended'
   return { kind: 'error', problems: [{ message, type: 'NoResult', details: message }] }
 }
 

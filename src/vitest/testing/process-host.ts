@@ -88,7 +88,12 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
   }
 
   function kill(): void {
-    if (child?.pid !== undefined && child.exitCode === null) process.kill(-child.pid, 'SIGKILL')
+    if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
+    try {
+      process.kill(-child.pid, 'SIGKILL')
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+    }
   }
 
   const stop = async () => {

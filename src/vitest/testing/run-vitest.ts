@@ -1,16 +1,20 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
+import { dirname, join, relative, resolve } from 'node:path'
 
 const ROOT = resolve(import.meta.dirname, '../../..')
+
+type Tests = Record<string, { status: string; failureMessages: string[]; line?: number }>
 
 export interface VitestRun {
   status: number | null
   /** Without colours. */
   output: string
   /** What the JSON reporter wrote, by full test name. */
-  tests: Record<string, { status: string; failureMessages: string[]; line?: number }>
+  tests: Tests
+  /** The same by file. */
+  files: Record<string, Tests>
   junit: string
   /** `boot NAME KERNEL` and `stop NAME` lines of the stand-in host. */
   guests: string[]
@@ -48,7 +52,7 @@ export class TemporaryProject implements Disposable {
     return {
       status,
       output,
-      tests: testsOf(textOf(json)),
+      ...testsOf(textOf(json), this.folder),
       junit: textOf(join(this.folder, 'test-results/junit.xml')),
       guests: textOf(log).split('\n').filter(Boolean),
     }
@@ -56,6 +60,11 @@ export class TemporaryProject implements Disposable {
 
   /** `vitest ARGS...` */
   vitest(...args: string[]): Promise<{ status: number | null; output: string }> {
+    return this.start(args).finished
+  }
+
+  /** A `vitest` that goes on while the test looks at it. */
+  start(args: string[]): RunningVitest {
     const child = spawn(process.execPath, [join(ROOT, 'node_modules/vitest/vitest.mjs'), ...args], {
       cwd: this.folder,
       env: {
@@ -66,17 +75,48 @@ export class TemporaryProject implements Disposable {
       },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
-    let output = ''
-    const keep = (data: Buffer) => {
-      output += data
-    }
-    child.stdout.on('data', keep)
-    child.stderr.on('data', keep)
-    return new Promise((settle) => child.on('close', (status) => settle({ status, output })))
+    return new RunningVitest(child)
   }
 
   [Symbol.dispose](): void {
     rmSync(this.folder, { recursive: true, force: true })
+  }
+}
+
+export class RunningVitest {
+  readonly finished: Promise<{ status: number | null; output: string }>
+  readonly #child: ChildProcess
+  #output = ''
+  #listeners: (() => void)[] = []
+
+  constructor(child: ChildProcess) {
+    this.#child = child
+    const keep = (data: Buffer) => {
+      this.#output += data
+      for (const listener of this.#listeners) listener()
+    }
+    child.stdout!.on('data', keep)
+    child.stderr!.on('data', keep)
+    this.finished = new Promise((settle) => {
+      child.on('close', (status) => settle({ status, output: this.#output }))
+    })
+  }
+
+  /** Resolves when the output has that text; rejects when vitest ends without it. */
+  async saw(text: string): Promise<void> {
+    const seen = new Promise<void>((settle) => {
+      const look = () => this.#output.includes(text) && settle()
+      this.#listeners.push(look)
+      look()
+    })
+    const ended = this.finished.then(({ output }) => {
+      if (!output.includes(text)) throw new Error(`vitest ended without "${text}":\n${output}`)
+    })
+    await Promise.race([seen, ended])
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child.kill(signal)
   }
 }
 
@@ -93,10 +133,11 @@ export default defineConfig(kernels.length > 0
 `
 }
 
-function testsOf(text: string): VitestRun['tests'] {
-  if (text === '') return {}
+function testsOf(text: string, folder: string): Pick<VitestRun, 'tests' | 'files'> {
+  if (text === '') return { tests: {}, files: {} }
   const report = JSON.parse(text) as {
     testResults: {
+      name: string
       assertionResults: {
         fullName: string
         status: string
@@ -105,13 +146,14 @@ function testsOf(text: string): VitestRun['tests'] {
       }[]
     }[]
   }
-  const entries = report.testResults.flatMap((file) =>
-    file.assertionResults.map(({ fullName, status, failureMessages, location }) => [
+  const files = report.testResults.map(({ name, assertionResults }): [string, Tests] => {
+    const entries = assertionResults.map(({ fullName, status, failureMessages, location }) => [
       fullName,
       { status, failureMessages, ...(location ? { line: location.line } : {}) },
-    ]),
-  )
-  return Object.fromEntries(entries)
+    ])
+    return [relative(folder, name), Object.fromEntries(entries)]
+  })
+  return { tests: Object.assign({}, ...files.map(([, tests]) => tests)), files: Object.fromEntries(files) }
 }
 
 function textOf(path: string): string {

@@ -1,0 +1,136 @@
+import { describe, expect, test } from 'vitest'
+import { parseHeader } from './header.ts'
+import { variantsOf } from './script.ts'
+
+const MIB = 1024 ** 2
+
+function header(...lines: string[]) {
+  return parseHeader(['#!/bin/sh', ...lines, 'echo hi'].join('\n'), 'x.tap.sh')
+}
+
+function message(...lines: string[]): string {
+  try {
+    header(...lines)
+  } catch (error) {
+    return (error as Error).message.split('; docs/')[0]!
+  }
+  return 'no error'
+}
+
+test('a script without header gets one guest of the defaults', () => {
+  expect(header()).toMatchObject({
+    guest: { cpus: [1], memory: [256 * MIB], devices: [], ports: [], bootTimeout: 60_000 },
+    timeout: 120_000,
+    only: false,
+    line: 1,
+  })
+})
+
+test('flow YAML asks for a machine', () => {
+  const parsed = header(
+    '# guest: { cpus: [1, 2, 4], memory: 1G, devices: [virtio-rng], ports: [a, { name: b, peer: echo }] }',
+    '# timeout: 90s',
+    '# env: { LEVEL: 3 }',
+  )
+  expect(parsed).toMatchObject({
+    guest: {
+      cpus: [1, 2, 4],
+      memory: [1024 * MIB],
+      devices: [{ type: 'virtio-rng' }, { type: 'virtio-console', ports: [{ name: 'a' }, { name: 'b' }] }],
+      ports: [
+        { name: 'a', peer: 'sink', console: false },
+        { name: 'b', peer: 'echo', console: false },
+      ],
+    },
+    timeout: 90_000,
+    env: { LEVEL: '3' },
+    line: 2,
+  })
+})
+
+test('block YAML asks for a machine, prose around it is let be', () => {
+  const parsed = header(
+    '# What this is about: virtio.',
+    '# guest:',
+    '#   memory: [128M, 512M]',
+    '#   ports:',
+    '#     - { name: t, peer: terminal, console: true }',
+    '#     - { name: h, peer: hold }',
+    '# Note: more prose.',
+    '# skip: not today',
+  )
+  expect(parsed.guest.memory).toEqual([128 * MIB, 512 * MIB])
+  expect(parsed.guest.devices).toEqual([
+    {
+      type: 'virtio-console',
+      ports: [{ name: 't', console: true }, { name: 't.control' }, { name: 'h' }, { name: 'h.control' }],
+    },
+  ])
+  expect(parsed.skip).toBe('not today')
+})
+
+test('comments below the first command are no header', () => {
+  const parsed = parseHeader('#!/bin/sh\ntrue\n# guest: { cpus: 4 }\n', 'x.tap.sh')
+  expect(parsed.guest.cpus).toEqual([1])
+})
+
+test('lists of cpus and memory make every combination', () => {
+  const { guest } = header('# guest: { cpus: [1, 2], memory: [128M, 1G] }')
+  expect(variantsOf(guest).map((variant) => variant.name)).toEqual([
+    'cpus=1 memory=128M',
+    'cpus=1 memory=1024M',
+    'cpus=2 memory=128M',
+    'cpus=2 memory=1024M',
+  ])
+})
+
+describe('one clear error at script:line for', () => {
+  test.each([
+    [
+      'an unknown key',
+      ['# guest: { cpu: 1 }'],
+      "x.tap.sh:2: unknown key 'cpu' in guest; known are cpus, memory, kernel, devices, ports, cmdline, modules, files, bootTimeout",
+    ],
+    [
+      'an unknown key in a block',
+      ['# guest:', '#   cpus: 1', '#   mem: 1G'],
+      /^x\.tap\.sh:4: unknown key 'mem'/,
+    ],
+    ['bad YAML', ['# guest: { cpus: [1 }'], /^x\.tap\.sh:2: guest: bad YAML: /],
+    ['a guest that is no map', ['# guest: 4'], 'x.tap.sh:2: guest: want keys and values, got 4'],
+    ['too many cpus', ['# guest: { cpus: 99 }'], 'x.tap.sh:2: cpus: want 1 to 8, got 99'],
+    ['no cpus', ['# guest: { cpus: [] }'], 'x.tap.sh:2: an empty list of cpus: no guest would run'],
+    ['the same cpus twice', ['# guest: { cpus: [2, 2] }'], 'x.tap.sh:2: the same cpus twice'],
+    ['too little memory', ['# guest: { memory: 1M }'], 'x.tap.sh:2: memory: want 64M to 8G, got "1M"'],
+    [
+      'an unknown device',
+      ['# guest: { devices: [virtio-gpu] }'],
+      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console',
+    ],
+    [
+      'an unknown peer',
+      ['# guest: { ports: [{ name: a, peer: eko }] }'],
+      /^x\.tap\.sh:2: unknown peer "eko"; known are sink, echo/,
+    ],
+    ['two ports of a name', ['# guest: { ports: [a, a] }'], "x.tap.sh:2: two ports named 'a'"],
+    [
+      "a port of the agent's",
+      ['# guest: { ports: [org.kvitest.agent] }'],
+      /^x\.tap\.sh:2: port name: want letters/,
+    ],
+    [
+      'a terminal that is no console',
+      ['# guest: { ports: [{ name: a, peer: terminal }] }'],
+      /needs console: true$/,
+    ],
+    ['a bad duration', ['# timeout: 60'], 'x.tap.sh:2: want a duration such as 500ms, 60s or 5m, got 60'],
+    ['a skip without reason', ['# skip:'], "x.tap.sh:2: skip: say why, '# skip: reason'"],
+    ['a second guest', ['# guest: {}', '# guest: {}'], "x.tap.sh:3: a second 'guest:' line"],
+    ['a key in the wrong case', ['# Guest: {}'], "x.tap.sh:2: unknown key 'Guest'; did you mean 'guest'?"],
+    ['a bad variable', ['# env: { 1X: a }'], "x.tap.sh:2: env: '1X' is no variable name"],
+  ])('%s', (_, lines, expected) => {
+    expect(message(...lines)).toEqual(
+      typeof expected === 'string' ? expected : expect.stringMatching(expected),
+    )
+  })
+})
