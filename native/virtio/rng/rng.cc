@@ -90,6 +90,8 @@ class Rng : public VirtioDevice {
 
 }  // namespace
 
-std::unique_ptr<VirtioDevice> make_rng(const RngSpec&) { return std::make_unique<Rng>(); }
+std::unique_ptr<VirtioDevice> make_rng(const RngSpec&) {
+  return std::make_unique<Rng>();
+}
 
 }  // namespace kvitest
