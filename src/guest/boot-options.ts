@@ -27,6 +27,7 @@ export interface CheckedOptions {
   bootTimeout: number
   /** Milliseconds; 0 never. */
   idleLimit: number
+  onConsoleLine?: BootOptions['onConsoleLine'] | undefined
 }
 
 let guests = 0
@@ -83,6 +84,7 @@ export function checkOptions(options: BootOptions): CheckedOptions {
     cmdline,
     bootTimeout,
     idleLimit,
+    onConsoleLine: options.onConsoleLine,
   }
 }
 

@@ -5,13 +5,16 @@ import type { GuestEnd } from './types.ts'
 export class GuestError extends KvitestError {
   /** What the guest ended as, with the evidence. */
   readonly end: GuestEnd
+  /** All that its serial console showed. */
+  readonly console: string
 
-  constructor(operation: string, end: GuestEnd, hint?: string) {
+  constructor(operation: string, end: GuestEnd, console: string, hint?: string) {
     super(operation, `${end.verdict}: ${end.reason}`, {
       hint,
       code: end.verdict === 'infra' ? 'EINFRA' : 'EGUEST',
       infra: end.verdict === 'infra',
     })
     this.end = end
+    this.console = console
   }
 }

@@ -68,6 +68,7 @@ export class LinuxGuest implements Guest {
     this.#options = options
     this.console = new SerialLog(options.name)
     this.ended = this.#end.promise
+    if (options.onConsoleLine) this.console.onLine(options.onConsoleLine)
     const machine = () => this.#live()
     this.#agent = new AgentClient(
       (data) => machine().write(agentPort, data),
@@ -130,8 +131,7 @@ export class LinuxGuest implements Guest {
       await machine.stop().catch(() => {})
       if (!this.#settled) this.#lost(error)
       const end = await this.ended
-      const hint = end.verdict === 'infra' ? undefined : 'see the console, guest.console or --console'
-      throw new GuestError(`boot ${this.name} (${this.kernel.name})`, end, hint)
+      throw new GuestError(`boot ${this.name} (${this.kernel.name})`, end, this.console.text())
     } finally {
       clearTimeout(timer)
     }
@@ -240,12 +240,14 @@ export class LinuxGuest implements Guest {
 
   /** A failure because the guest ended becomes a GuestError that says how it ended. */
   async #whileAlive<T>(operation: string, work: () => Promise<T>): Promise<T> {
-    if (this.#settled) throw new GuestError(operation, await this.ended, 'boot another guest')
+    if (this.#settled) {
+      throw new GuestError(operation, await this.ended, this.console.text(), 'boot another guest')
+    }
     try {
       return await work()
     } catch (error) {
       if (!this.#settled && (error as KvitestError).code !== 'EPIPE') throw error
-      throw new GuestError(operation, await this.ended)
+      throw new GuestError(operation, await this.ended, this.console.text())
     }
   }
 

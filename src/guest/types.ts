@@ -27,6 +27,8 @@ export interface BootOptions {
    * guest counts as hung and is stopped. Default 20 000; 0 never.
    */
   idleLimit?: number
+  /** Every line of the serial console, from the very first; `milliseconds` since the machine started. */
+  onConsoleLine?: (line: string, milliseconds: number) => void
 }
 
 export interface ExecOptions {

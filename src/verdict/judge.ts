@@ -216,8 +216,9 @@ function evidenceOf(verdict: Verdict, evidence: GuestEvidence, splats: Splat[]):
   if (verdict === 'pass' || verdict === 'skip') return found
   if (evidence.machine && evidence.phase !== 'shutdown') found.push(`machine: ${evidence.machine.detail}`)
   found.push(...(evidence.vcpus ?? []).map(describeRegisters))
-  // A report of the kernel says more than the last lines do, and the console is kept as a whole.
-  if (splats.length === 0) found.push(...lastLines(evidence.console, consoleTail))
+  // A report of the kernel says more than its last lines, and a script's failure is none of the kernel's.
+  const ownFailure = (verdict === 'fail' || verdict === 'timeout') && evidence.phase !== 'script'
+  if (splats.length === 0 && !ownFailure) found.push(...lastLines(evidence.console, consoleTail))
   return found
 }
 
