@@ -47,9 +47,25 @@ export function storageError(path: string, error: unknown): unknown {
   })
 }
 
-async function makeDirectory(path: string): Promise<void> {
+/** mkdir -p that says EROFS where Node's own, on a read-only file system, says ENOENT. */
+async function makePath(path: string): Promise<void> {
   try {
-    await mkdir(path, { recursive: true })
+    await mkdir(path)
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code
+    if (code === 'ENOENT') {
+      await makePath(dirname(path))
+      await mkdir(path).catch((again: NodeJS.ErrnoException) => {
+        if (again.code !== 'EEXIST') throw again
+      })
+    } else if (code !== 'EEXIST' || !(await stat(path)).isDirectory()) throw error
+  }
+}
+
+/** Makes a directory of the cache; rejects with a KvitestError that says what to do. */
+export async function makeDirectory(path: string): Promise<void> {
+  try {
+    await makePath(path)
   } catch (error) {
     throw storageError(path, error)
   }
@@ -126,7 +142,7 @@ export async function cached(
     try {
       const target = join(scratch, 'product')
       await build(target)
-      await mkdir(dirname(path), { recursive: true })
+      await makeDirectory(dirname(path))
       await rename(target, path)
     } catch (error) {
       throw storageError(path, error)

@@ -1,7 +1,7 @@
 import { mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { KvitestError } from '../native/error.ts'
-import { cached, cachePath, prune, storageError, withLock } from './cache.ts'
+import { cached, cachePath, makeDirectory, prune, storageError, withLock } from './cache.ts'
 import { complaint, runCommand } from './command.ts'
 import { compareVersions, upstreamVersion } from './debian-version.ts'
 
@@ -104,10 +104,7 @@ async function refresh(): Promise<Lists> {
   const lists = privateLists()
   await withLock('apt', async () => {
     for (const part of ['state/lists/partial', 'cache/archives/partial']) {
-      const path = cachePath('apt', part)
-      await mkdir(path, { recursive: true }).catch((error) => {
-        throw storageError(path, error)
-      })
+      await makeDirectory(cachePath('apt', part))
     }
     const result = await runCommand(['apt-get', ...lists.options, ...apt('update')], { package: 'apt' })
     // apt-get update exits 0 on sources that cannot be reached, with a warning.

@@ -5,6 +5,7 @@ import { gunzip, zstdDecompress } from 'node:zlib'
 import { KvitestError } from '../native/error.ts'
 import { complaint, runCommand } from './command.ts'
 import type { KernelInfo } from './kernel.ts'
+import { extractVmlinux } from './vmlinux.ts'
 
 /** A module ready to be loaded with finit_module. */
 export interface LoadableModule {
@@ -105,17 +106,26 @@ export class ModuleIndex {
   readonly #kernel: KernelInfo
   readonly #files: Map<string, string>
   readonly #builtin: Set<string>
+  /** The vmlinux of a kernel without a modules directory. */
+  readonly #vmlinux: Buffer | undefined
 
-  private constructor(kernel: KernelInfo, files: Map<string, string>, builtin: Set<string>) {
+  private constructor(
+    kernel: KernelInfo,
+    files: Map<string, string>,
+    builtin: Set<string>,
+    vmlinux?: Buffer,
+  ) {
     this.#kernel = kernel
     this.#files = files
     this.#builtin = builtin
+    this.#vmlinux = vmlinux
   }
 
   /** Reads `modules.order` and `modules.builtin` of an installed modules directory or of a build tree. */
   static async open(kernel: KernelInfo): Promise<ModuleIndex> {
     const root = kernel.modules
-    if (root === undefined) return new ModuleIndex(kernel, new Map(), new Set())
+    if (root === undefined)
+      return new ModuleIndex(kernel, new Map(), new Set(), await readFile(await extractVmlinux(kernel.image)))
     let listed = await lines(join(root, 'modules.order'))
     if (listed.length === 0) {
       const all = await readdir(root, { recursive: true }).catch(() => [])
@@ -128,7 +138,9 @@ export class ModuleIndex {
   }
 
   isBuiltin(name: string): boolean {
-    return this.#builtin.has(canonicalName(name))
+    const canonical = canonicalName(name)
+    // A built-in driver leaves its KBUILD_MODNAME as a string in the image; one that is a module does not.
+    return this.#builtin.has(canonical) || (this.#vmlinux?.includes(`\0${canonical}\0`) ?? false)
   }
 
   has(name: string): boolean {
@@ -138,7 +150,7 @@ export class ModuleIndex {
   /** The module's object, or undefined when it is built in. Rejects when the kernel has no such module. */
   async load(wanted: string): Promise<LoadableModule | undefined> {
     const name = canonicalName(wanted)
-    if (this.#builtin.has(name)) return undefined
+    if (this.isBuiltin(name)) return undefined
     const listed = this.#files.get(name)
     const root = this.#kernel.modules
     if (listed === undefined || root === undefined) throw this.#missing(name)
@@ -169,7 +181,7 @@ export class ModuleIndex {
     const symbol = symbols[name] ? ` (CONFIG_${symbols[name]})` : ''
     return new KvitestError(
       'find the kernel module',
-      `${name}${symbol}: kernel ${release} has it neither as a module nor built in${modules ? '' : ', as far as an image without a modules directory can tell'}`,
+      `${name}${symbol}: kernel ${release} has it neither as a module nor built in${modules ? '' : ' (the image has no modules directory beside it)'}`,
       {
         code: 'ENOENT',
         hint: modules

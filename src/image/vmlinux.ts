@@ -2,7 +2,7 @@ import { open, writeFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { gunzip, zstdDecompress } from 'node:zlib'
 import { KvitestError } from '../native/error.ts'
-import { cached } from './cache.ts'
+import { cached, prune } from './cache.ts'
 import { complaint, runCommand } from './command.ts'
 import { fileHash } from './hash.ts'
 import { probeImage } from './image-file.ts'
@@ -100,7 +100,9 @@ async function decompress(image: string, payload: Buffer): Promise<Buffer> {
 export async function extractVmlinux(image: string): Promise<string> {
   const payload = await readPayload(image)
   if (payload === undefined) return image
-  return cached(['vmlinux', `${await fileHash(image)}.elf`], async (target) => {
+  const path = await cached(['vmlinux', `${await fileHash(image)}.elf`], async (target) => {
     await writeFile(target, await decompress(image, payload))
   })
+  await prune('vmlinux', 16)
+  return path
 }
