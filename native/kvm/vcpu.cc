@@ -269,6 +269,14 @@ void Vcpu::set_fpu(const FpuState& fpu) {
   kvm_ioctl(fd_.get(), KVM_SET_FPU, "KVM_SET_FPU", &k);
 }
 
+void Vcpu::set_xcr0(std::uint64_t value) {
+  kvm_xcrs k{};
+  k.nr_xcrs = 1;
+  k.xcrs[0].xcr = 0;
+  k.xcrs[0].value = value;
+  kvm_ioctl(fd_.get(), KVM_SET_XCRS, "KVM_SET_XCRS", &k);
+}
+
 std::uint32_t Vcpu::lapic_register(std::size_t offset) const {
   kvm_lapic_state state{};
   kvm_ioctl(fd_.get(), KVM_GET_LAPIC, "KVM_GET_LAPIC", &state);

@@ -42,6 +42,9 @@ class Vcpu {
   void set_special_registers(const SpecialRegisters& registers);
   void set_fpu(const FpuState& fpu);
 
+  // XCR0, which states XSAVE saves (KVM_SET_XCRS); after set_cpuid(), which says which are allowed.
+  void set_xcr0(std::uint64_t value);
+
   // One 32-bit LAPIC register, offset as in the SDM's table 11-1; needs the irqchip.
   std::uint32_t lapic_register(std::size_t offset) const;
   void set_lapic_register(std::size_t offset, std::uint32_t value);

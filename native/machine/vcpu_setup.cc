@@ -1,6 +1,10 @@
 #include "native/machine/vcpu_setup.h"
 
+#include <cpuid.h>
+
+#include <array>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -29,6 +33,27 @@ std::string hex(std::uint64_t value) {
 void set_lapic_mode(Vcpu& vcpu, std::size_t offset, std::uint32_t mode) {
   const std::uint32_t value = vcpu.lapic_register(offset);
   vcpu.set_lapic_register(offset, (value & ~kDeliveryModeMask) | mode);
+}
+
+// QEMU's TCG emulates SVM without the XSETBV intercept (seen with 7.2): the processor takes a
+// guest's XSETBV and KVM never hears of it, so CPUID leaf 0xd stays at the reset size (Linux then
+// warns "XSAVE consistency problem") and KVM puts the reset XCR0 back on every entry. Where KVM
+// believes from the start what the guest is going to write, all three agree. INIT keeps XCR0, so
+// this holds for application processors too.
+bool host_loses_xsetbv() {
+  unsigned eax = 0;
+  std::array<unsigned, 3> signature{};
+  __cpuid(0x4000'0000, eax, signature[0], signature[1], signature[2]);
+  return std::memcmp(signature.data(), "TCGTCGTCGTCG", sizeof signature) == 0;
+}
+
+std::uint64_t supported_xcr0(std::span<const CpuidEntry> supported) {
+  for (const CpuidEntry& entry : supported) {
+    if (entry.function == 0xd && entry.index == 0) {
+      return entry.eax | static_cast<std::uint64_t>(entry.edx) << 32;
+    }
+  }
+  return 0;
 }
 
 }  // namespace
@@ -60,6 +85,8 @@ void set_up_vcpu(Vcpu& vcpu, const MachineSpec& spec, std::span<const CpuidEntry
     vcpu.set_registers(general);
     vcpu.set_fpu(boot.fpu);
   }
+  const std::uint64_t xcr0 = supported_xcr0(supported_cpuid);
+  if (xcr0 != 0 && host_loses_xsetbv()) vcpu.set_xcr0(xcr0);
   const std::vector<MsrEntry> msrs = boot_msrs();
   vcpu.set_msrs(msrs);
   if (spec.irqchip) {
