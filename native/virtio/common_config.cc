@@ -54,7 +54,7 @@ CommonConfig::CommonConfig(VirtioDevice& device, GuestMemory& memory,
 
 CommonConfig::~CommonConfig() {
   const std::lock_guard lock(mutex_);
-  if (active_) device_.reset();
+  if (active_) device_.detach();
 }
 
 std::uint64_t CommonConfig::offered() const {

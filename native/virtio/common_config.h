@@ -25,7 +25,7 @@ class CommonConfig {
   static constexpr std::uint64_t kSize = 64;  // up to admin_queue_num
 
   CommonConfig(VirtioDevice& device, GuestMemory& memory, VirtioPciInterrupts& interrupts);
-  // Resets an active device: its queues end with this object.
+  // Detaches an active device: its queues end with this object.
   ~CommonConfig();
   CommonConfig(const CommonConfig&) = delete;
   CommonConfig& operator=(const CommonConfig&) = delete;

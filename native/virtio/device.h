@@ -42,6 +42,8 @@ class VirtioDevice {
   // just before activate() or just after reset(): such a call does nothing.
   virtual void notify(std::uint16_t queue) = 0;
   virtual void reset() = 0;
+  // The transport of an active device goes away, with the machine: as reset(), but nobody is told.
+  virtual void detach() { reset(); }
 };
 
 }  // namespace kvitest

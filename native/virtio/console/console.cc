@@ -82,7 +82,7 @@ void ConsoleDevice::write_config(std::uint64_t offset, std::span<const std::byte
   std::unique_lock lock(mutex_);
   ConsolePortState& port = state_.ports[0];
   // Works before the driver does, so nobody else holds it back (5.3.4.1): a full window drops it.
-  if (!port.host_open || port.unconsumed == kPortWindow || outbox_.full()) return;
+  if (!port.host_open || port.unconsumed == port.window || outbox_.full()) return;
   port.unconsumed += 1;
   outbox_.data(port.spec.name, data.first(1));
   deliver(lock);
@@ -123,22 +123,33 @@ void ConsoleDevice::notify(std::uint16_t queue) {
 
 void ConsoleDevice::reset() {
   std::unique_lock lock(mutex_);
+  for (const ConsolePortState& port : state_.ports) {
+    // Data the driver had not handed over goes with its rings; what it said about the port counts.
+    for (const auto& change : port.changes) outbox_.open(port.spec.name, change.open);
+    if (port.guest_open) outbox_.open(port.spec.name, false);
+  }
+  forget_driver();
+  deliver(lock);
+}
+
+void ConsoleDevice::detach() {
+  const std::lock_guard lock(mutex_);
+  outbox_ = {};
+  forget_driver();
+}
+
+void ConsoleDevice::forget_driver() {
   queues_.clear();
   interrupts_ = nullptr;
   throttled_ = false;
-  for (std::size_t i = 0; i < state_.ports.size(); ++i) {
-    ConsolePortState& port = state_.ports[i];
-    // What the driver had not handed over is gone with its rings; what it said before still counts.
-    transmit_[i].current.reset();
-    for (const auto& change : port.changes) outbox_.open(port.spec.name, change.open);
-    if (port.guest_open) outbox_.open(port.spec.name, false);
+  for (Transmit& transmit : transmit_) transmit.current.reset();
+  for (ConsolePortState& port : state_.ports) {
     port.changes.clear();
     port.guest_open = false;
     port.ready = false;
     port.messages = 0;
     port.transmitted = 0;
   }
-  deliver(lock);
 }
 
 bool ConsoleDevice::has_port(const std::string& port) const {
@@ -181,6 +192,13 @@ void ConsoleDevice::consumed(const std::string& port, std::size_t bytes) {
   ConsolePortState& state = state_.ports[index];
   state.unconsumed -= std::min(bytes, state.unconsumed);
   pump_transmit(index);
+  deliver(lock);
+}
+
+void ConsoleDevice::drain() {
+  std::unique_lock lock(mutex_);
+  for (ConsolePortState& port : state_.ports) port.window = port.unconsumed + kDrainBytes;
+  pump_everything();
   deliver(lock);
 }
 
@@ -252,7 +270,7 @@ bool ConsoleDevice::transmit_current(std::size_t port) {
   std::vector<std::byte> piece;
   while (chain.readable() != 0) {
     // Nobody listens: the bytes are dropped, as those of a serial line without a terminal.
-    const std::size_t room = state.host_open ? kPortWindow - state.unconsumed : kPiece;
+    const std::size_t room = state.host_open ? state.window - state.unconsumed : kPiece;
     if (room == 0) return false;
     piece.resize(std::min<std::uint64_t>({chain.readable(), room, kPiece}));
     piece.resize(chain.read(piece));
@@ -275,7 +293,7 @@ void ConsoleDevice::pump_transmit(std::size_t port) {
       break;
     }
     // While the host is behind, requests stay in the ring and the guest's writer waits.
-    const bool window_closed = state.host_open && state.unconsumed == kPortWindow;
+    const bool window_closed = state.host_open && state.unconsumed == state.window;
     auto& current = transmit_[port].current;
     if (!current && window_closed) break;
     if (!current) current = transmit->pop();

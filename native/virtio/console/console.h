@@ -36,6 +36,9 @@ class ConsoleSink {
 // consumed() says that they arrived; and bytes that may wait for the guest.
 inline constexpr std::size_t kPortWindow = 256 * 1024;
 
+// A Linux driver's transmit ring holds 128 requests of 32 KiB.
+inline constexpr std::size_t kDrainBytes = 4 * 1024 * 1024;
+
 class Console : public VirtioDevice {
  public:
   virtual bool has_port(const std::string& port) const = 0;
@@ -43,6 +46,10 @@ class Console : public VirtioDevice {
   virtual std::size_t host_write(const std::string& port, std::span<const std::byte> data) = 0;
   virtual void host_open(const std::string& port, bool open) = 0;
   virtual void consumed(const std::string& port, std::size_t bytes) = 0;
+  // The guest has stopped for good: hands over what its drivers had written and the window held
+  // back, at most kDrainBytes a port. Call it before the end of the machine is reported, so that
+  // nothing is lost.
+  virtual void drain() = 0;
   virtual void resize(const std::string& port, std::uint16_t columns, std::uint16_t rows) = 0;
 };
 

@@ -77,6 +77,43 @@ TEST_CASE(
   CHECK(bench.sink.bytes["agent"] == "heard");
 }
 
+TEST_CASE("console: draining hands over what the window held back, then the close behind it") {
+  Bench bench;
+  bench.start_open();
+  const std::string piece = pattern(64 * 1024);
+  for (int i = 0; i < 8; ++i) bench.driver.send(kAgentOut, piece);
+  bench.driver.send(kControlOut, control(1, kPortOpen, 0));
+  bench.console->drain();
+  CHECK(bench.sink.bytes["agent"].size() == 8 * piece.size());
+  CHECK(bench.sink.log.back() == "agent:close");
+}
+
+TEST_CASE("console: a driver whose buffers overlap cannot drain without end") {
+  Bench bench;
+  bench.start_open();
+  TestQueue& ring = bench.driver.queue(kAgentOut);
+  for (std::uint16_t i = 0; i < 128; ++i) ring.set_descriptor(i, 0, 1024 * 1024, 0, 0);
+  for (std::uint16_t i = 0; i < 128; ++i) ring.set_available(i);
+  bench.console->drain();
+  CHECK(bench.sink.bytes["agent"].size() == kDrainBytes);
+}
+
+TEST_CASE("console: after its transport is gone the sink hears nothing more") {
+  RecordingSink sink;
+  const auto console = make_console({{{"hvc", true}}}, sink);
+  {
+    TestBoard board(*console);
+    TestDriver driver(board);
+    driver.start(TestDriver::kTransportFeatures);
+    driver.send(1, "last words");
+    sink.take_log();
+  }
+  console->consumed("hvc", 10);
+  console->host_write("hvc", bytes_of("nobody"));
+  console->resize("hvc", 80, 25);
+  CHECK(sink.log.empty());
+}
+
 TEST_CASE("console: bytes for a port that is not open are held until it opens") {
   Bench bench;
   bench.start_ports();

@@ -46,11 +46,13 @@ class ConsoleDevice : public Console {
                 VirtioInterrupts& interrupts) override;
   void notify(std::uint16_t queue) override;
   void reset() override;
+  void detach() override;
 
   bool has_port(const std::string& port) const override;
   std::size_t host_write(const std::string& port, std::span<const std::byte> data) override;
   void host_open(const std::string& port, bool open) override;
   void consumed(const std::string& port, std::size_t bytes) override;
+  void drain() override;
   void resize(const std::string& port, std::uint16_t columns, std::uint16_t rows) override;
 
  private:
@@ -68,6 +70,7 @@ class ConsoleDevice : public Console {
   VirtQueue* queue(std::size_t index) const;
   bool port_exists(std::size_t port) const;
   void interrupt(std::size_t index);
+  void forget_driver();
 
   // console.cc; all of these with mutex_ held.
   void pump_everything();

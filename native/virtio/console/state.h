@@ -41,8 +41,9 @@ struct ConsolePortState {
   std::uint8_t messages = 0;
 
   ByteFifo to_guest{kPortWindow};
-  // Bytes given to the sink that consumed() has not acknowledged; at most kPortWindow.
+  // Bytes given to the sink that consumed() has not acknowledged; at most `window`.
   std::size_t unconsumed = 0;
+  std::size_t window = kPortWindow;
   // Requests of the transmit queue that were given back since activation.
   std::uint64_t transmitted = 0;
 
