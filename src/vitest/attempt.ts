@@ -13,6 +13,8 @@ import type { ScriptPlan, Variant } from './transform/script.ts'
 /** Milliseconds the agent gets to end a script that is over its time, before the guest itself is taken down. */
 const KILL_GRACE = 15_000
 const MAX_CONSOLE = 64 * 1024
+/** Verdicts that find no fault. */
+export const HARMLESS: readonly Verdict[] = ['pass', 'skip']
 
 /** How the one run of a script in one guest went; nothing of it throws. */
 export interface Outcome {
@@ -111,12 +113,13 @@ export class Attempt {
     }
     const end = await guest.stop({ force: error !== undefined })
     await peers.close()
+    if (this.#abort.signal.aborted) error = undefined
     return {
-      ...(error && !this.#abort.signal.aborted ? { error } : {}),
+      ...(error ? { error } : {}),
       ...(result ? { result, tap: result.tap } : {}),
       ...(vcpus ? { vcpus } : {}),
       evidence: end.evidence,
-      meta: this.#meta(end, guest, result),
+      meta: this.#meta(end, guest, result, error),
     }
   }
 
@@ -179,7 +182,7 @@ export class Attempt {
     }
   }
 
-  #meta(end: GuestEnd, guest: Guest, result: RunResult | undefined): GuestMeta {
+  #meta(end: GuestEnd, guest: Guest, result: RunResult | undefined, error: Error | undefined): GuestMeta {
     return {
       ...this.#machine(),
       kernel: guest.kernel.name,
@@ -189,13 +192,20 @@ export class Attempt {
       accelerator: guest.host.accelerator,
       bootTime: guest.bootTime,
       ...(result ? { scriptTime: result.duration } : {}),
-      ...this.#judgement(end),
+      ...this.#judgement(end, error),
       console: boundText(guest.console.text(), MAX_CONSOLE),
     }
   }
 
-  /** A run that nobody needed to its end proves neither a pass nor a failure of the whole. */
-  #judgement({ verdict, reason }: GuestEnd): Pick<GuestMeta, 'verdict' | 'reason'> {
+  #judgement({ verdict, reason }: GuestEnd, error: Error | undefined): Pick<GuestMeta, 'verdict' | 'reason'> {
+    // A guest can end well without its script having run.
+    if (error && HARMLESS.includes(verdict)) {
+      return {
+        verdict: error instanceof KvitestError && !error.infra ? 'fail' : 'infra',
+        reason: error.message,
+      }
+    }
+    // A run that nobody needed to its end proves neither a pass nor a failure of the whole.
     const cut = this.#abort.signal.aborted && (verdict === 'pass' || verdict === 'fail')
     return cut ? { verdict: 'skip', reason: 'stopped before the script ended' } : { verdict, reason }
   }

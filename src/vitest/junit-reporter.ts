@@ -107,6 +107,7 @@ function properties(guest: GuestMeta | undefined, project: string): Record<strin
 
 function caseOf(test: TestCase, file: string, run: Run): JUnitCase {
   const diagnostic = test.diagnostic()
+  const guest = test.meta().kvitestGuest
   const outcome = outcomeOf(test, run)
   const failedAttempts = test.attempts().filter((attempt) => attempt.state === 'failed')
   // The last attempt of a failed test is its failure; every other one came before the result.
@@ -121,6 +122,7 @@ function caseOf(test: TestCase, file: string, run: Run): JUnitCase {
     ...(startTime === undefined ? {} : { startTime }),
     outcome,
     earlierFailures: earlier.flatMap((attempt) => (attempt.errors ?? []).map(problemOf)),
+    ...(guest?.console ? { output: guest.console } : {}),
   }
 }
 

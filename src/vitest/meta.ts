@@ -12,7 +12,7 @@ export interface GuestMeta {
   accelerator?: string
   cpus: number
   /** Bytes. */
-  memory: number
+  memory?: number
   verdict: Verdict
   reason: string
   /** Milliseconds from machine start to the agent's greeting. */

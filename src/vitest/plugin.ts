@@ -47,7 +47,7 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
     }),
     configureVitest({ vitest }) {
       const { reporters } = vitest.config
-      const present = reporters.some((reporter) => (reporter as unknown) instanceof JUnitReporter)
+      const present = reporters.some(isJUnitReporter)
       if (options.junit === false || present || vitest.config.watch) return
       const output = options.junit ?? 'test-results/junit.xml'
       reporters.push(new JUnitReporter({ outputFile: output }) as unknown as (typeof reporters)[number])
@@ -67,6 +67,12 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
       return { code: module.code, map: module.map, moduleType: 'js' }
     },
   }
+}
+
+/** Ours, as an instance or by the name under which `--reporter` finds it. */
+function isJUnitReporter(reporter: unknown): boolean {
+  const named = Array.isArray(reporter) ? reporter[0] : reporter
+  return named instanceof JUnitReporter || named === 'kvitest/junit'
 }
 
 function here(path: string): string {

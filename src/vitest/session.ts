@@ -1,7 +1,6 @@
 import type { RunnerTestSuite, TestContext } from 'vitest'
 import type { Point } from '../tap/types.ts'
-import type { Verdict } from '../verdict/types.ts'
-import { Attempt, type Outcome } from './attempt.ts'
+import { Attempt, HARMLESS, type Outcome } from './attempt.ts'
 import { boundText, lastLines } from './bounded-text.ts'
 import { pointFailure, ScriptFailure } from './failure.ts'
 import { HostLease, type HostModule } from './host-lease.ts'
@@ -11,7 +10,6 @@ import type { ScriptPlan, Variant } from './transform/script.ts'
 
 const CONSOLE_LINES = 20
 const MAX_STDERR = 4096
-const HARMLESS: readonly Verdict[] = ['pass', 'skip']
 
 /** Called by the module that stands for a script: one run for each of its variants. */
 export function openScript(plan: ScriptPlan, loadHost: () => Promise<HostModule>) {
@@ -123,8 +121,7 @@ function nameOf(point: Point): string {
 }
 
 /** One line: how it ended and why. */
-function endOf({ error, result, meta }: Outcome): string {
-  if (error) return `${meta.verdict}: ${error.message}`
+function endOf({ result, meta }: Outcome): string {
   const exit = result ? exitOf(result) : undefined
   return [`${meta.verdict}: ${meta.reason}`, ...(exit ? [exit] : [])].join('; ')
 }

@@ -127,5 +127,8 @@ function offsetOf(document: Document, path: (string | number)[]): number {
 }
 
 function errorAt(file: string, line: number, message: string): KvitestError {
-  return new KvitestError(`${file}:${line}`, message, { hint: 'docs/tap-scripts.md lists the header keys' })
+  return new KvitestError(`${file}:${line}`, message, {
+    hint: 'docs/tap-scripts.md lists the header keys',
+    infra: false,
+  })
 }

@@ -1,3 +1,4 @@
+import { KvitestError } from '../../native/error.ts'
 import { parseHeader } from './header.ts'
 import { findPoints } from './points.ts'
 import { type ScriptPlan, variantsOf } from './script.ts'
@@ -15,6 +16,10 @@ export interface TransformOptions {
 
 /** The module of vitest tests that stands for a script. Throws a KvitestError for a bad header. */
 export function transformScript(options: TransformOptions): GeneratedModule & { plan: ScriptPlan } {
+  if (!options.text.startsWith('#!')) {
+    const what = options.text.trim() === '' ? 'the script is empty' : 'the script does not begin with #!'
+    throw new KvitestError(`${options.file}:1`, what, { hint: 'begin it with #!/bin/sh', infra: false })
+  }
   const header = parseHeader(options.text, options.file)
   const plan: ScriptPlan = {
     file: options.file,

@@ -1,0 +1,53 @@
+/** For plain test files: `import { test, expect } from 'kvitest/test'`. */
+import { test as base } from 'vitest'
+import { openHost } from '../guest/host.ts'
+import type { BootOptions } from '../guest/types.ts'
+import { KvitestError } from '../native/error.ts'
+import type { Verdict } from '../verdict/types.ts'
+import { boundText } from './bounded-text.ts'
+import './matchers.ts'
+import type {} from './meta.ts'
+
+export { describe, expect } from 'vitest'
+
+const MAX_CONSOLE = 64 * 1024
+/** Ends that are the test's own business; a guest that ends otherwise fails the test that booted it. */
+const ORDERLY: Verdict[] = ['pass', 'fail', 'skip']
+
+/**
+ * vitest's `test` with a `host` (one a worker) and a `guest` (one a test). `test.override('guestOptions', {...})` says
+ * which guest; `test.override('allowedVerdicts', ['panic'])` lets one end badly on purpose.
+ */
+export const test = base
+  // biome-ignore lint/correctness/noEmptyPattern: vitest reads the names of the fixtures from the pattern
+  .extend('host', { scope: 'worker' }, async ({}, { onCleanup }) => {
+    const host = await openHost(process.env.KVITEST_HOST || undefined)
+    onCleanup(() => host.close())
+    return host
+  })
+  .extend('guestOptions', {} as BootOptions)
+  .extend('allowedVerdicts', ORDERLY)
+  .extend('guest', async ({ host, guestOptions, allowedVerdicts, task }, { onCleanup }) => {
+    const guest = await host.boot({ name: task.name, ...guestOptions })
+    onCleanup(async () => {
+      const end = await guest.stop()
+      task.meta.kvitestGuest = {
+        kernel: guest.kernel.name,
+        kernelRelease: guest.kernelRelease,
+        host: guest.host.name,
+        hostKernel: guest.host.kernelRelease,
+        accelerator: guest.host.accelerator,
+        cpus: guestOptions.cpus ?? 1,
+        verdict: end.verdict,
+        reason: end.reason,
+        bootTime: guest.bootTime,
+        console: boundText(guest.console.text(), MAX_CONSOLE),
+      }
+      if (allowedVerdicts.includes(end.verdict)) return
+      throw new KvitestError(`guest ${guest.name}`, `${end.verdict}: ${end.reason}`, {
+        hint: "allow it with test.override('allowedVerdicts', ...) when it is meant to end so",
+        infra: end.verdict === 'infra',
+      })
+    })
+    return guest
+  })
