@@ -61,9 +61,9 @@ const beginnings: [RegExp, SplatKind][] = [
 /** What a report ends with. */
 const hardEnd = /^---\[ end (trace|Kernel panic)/
 
-/** Lines that may follow `</TASK>` within the same report. */
+/** Lines of the same report that may follow its first back trace. */
 const continuation =
-  /^(\s|<\/?\w+>|RIP:|RSP:|R[A-D]X:|RBP:|R\d\d:|FS:|CS:|CR[0-4]:|DR\d:|PKRU:|Code:|Call Trace|Modules linked in|Tainted|CPU:|Hardware name|note:|---\[|Kernel Offset|Allocated by|Freed by|The buggy|Memory state|page:|raw:|Sending NMI|NMI backtrace|rcu:|stack backtrace|Kernel panic|=+$)/
+  /^($|\s|>|<\/?\w+>|RIP:|RSP:|R[A-D]X:|RBP:|R\d\d:|FS:|CS:|CR[0-4]:|DR\d:|PKRU:|Code:|Call Trace|Modules linked in|Tainted|CPU:|Hardware name|note:|---\[|Kernel Offset|Allocated by|Freed by|The buggy|Memory state|page:|raw:|Sending NMI|NMI backtrace|rcu:|stack backtrace|Kernel panic|=+$)/
 
 interface KernelLine {
   /** Without stamp and carriage return. */
@@ -93,6 +93,7 @@ function beginning(message: string): SplatKind | undefined {
 /** The index behind the last line of the report that begins at `start`. */
 function reportEnd(lines: readonly KernelLine[], start: number): number {
   const limit = Math.min(lines.length, start + maxReportLines)
+  let traced = false
   for (let at = start; at < limit; at++) {
     const { message, time } = lines[at]!
     const next = lines[at + 1]
@@ -100,8 +101,9 @@ function reportEnd(lines: readonly KernelLine[], start: number): number {
     if (!next) break
     if (time !== undefined && next.time !== undefined && next.time - time > reportPause) return at + 1
     // A panic is a report of its own, also in the wake of an oops.
-    if (at >= start && beginning(next.message) === 'panic') return at + 1
-    if (message.trim() === '</TASK>' && !continuation.test(next.message)) return at + 1
+    if (beginning(next.message) === 'panic') return at + 1
+    traced ||= message.trim() === '</TASK>'
+    if (traced && !continuation.test(next.message)) return at + 1
   }
   return limit
 }

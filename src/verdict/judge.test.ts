@@ -1,0 +1,257 @@
+import { readFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import {
+  type GuestEvidence,
+  judge,
+  type MachineEvidence,
+  type ScriptEvidence,
+  type TapEvidence,
+} from './judge.ts'
+
+const log = (name: string) => readFileSync(new URL(`./logs/${name}`, import.meta.url), 'utf8')
+const boot = log('boot-6.12.log')
+
+const machine = (reason: string, detail: string = reason, panicked = false): MachineEvidence => ({
+  reason,
+  detail,
+  panicked,
+})
+const point = (name: string, result: TapEvidence['points'][0]['result'] = 'pass') => ({
+  name,
+  path: [],
+  result,
+})
+
+function script(
+  change: Partial<Omit<ScriptEvidence, 'tap'>> & { tap?: Partial<TapEvidence> } = {},
+): ScriptEvidence {
+  const tap = { points: [point('a'), point('b')], plan: 2, problems: [], ...change.tap }
+  return { name: 'x.tap.sh', status: 0, signal: null, timedOut: false, ...change, tap }
+}
+
+/** A guest that ran one good script and was then asked to power off. */
+function good(change: Partial<GuestEvidence> = {}): GuestEvidence {
+  return {
+    phase: 'shutdown',
+    stopped: true,
+    machine: machine('poweroff', 'ACPI S5'),
+    console: boot,
+    handshake: true,
+    scripts: [script()],
+    ...change,
+  }
+}
+
+const short = (evidence: GuestEvidence) => {
+  const { verdict, reason } = judge(evidence)
+  return `${verdict}: ${reason}`
+}
+
+test('a met plan, no failed point, status 0 and an orderly end pass', () => {
+  expect(judge(good())).toEqual({ verdict: 'pass', reason: '2 points ok', evidence: [] })
+})
+
+test('a guest that its user stopped by force after the script passes', () => {
+  expect(short(good({ machine: machine('stopped', 'stop() was called') }))).toBe('pass: 2 points ok')
+})
+
+test('several scripts pass together', () => {
+  expect(short(good({ scripts: [script(), script()] }))).toBe('pass: 4 points ok')
+})
+
+test('points still to do and points that pass though to do are no failure', () => {
+  const tap = { points: [point('a', 'todo'), point('b', 'todo-pass')] }
+  expect(short(good({ scripts: [script({ tap })] }))).toBe('pass: 2 points ok')
+})
+
+describe('a script fails its guest', () => {
+  test.for<[string, Parameters<typeof script>[0], string]>([
+    [
+      'a failed point',
+      { status: 1, tap: { points: [point('a'), point('b', 'fail')] } },
+      '1 of 2 points failed: b',
+    ],
+    [
+      'a failed point though it exits 0',
+      { tap: { points: [point('a', 'fail'), { name: 'c', path: ['p'], result: 'fail' }] } },
+      '2 of 2 points failed: a, p > c',
+    ],
+    ['a non-zero exit with all points ok', { status: 3 }, 'exit status 3 though no point failed'],
+    ['a signal', { status: null, signal: 'SIGSEGV' }, 'killed by SIGSEGV'],
+    ['no plan', { tap: { plan: undefined } }, 'no plan'],
+    ['no points', { tap: { points: [], plan: 0 } }, 'no points'],
+    ['a plan not met', { tap: { plan: 3 } }, 'planned 3 points, saw 2'],
+    [
+      'a broken stream',
+      { tap: { problems: ['point 1 came more than once'] } },
+      'point 1 came more than once',
+    ],
+    ['a bail-out', { status: 255, tap: { bailOut: 'no device' } }, 'bail out: no device'],
+    [
+      'a skip of all that exits 1',
+      { status: 1, tap: { points: [], plan: 0, skipAll: 'x' } },
+      'exit status 1 though no point failed',
+    ],
+  ])('%s', ([, change, reason]) => {
+    expect(short(good({ scripts: [script(), script(change)] }))).toBe(`fail: x.tap.sh: ${reason}`)
+  })
+})
+
+test('a script over its time is a timeout, also when points failed', () => {
+  const late = script({
+    status: null,
+    signal: 'SIGKILL',
+    timedOut: true,
+    tap: { points: [point('a', 'fail')] },
+  })
+  expect(short(good({ scripts: [late] }))).toBe('timeout: x.tap.sh was over its time and was killed')
+})
+
+test('a script that skips itself skips its guest, with its reason', () => {
+  const tap = { points: [], plan: 0, skipAll: 'no such device' }
+  expect(short(good({ scripts: [script({ tap })] }))).toBe('skip: no such device')
+})
+
+test('nothing but skipped points is a skip', () => {
+  const tap = { points: [point('a', 'skip')], plan: 1 }
+  expect(short(good({ scripts: [script({ tap })] }))).toBe('skip: every point was skipped')
+})
+
+test('one script that ran makes a pass of a guest whose other script skipped', () => {
+  const tap = { points: [], plan: 0, skipAll: 'no such device' }
+  expect(short(good({ scripts: [script({ tap }), script()] }))).toBe('pass: 2 points ok')
+})
+
+test('without a script nothing passes', () => {
+  expect(short(good({ scripts: [] }))).toBe('skip: no script ran')
+})
+
+test('a splat makes an oops of what the script called ok, with the report as evidence', () => {
+  const { verdict, reason, evidence } = judge(good({ console: boot + log('warning-6.1.log') }))
+  expect(verdict).toBe('oops')
+  expect(reason).toMatch(/^WARNING: CPU: 1 PID: 412 at /)
+  expect(evidence).toHaveLength(1)
+  expect(evidence[0]).toContain('</TASK>')
+})
+
+test('a splat outranks a time-out and a failed point', () => {
+  const late = script({ status: null, timedOut: true, tap: { points: [point('a', 'fail')] } })
+  expect(judge(good({ console: log('soft-lockup-6.12.log'), scripts: [late] })).verdict).toBe('oops')
+})
+
+describe('a panic outranks everything', () => {
+  const console = boot + log('panic-6.12.log')
+  const reason = 'panic: Kernel panic - not syncing: sysrq triggered crash'
+
+  test.for<[string, Partial<GuestEvidence>]>([
+    ['a script that said ok', {}],
+    ['a reset in the middle of a script', { phase: 'script', stopped: false, machine: machine('reset') }],
+    ['a boot', { phase: 'boot', handshake: false, scripts: [] }],
+    ['a hang', { hang: { milliseconds: 1 } }],
+    ['a fault of our own', { failure: 'the lab died' }],
+  ])('%s', ([, change]) => {
+    expect(short(good({ console, ...change }))).toBe(reason)
+  })
+
+  test('told by pvpanic alone', () => {
+    expect(short(good({ machine: machine('poweroff', 'ACPI S5', true) }))).toBe(
+      'panic: the guest rang pvpanic',
+    )
+  })
+
+  test('a script that only prints the words is believed to have printed words', () => {
+    expect(short(good({ console: `${boot}\nKernel panic - not syncing: a lie\n` }))).toBe('pass: 2 points ok')
+  })
+})
+
+test('an end in the middle of a script fails with how it ended', () => {
+  const cut = { phase: 'script', stopped: false, scripts: [] } as const
+  const during = 'while a script or command ran'
+  expect(short(good({ ...cut, machine: machine('poweroff') }))).toBe(`fail: the guest powered off ${during}`)
+  expect(short(good({ ...cut, machine: machine('reset') }))).toBe(`fail: the guest reset itself ${during}`)
+  expect(short(good({ ...cut, machine: machine('test-exit') }))).toBe(
+    `fail: the guest wrote the test-exit port ${during}`,
+  )
+  expect(short(good({ ...cut, stopped: true, machine: machine('stopped') }))).toBe(
+    `fail: it was stopped ${during}`,
+  )
+})
+
+test('an end that nobody asked for fails though the scripts passed', () => {
+  expect(short(good({ phase: 'idle', stopped: false }))).toBe(
+    'fail: the guest powered off though nobody asked it to end',
+  )
+})
+
+test('a triple fault after boot is a panic without words', () => {
+  const end = machine('triple-fault', 'KVM_EXIT_SHUTDOWN on vCPU 0')
+  expect(short(good({ phase: 'script', stopped: false, machine: end, scripts: [] }))).toBe(
+    'panic: triple fault while a script or command ran: KVM_EXIT_SHUTDOWN on vCPU 0',
+  )
+})
+
+describe('boot', () => {
+  const booting = { phase: 'boot', stopped: false, handshake: false, scripts: [] } as const
+
+  test('no greeting in time is a boot-fail with the end of the console', () => {
+    const evidence = good({ ...booting, bootTimeout: { milliseconds: 60_000 }, machine: machine('stopped') })
+    expect(short(evidence)).toMatch(
+      /^boot-fail: no greeting of the agent within 60 s; its console ends: \[ +\d/,
+    )
+    expect(judge(evidence).evidence.length).toBeGreaterThan(10)
+  })
+
+  test('a silent guest says so', () => {
+    const evidence = good({ ...booting, console: '', machine: machine('triple-fault', 'KVM_EXIT_SHUTDOWN') })
+    expect(short(evidence)).toBe(
+      'boot-fail: the guest triple-faulted before the agent greeted; its console is empty',
+    )
+  })
+
+  test("the agent's own last words are the reason", () => {
+    const console = '[    1.0] x\nkvitest-agent: no port org.kvitest.agent\n'
+    expect(short(good({ ...booting, console }))).toBe(
+      'boot-fail: the guest powered off before the agent greeted; its console ends: kvitest-agent: no port org.kvitest.agent',
+    )
+  })
+
+  test('a guest stopped by its user while it booted is no failure of the guest', () => {
+    expect(short(good({ ...booting, stopped: true }))).toBe('skip: stopped while it booted')
+  })
+})
+
+test('a hang tells for how long and what each vCPU did', () => {
+  const vcpus = [
+    { index: 0, registers: { rip: '0xffffffff81000000' }, mpState: 'runnable', interruptsEnabled: false },
+  ]
+  const evidence = good({
+    phase: 'script',
+    stopped: false,
+    hang: { milliseconds: 40_000 },
+    vcpus,
+    scripts: [],
+  })
+  expect(short(evidence)).toBe(
+    'hang: no progress for 40 s while a script or command ran; vCPU 0 runnable at rip 0xffffffff81000000, interrupts off',
+  )
+})
+
+test.for(['vmm-error', 'internal-error', 'fail-entry'])(
+  '%s is a crash of the VMM, not of the guest',
+  (reason) => {
+    expect(short(good({ phase: 'script', machine: machine(reason, 'KVM said so') }))).toBe(
+      'vmm-crash: KVM said so',
+    )
+  },
+)
+
+test('a fault of our own is infra, also during boot', () => {
+  const lost = { machine: undefined, failure: 'the lab died', stopped: false }
+  expect(short(good({ ...lost, phase: 'script' }))).toBe('infra: the lab died')
+  expect(short(good({ ...lost, phase: 'boot', handshake: false }))).toBe('infra: the lab died')
+})
+
+test('the reason is always one line', () => {
+  const verdicts = [good(), good({ console: log('kasan-6.12.log') }), good({ handshake: false })].map(judge)
+  expect(verdicts.every(({ reason }) => !reason.includes('\n'))).toBe(true)
+})
