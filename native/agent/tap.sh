@@ -388,6 +388,8 @@ _tap_killed() {
   _tap_clean
   kill -s "$1" "$$"
 }
+# A script's own EXIT trap takes the place of this one; a temporary file is left then.
+trap _tap_clean EXIT
 trap '_tap_killed TERM' TERM
 trap '_tap_killed INT' INT
 trap '_tap_killed HUP' HUP
