@@ -143,13 +143,19 @@ function dependenciesInstalled() {
 }
 
 function npmDependencies() {
-  if (dependenciesInstalled()) return
+  const node = join(root, 'node_modules/.bin/node')
+  if (dependenciesInstalled() && existsSync(node)) return
   say('installing npm dependencies')
   const result = run(['npm', 'ci', '--no-audit', '--no-fund'])
   if (!result.ok)
     throw new SetupError(
       `npm ci failed; check the network and run npm run setup again\n${tail(result.output)}`,
     )
+  if (!existsSync(node)) {
+    throw new SetupError(
+      'npm did not run the install script of the package node; run: npm install-scripts approve node && npm rebuild node',
+    )
+  }
 }
 
 function sourceFiles(directory) {
