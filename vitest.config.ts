@@ -13,7 +13,6 @@ export default defineConfig({
           include: ['src/**/*.test.ts', 'fixtures/**/*.test.ts'],
           exclude: ['**/*.lab.test.ts'],
           testTimeout: 60_000,
-          setupFiles: ['src/vitest/worker-setup.ts'],
         },
       },
       {
@@ -23,7 +22,6 @@ export default defineConfig({
           include: ['src/**/*.lab.test.ts', 'suites/framework/**/*.test.ts'],
           testTimeout: 180_000,
           hookTimeout: 180_000,
-          setupFiles: ['src/vitest/worker-setup.ts'],
           globalSetup: ['src/vitest/global-setup.ts'],
         },
       },

@@ -31,7 +31,6 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         includeTaskLocation: true,
         pool: 'forks',
         runner: here('./runner.ts'),
-        setupFiles: [here('./worker-setup.ts')],
         ...(options.hostModule === undefined ? { globalSetup: [here('./global-setup.ts')] } : {}),
         maxConcurrency: 64,
         hookTimeout: 120_000,
