@@ -21,6 +21,15 @@ export interface QemuProcess {
   console: Readable
 }
 
+const labCommandLine = [
+  'console=ttyS0 quiet',
+  // An oops of the host kernel ends the lab: what it would do after that proves nothing.
+  'panic=-1 oops=panic',
+  // On a busy machine an emulated timer is late: the boot-time check of the IO-APIC's timer would panic, and the
+  // watchdog would call the TSC unstable, which QEMU derives from the host's clock.
+  'no_timer_check tsc=reliable',
+].join(' ')
+
 export function qemuArguments(options: QemuOptions): string[] {
   const acceleration =
     options.accelerator === 'tcg'
@@ -32,8 +41,7 @@ export function qemuArguments(options: QemuOptions): string[] {
     ...acceleration,
     ...['-m', `${Math.floor(options.memory / (1 << 20))}M`],
     ...['-kernel', options.kernel, '-initrd', options.initramfs],
-    // An oops of the host kernel ends the lab: what it would do after that proves nothing.
-    ...['-append', 'console=ttyS0 panic=-1 oops=panic quiet'],
+    ...['-append', labCommandLine],
     ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
     ...['-chardev', 'socket,id=rpc,fd=3', '-device', 'virtio-serial-pci'],
     ...['-device', `virtserialport,chardev=rpc,name=${portName}`],
