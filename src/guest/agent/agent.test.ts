@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { collect, LocalAgent } from '../testing/local-agent.ts'
 import { encodeFrame, FrameDecoder, text, textList, u16, u32 } from './frames.ts'
-import { collect, LocalAgent } from './local-agent.ts'
 import { execFlags, protocolVersion, toAgent, toHost } from './protocol.ts'
 
 let agent: LocalAgent

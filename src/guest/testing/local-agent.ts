@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { KvitestError } from '../../native/error.ts'
-import { AgentClient } from './client.ts'
+import { AgentClient } from '../agent/client.ts'
 
 const program = fileURLToPath(new URL('../../../build/Release/agent', import.meta.url))
 

@@ -1,0 +1,73 @@
+import { expect, test } from 'vitest'
+import { checkOptions, parseMemory } from './boot-options.ts'
+import type { BootOptions } from './types.ts'
+
+test('every option has a default', () => {
+  expect(checkOptions({ name: 'g' })).toEqual({
+    name: 'g',
+    cpus: 1,
+    memory: 256 * 1024 * 1024,
+    devices: [{ type: 'virtio-console', ports: [{ name: 'org.kvitest.agent' }] }],
+    ports: [],
+    cmdline: 'console=ttyS0 printk.time=1 panic=-1',
+    bootTimeout: 60_000,
+    idleLimit: 20_000,
+    onConsoleLine: undefined,
+  })
+})
+
+test('the agent has a device of its own, and waits for the other named ports', () => {
+  const console = {
+    type: 'virtio-console',
+    ports: [{ name: 'a' }, { name: 'hvc', console: true }, { name: 'b' }],
+  } as const
+  const checked = checkOptions({
+    devices: [{ type: 'virtio-rng' }, { ...console, ports: [...console.ports] }],
+    cmdline: 'quiet',
+  })
+  expect(checked.devices.map(({ type }) => type)).toEqual(['virtio-console', 'virtio-rng', 'virtio-console'])
+  expect(checked.ports).toEqual(['a', 'hvc', 'b'])
+  expect(checked.cmdline).toBe('console=ttyS0 printk.time=1 panic=-1 kvitest.ports=a,b quiet')
+})
+
+test.for<[number | string, number | undefined]>([
+  ['256M', 268435456],
+  ['2G', 2147483648],
+  ['1024k', 1048576],
+  ['512MiB', 536870912],
+  [268435456, 268435456],
+  ['4097', undefined],
+  ['', undefined],
+  ['-1M', undefined],
+  ['1.5G', undefined],
+  ['12 apples', undefined],
+  [Number.NaN, undefined],
+])('memory %s is %s bytes', ([text, bytes]) => {
+  expect(parseMemory(text)).toBe(bytes)
+})
+
+const console = (...names: string[]): BootOptions => ({
+  devices: [{ type: 'virtio-console', ports: names.map((name) => ({ name })) }],
+})
+
+test.for<[BootOptions, string]>([
+  [{ cpus: 0 }, 'boot g: cpus: 0; give a whole number from 1 to 8'],
+  [{ cpus: 9 }, 'boot g: cpus: 9; give a whole number from 1 to 8'],
+  [{ cpus: 1.5 }, 'boot g: cpus: 1.5; give a whole number from 1 to 8'],
+  [{ memory: 'lots' }, 'boot g: memory: lots; give bytes, or a size such as 256M or 2G'],
+  [{ memory: '16M' }, 'boot g: memory: 16M; a Linux guest takes 64M to 8G'],
+  [{ memory: '9G' }, 'boot g: memory: 9G; a Linux guest takes 64M to 8G'],
+  [{ bootTimeout: 0 }, 'boot g: bootTimeout: 0; give milliseconds'],
+  [{ idleLimit: -1 }, 'boot g: idleLimit: -1; give milliseconds, or 0 for none'],
+  [{ cmdline: 'x'.repeat(2048) }, 'boot g: a command line of 2085 characters; the kernel takes 2047'],
+  [{ cmdline: 'a\nb' }, 'boot g: a command line with a line end in it; write it on one line'],
+  [console('a', 'a'), 'boot g: port a is there already; give every port a name of its own'],
+  [
+    console('org.kvitest.agent'),
+    'boot g: port org.kvitest.agent is there already; give every port a name of its own',
+  ],
+  [console('serial'), 'boot g: port serial is there already; give every port a name of its own'],
+  [console(''), 'boot g: port name ""; name every port'],
+])('%j is refused', ([options, message]) => {
+  expect(() => checkOptions({ name: 'g', ...options })).toThrow(message)
+})
