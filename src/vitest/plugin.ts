@@ -1,3 +1,4 @@
+import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Plugin } from 'vitest/config'
 import { JUnitReporter } from './junit-reporter.ts'
@@ -61,7 +62,7 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         host: hostModule,
       })
       for (const path of Object.values(plan.header.guest.files)) {
-        this.addWatchFile(fileURLToPath(new URL(path, `file://${file}`)))
+        this.addWatchFile(resolve(dirname(file), path))
       }
       return { code: module.code, map: module.map, moduleType: 'js' }
     },
