@@ -1,0 +1,201 @@
+#include "native/binding/convert.h"
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "native/error.h"
+
+namespace kvitest {
+namespace {
+
+constexpr const char* kSpec = "machine spec";
+constexpr std::uint64_t kMaxSafeInteger = (std::uint64_t{1} << 53) - 1;
+
+[[noreturn]] void refuse(const char* operation, const std::string& detail) {
+  throw Error(operation, EINVAL, detail, "see src/native/contract.ts");
+}
+
+Napi::Object object_of(const Napi::Value& value, const char* operation, const char* what) {
+  if (!value.IsObject()) refuse(operation, std::string(what) + " is not an object");
+  return value.As<Napi::Object>();
+}
+
+Napi::Array array_of(const Napi::Value& value, const char* what) {
+  if (!value.IsArray()) refuse(kSpec, std::string(what) + " is not an array");
+  return value.As<Napi::Array>();
+}
+
+bool boolean_or(const Napi::Value& value, const char* what, bool fallback) {
+  if (value.IsUndefined()) return fallback;
+  if (!value.IsBoolean()) refuse(kSpec, std::string(what) + " is not a boolean");
+  return value.As<Napi::Boolean>().Value();
+}
+
+ConsoleSpec console_spec(const Napi::Object& device) {
+  ConsoleSpec spec;
+  const Napi::Array ports = array_of(device.Get("ports"), "ports of a virtio-console");
+  for (std::uint32_t i = 0; i < ports.Length(); ++i) {
+    const Napi::Value value = ports.Get(i);
+    const Napi::Object port = object_of(value, kSpec, "a virtio-console port");
+    spec.ports.push_back({string_of(port.Get("name"), kSpec, "a port's name"),
+                          boolean_or(port.Get("console"), "a port's console", false)});
+  }
+  return spec;
+}
+
+DeviceSpec device_spec(const Napi::Value& value) {
+  const Napi::Object device = object_of(value, kSpec, "a device");
+  const std::string type = string_of(device.Get("type"), kSpec, "a device's type");
+  if (type == "virtio-console") return console_spec(device);
+  if (type == "virtio-rng") return RngSpec{};
+  refuse(kSpec, "no device of type \"" + type + "\"");
+}
+
+std::variant<LinuxPayload, BarePayload> payload_of(const Napi::Value& value) {
+  const Napi::Object payload = object_of(value, kSpec, "payload");
+  const std::string kind = string_of(payload.Get("kind"), kSpec, "payload.kind");
+  if (kind == "linux") {
+    LinuxPayload linux_payload;
+    linux_payload.kernel = string_of(payload.Get("kernel"), kSpec, "payload.kernel");
+    if (!payload.Get("initramfs").IsUndefined()) {
+      linux_payload.initramfs = string_of(payload.Get("initramfs"), kSpec, "payload.initramfs");
+    }
+    linux_payload.cmdline = string_of(payload.Get("cmdline"), kSpec, "payload.cmdline");
+    return linux_payload;
+  }
+  if (kind == "bare") {
+    BarePayload bare;
+    bare.elf = string_of(payload.Get("elf"), kSpec, "payload.elf");
+    bare.ring = static_cast<int>(integer_of(payload.Get("ring"), kSpec, "payload.ring", 0, 3));
+    return bare;
+  }
+  refuse(kSpec, "no payload of kind \"" + kind + "\"");
+}
+
+Napi::Value to_js(Napi::Env env, const VcpuState& state) {
+  Napi::Object registers = Napi::Object::New(env);
+  for (const auto& [name, value] : state.registers) registers.Set(name, value);
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("index", state.index);
+  object.Set("registers", registers);
+  if (state.mp_state) object.Set("mpState", *state.mp_state);
+  object.Set("interruptsEnabled", state.interrupts_enabled);
+  return object;
+}
+
+Napi::Value uint8_array(Napi::Env env, const std::vector<std::byte>& data) {
+  // Copied into V8's own memory: V8 aborts when two external buffers cover one address.
+  Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, data.size());
+  std::memcpy(buffer.Data(), data.data(), data.size());
+  return Napi::Uint8Array::New(env, data.size(), buffer, 0);
+}
+
+}  // namespace
+
+std::string string_of(const Napi::Value& value, const char* operation, const char* what) {
+  if (!value.IsString()) refuse(operation, std::string(what) + " is not a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+std::uint64_t integer_of(const Napi::Value& value, const char* operation, const char* what,
+                         std::uint64_t low, std::uint64_t high) {
+  if (!value.IsNumber()) refuse(operation, std::string(what) + " is not a number");
+  const double number = value.As<Napi::Number>().DoubleValue();
+  if (!(number >= static_cast<double>(low) && number <= static_cast<double>(high)) ||
+      std::trunc(number) != number) {
+    refuse(operation, std::string(what) + " is not a whole number from " + std::to_string(low) +
+                          " to " + std::to_string(high));
+  }
+  return static_cast<std::uint64_t>(number);
+}
+
+std::vector<std::byte> bytes_of(const Napi::Value& value, const char* operation) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+    refuse(operation, "the data is not a Uint8Array");
+  }
+  const auto array = value.As<Napi::Uint8Array>();
+  const auto* data = reinterpret_cast<const std::byte*>(array.Data());
+  return {data, data + array.ByteLength()};
+}
+
+MachineSpec machine_spec(const Napi::Value& value) {
+  const Napi::Object object = object_of(value, kSpec, "the spec");
+  MachineSpec spec;
+  spec.name = string_of(object.Get("name"), kSpec, "name");
+  spec.cpus = static_cast<unsigned>(integer_of(object.Get("cpus"), kSpec, "cpus", 0, 1024));
+  spec.memory = integer_of(object.Get("memory"), kSpec, "memory", 0, kMaxSafeInteger);
+  spec.payload = payload_of(object.Get("payload"));
+  const Napi::Array devices = array_of(object.Get("devices"), "devices");
+  for (std::uint32_t i = 0; i < devices.Length(); ++i) {
+    spec.devices.push_back(device_spec(devices.Get(i)));
+  }
+  const bool is_linux = std::holds_alternative<LinuxPayload>(spec.payload);
+  spec.irqchip = boolean_or(object.Get("irqchip"), "irqchip", is_linux || !spec.devices.empty());
+  return spec;
+}
+
+Napi::Value to_js(Napi::Env env, const std::vector<VcpuState>& states) {
+  Napi::Array array = Napi::Array::New(env, states.size());
+  for (std::uint32_t i = 0; i < states.size(); ++i) array.Set(i, to_js(env, states[i]));
+  return array;
+}
+
+Napi::Value to_js(Napi::Env env, const MachineEnd& end) {
+  Napi::Object exits = Napi::Object::New(env);
+  for (const auto& [name, count] : end.exits) exits.Set(name, static_cast<double>(count));
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("reason", end.reason);
+  if (end.code) object.Set("code", static_cast<double>(*end.code));
+  object.Set("detail", end.detail);
+  object.Set("panicked", end.panicked);
+  object.Set("exits", exits);
+  object.Set("vcpus", to_js(env, end.vcpus));
+  object.Set("elapsed", end.elapsed);
+  return object;
+}
+
+Napi::Value to_js(Napi::Env env, const Event& event) {
+  Napi::Object object = Napi::Object::New(env);
+  if (const auto* data = std::get_if<DataEvent>(&event)) {
+    object.Set("type", "data");
+    object.Set("channel", data->channel);
+    object.Set("data", uint8_array(env, data->data));
+  } else if (const auto* port = std::get_if<PortEvent>(&event)) {
+    object.Set("type", "port");
+    object.Set("channel", port->channel);
+    object.Set("open", port->open);
+  } else if (const auto* pvpanic = std::get_if<PvpanicEvent>(&event)) {
+    object.Set("type", "pvpanic");
+    object.Set("event", static_cast<double>(pvpanic->event));
+  } else {
+    object.Set("type", "end");
+    object.Set("end", to_js(env, std::get<EndEvent>(event).end));
+  }
+  return object;
+}
+
+Napi::Value to_js(Napi::Env env, const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& e) {
+    const Napi::Error js = Napi::Error::New(env, e.what());
+    Napi::Object object = js.Value();
+    if (const char* name = e.code() == 0 ? nullptr : ::strerrorname_np(e.code())) {
+      object.Set("code", name);
+    }
+    object.Set("operation", e.operation());
+    if (!e.hint().empty()) object.Set("hint", e.hint());
+    return object;
+  } catch (const std::exception& e) {
+    const Napi::Error js = Napi::Error::New(env, std::string("kvitest addon: ") + e.what());
+    Napi::Object object = js.Value();
+    object.Set("operation", "kvitest addon");
+    return object;
+  }
+}
+
+}  // namespace kvitest

@@ -1,0 +1,80 @@
+#include "native/binding/environment.h"
+
+#include <utility>
+#include <vector>
+
+#include "native/binding/machine_object.h"
+#include "native/binding/session.h"
+
+namespace kvitest {
+
+Wakeup::Wakeup(Environment& environment)
+    : function_(Function::New(environment.env(), "kvitest machines", 0, 1, &environment)) {
+  function_.Unref(environment.env());
+}
+
+void Wakeup::wake(std::uint64_t session) {
+  const std::lock_guard lock(mutex_);
+  if (closed_) return;
+  // The number itself travels in the pointer: nothing to free when the call never arrives.
+  function_.NonBlockingCall(reinterpret_cast<void*>(session));
+}
+
+void Wakeup::close() {
+  const std::lock_guard lock(mutex_);
+  // Not released either: Node closes the function itself when the environment ends, and a release
+  // after that would touch freed memory.
+  closed_ = true;
+}
+
+void Wakeup::hold(Napi::Env env) {
+  if (closed_) return;
+  if (holds_++ == 0) function_.Ref(env);
+}
+
+void Wakeup::release(Napi::Env env) {
+  if (closed_) return;
+  if (--holds_ == 0) function_.Unref(env);
+}
+
+void Wakeup::call_js(Napi::Env env, Napi::Function, Environment* environment, void* session) {
+  if (env == nullptr) return;  // the environment ends with calls still queued
+  const std::shared_ptr<Session> found =
+      environment->find(reinterpret_cast<std::uint64_t>(session));
+  if (found != nullptr) found->drain(env);
+}
+
+Environment::Environment(Napi::Env env, Napi::Object) : env_(env) {
+  wakeup_ = std::make_shared<Wakeup>(*this);
+  machine_class = Napi::Persistent(MachineObject::define(env, *this));
+  // After the thread-safe function was made: hooks run in reverse, so ours comes before the one by
+  // which Node closes that function.
+  env.AddCleanupHook([](Environment* self) { self->shut_down(); }, this);
+}
+
+Environment::~Environment() = default;
+
+std::uint64_t Environment::add(std::shared_ptr<Session> session) {
+  const std::uint64_t number = session->number();
+  sessions_.emplace(number, std::move(session));
+  return number;
+}
+
+std::shared_ptr<Session> Environment::find(std::uint64_t session) const {
+  const auto found = sessions_.find(session);
+  return found == sessions_.end() ? nullptr : found->second;
+}
+
+void Environment::shut_down() {
+  wakeup_->close();
+  // All of them are told first, so that they end side by side.
+  for (const auto& [number, session] : sessions_) session->machine().stop([](const MachineEnd&) {});
+  for (const auto& [number, session] : sessions_) {
+    session->machine().join();
+    session->abandon();
+  }
+  sessions_.clear();
+  machine_class.Reset();
+}
+
+}  // namespace kvitest

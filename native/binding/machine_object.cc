@@ -1,0 +1,139 @@
+#include "native/binding/machine_object.h"
+
+#include <cstdint>
+#include <limits>
+#include <utility>
+
+#include "native/binding/convert.h"
+#include "native/error.h"
+
+namespace kvitest {
+namespace {
+
+constexpr const char* kOnEvent = "onEvent";
+
+}  // namespace
+
+Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
+  return DefineClass(env, "NativeMachine",
+                     {
+                         InstanceMethod<&MachineObject::start>("start"),
+                         InstanceMethod<&MachineObject::stop>("stop"),
+                         InstanceMethod<&MachineObject::write>("write"),
+                         InstanceMethod<&MachineObject::consumed>("consumed"),
+                         InstanceMethod<&MachineObject::set_port_open>("setPortOpen"),
+                         InstanceMethod<&MachineObject::resize>("resize"),
+                         InstanceMethod<&MachineObject::inspect>("inspect"),
+                         InstanceMethod<&MachineObject::nmi>("nmi"),
+                     },
+                     &environment);
+}
+
+MachineObject::MachineObject(const Napi::CallbackInfo& info)
+    : Napi::ObjectWrap<MachineObject>(info) {
+  auto& environment = *static_cast<Environment*>(info.Data());
+  if (environment.constructing == nullptr) {
+    throw Napi::TypeError::New(info.Env(), "a NativeMachine is made by createMachine() only");
+  }
+  session_ = environment.constructing;
+  info.This().As<Napi::Object>().DefineProperty(
+      Napi::PropertyDescriptor::Value(kOnEvent, info[0], napi_default));
+  session_->attach(this);
+}
+
+MachineObject::~MachineObject() {
+  if (session_ != nullptr) session_->detach();
+}
+
+void MachineObject::deliver(Napi::Value event) {
+  const Napi::Object self = Value();
+  if (self.IsEmpty()) return;  // collected, not yet finalized
+  const Napi::Value on_event = self.Get(kOnEvent);
+  on_event.As<Napi::Function>().Call({event});
+}
+
+Napi::Value MachineObject::promise(const std::function<void(std::uint64_t)>& call) {
+  const Session::Operation operation = session_->begin();
+  try {
+    call(operation.number);
+  } catch (const Error&) {
+    session_->settle(operation.number, std::current_exception());
+  }
+  return operation.promise;
+}
+
+// Native threads call it: it holds the session by its bare address, which the machine in it cannot
+// outlive.
+Machine::Done MachineObject::settles(std::uint64_t operation) {
+  return [session = session_.get(), operation](std::exception_ptr error) {
+    session->settle(operation, std::move(error));
+  };
+}
+
+Napi::Value MachineObject::start(const Napi::CallbackInfo&) {
+  return promise([this](std::uint64_t operation) {
+    session_->hold_while_running();
+    session_->machine().start(settles(operation));
+  });
+}
+
+Napi::Value MachineObject::stop(const Napi::CallbackInfo&) {
+  return promise([this](std::uint64_t operation) {
+    session_->machine().stop([session = session_.get(), operation](const MachineEnd& end) {
+      session->settle(operation, nullptr, [end](Napi::Env env) { return to_js(env, end); });
+    });
+  });
+}
+
+Napi::Value MachineObject::write(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string channel = string_of(info[0], "write", "the channel");
+    session_->machine().write(std::move(channel), bytes_of(info[1], "write"), settles(operation));
+  });
+}
+
+void MachineObject::consumed(const Napi::CallbackInfo& info) {
+  try {
+    std::string channel = string_of(info[0], "consumed", "the channel");
+    const std::uint64_t bytes = integer_of(info[1], "consumed", "the number of bytes", 0,
+                                           std::numeric_limits<std::uint32_t>::max());
+    session_->machine().consumed(std::move(channel), bytes);
+  } catch (const Error& error) {
+    throw Napi::TypeError::New(info.Env(), error.what());
+  }
+}
+
+Napi::Value MachineObject::set_port_open(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string channel = string_of(info[0], "setPortOpen", "the channel");
+    const bool open = info[1].ToBoolean().Value();
+    session_->machine().set_port_open(std::move(channel), open, settles(operation));
+  });
+}
+
+Napi::Value MachineObject::resize(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    constexpr std::uint64_t kLimit = std::numeric_limits<std::uint16_t>::max();
+    std::string channel = string_of(info[0], "resize", "the channel");
+    const auto columns =
+        static_cast<std::uint16_t>(integer_of(info[1], "resize", "columns", 0, kLimit));
+    const auto rows = static_cast<std::uint16_t>(integer_of(info[2], "resize", "rows", 0, kLimit));
+    session_->machine().resize(std::move(channel), columns, rows, settles(operation));
+  });
+}
+
+Napi::Value MachineObject::inspect(const Napi::CallbackInfo&) {
+  return promise([this](std::uint64_t operation) {
+    session_->machine().inspect([session = session_.get(), operation](std::vector<VcpuState> states,
+                                                                      std::exception_ptr error) {
+      session->settle(operation, std::move(error),
+                      [states = std::move(states)](Napi::Env env) { return to_js(env, states); });
+    });
+  });
+}
+
+Napi::Value MachineObject::nmi(const Napi::CallbackInfo&) {
+  return promise([this](std::uint64_t operation) { session_->machine().nmi(settles(operation)); });
+}
+
+}  // namespace kvitest

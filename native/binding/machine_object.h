@@ -1,0 +1,46 @@
+// NativeMachine of src/native/contract.ts: a JS object around a session.
+//
+// The owner's callback hangs on the JS object itself, not on the session: a callback usually
+// reaches its machine, and through a strong native reference the two would keep each other alive
+// for ever.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+
+#include "native/binding/environment.h"
+#include "native/binding/session.h"
+
+namespace kvitest {
+
+class MachineObject : public Napi::ObjectWrap<MachineObject> {
+ public:
+  static Napi::Function define(Napi::Env env, Environment& environment);
+
+  // `new` by Environment::constructing only. info[0]: the owner's callback.
+  explicit MachineObject(const Napi::CallbackInfo& info);
+  ~MachineObject() override;
+
+  // Calls the owner. Throws Napi::Error as the callback does.
+  void deliver(Napi::Value event);
+
+ private:
+  Napi::Value start(const Napi::CallbackInfo& info);
+  Napi::Value stop(const Napi::CallbackInfo& info);
+  Napi::Value write(const Napi::CallbackInfo& info);
+  void consumed(const Napi::CallbackInfo& info);
+  Napi::Value set_port_open(const Napi::CallbackInfo& info);
+  Napi::Value resize(const Napi::CallbackInfo& info);
+  Napi::Value inspect(const Napi::CallbackInfo& info);
+  Napi::Value nmi(const Napi::CallbackInfo& info);
+
+  // A promise of what `call` starts; what `call` throws rejects it.
+  Napi::Value promise(const std::function<void(std::uint64_t operation)>& call);
+  // A Done that settles the operation with undefined.
+  Machine::Done settles(std::uint64_t operation);
+
+  std::shared_ptr<Session> session_;
+};
+
+}  // namespace kvitest
