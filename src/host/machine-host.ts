@@ -23,6 +23,7 @@ export interface HostInfo {
 
 /** A machine on a host. The same for the addon in this process and for one in a lab. */
 export interface HostMachine {
+  /** Resolves after the `end` event; rejects with an infra KvitestError, and no `end` event comes, when the host itself is lost. */
   readonly ended: Promise<MachineEnd>
   start(): Promise<void>
   stop(): Promise<MachineEnd>
