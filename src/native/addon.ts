@@ -1,0 +1,89 @@
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { join, resolve } from 'node:path'
+import type { MachineEvent, MachineSpec, NativeAddon, NativeError, NativeMachine } from './contract.ts'
+import { KvitestError } from './error.ts'
+
+/** Path of the addon: `KVITEST_ADDON`, else what the build leaves in this package. */
+export function addonPath(): string {
+  const override = process.env.KVITEST_ADDON
+  if (override) return resolve(override)
+  return join(import.meta.dirname, '../../build/Release/kvitest.node')
+}
+
+let loaded: NativeAddon | undefined
+
+/**
+ * The native addon, loaded once for a thread. What it rejects with is a KvitestError.
+ *
+ * @throws KvitestError when it has not been built or does not load.
+ */
+export function loadAddon(): NativeAddon {
+  loaded ??= wrapAddon(requireAddon(addonPath()))
+  return loaded
+}
+
+function requireAddon(path: string): NativeAddon {
+  if (!existsSync(path)) {
+    throw new KvitestError('load the native addon', `${path} is not there`, {
+      code: 'ENOENT',
+      hint: 'run: npm run setup',
+    })
+  }
+  try {
+    return createRequire(import.meta.url)(path) as NativeAddon
+  } catch (cause) {
+    const reason = (cause instanceof Error ? cause.message : String(cause)).split('\n')[0]!
+    throw new KvitestError('load the native addon', reason, { hint: 'run: npm run setup', cause })
+  }
+}
+
+/** A native rejection as the project's own error; anything else as it is. */
+function toKvitestError(error: unknown): unknown {
+  if (!(error instanceof Error) || !('operation' in error)) return error
+  const { operation, code, hint, message } = error as NativeError
+  const prefix = `${operation}: `
+  const suffix = hint ? `; ${hint}` : ''
+  const withoutPrefix = message.startsWith(prefix) ? message.slice(prefix.length) : message
+  const detail =
+    suffix && withoutPrefix.endsWith(suffix) ? withoutPrefix.slice(0, -suffix.length) : withoutPrefix
+  return new KvitestError(operation, detail, { code, hint, cause: error })
+}
+
+async function converted<T>(promise: Promise<T>): Promise<T> {
+  try {
+    return await promise
+  } catch (error) {
+    throw toKvitestError(error)
+  }
+}
+
+function wrapMachine(machine: NativeMachine): NativeMachine {
+  return {
+    start: () => converted(machine.start()),
+    stop: () => converted(machine.stop()),
+    write: (channel, data) => converted(machine.write(channel, data)),
+    consumed: (channel, bytes) => machine.consumed(channel, bytes),
+    setPortOpen: (channel, open) => converted(machine.setPortOpen(channel, open)),
+    resize: (channel, columns, rows) => converted(machine.resize(channel, columns, rows)),
+    inspect: () => converted(machine.inspect()),
+    nmi: () => converted(machine.nmi()),
+  }
+}
+
+function wrapAddon(addon: NativeAddon): NativeAddon {
+  return {
+    version: addon.version,
+    probe: () => converted(addon.probe()),
+    createMachine: async (spec: MachineSpec, onEvent: (event: MachineEvent) => void) =>
+      wrapMachine(await converted(addon.createMachine(spec, onEvent))),
+    counts: () => addon.counts(),
+    setParentDeathSignal: (signal) => {
+      try {
+        addon.setParentDeathSignal(signal)
+      } catch (error) {
+        throw toKvitestError(error)
+      }
+    },
+  }
+}
