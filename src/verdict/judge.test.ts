@@ -183,10 +183,19 @@ test('an end that nobody asked for fails though the scripts passed', () => {
   )
 })
 
-test('a triple fault after boot is a panic without words', () => {
+test('a triple fault in the middle of a script fails, as nothing says that the kernel panicked', () => {
   const end = machine('triple-fault', 'KVM_EXIT_SHUTDOWN on vCPU 0')
-  expect(short(good({ phase: 'script', stopped: false, machine: end, scripts: [] }))).toBe(
-    'panic: triple fault while a script or command ran: KVM_EXIT_SHUTDOWN on vCPU 0',
+  const evidence = good({ phase: 'script', stopped: false, machine: end, scripts: [] })
+  expect(short(evidence)).toBe('fail: the guest triple-faulted while a script or command ran')
+  expect(judge(evidence).evidence[0]).toBe('machine: KVM_EXIT_SHUTDOWN on vCPU 0')
+})
+
+test('an end that is no power-off fails a guest that was asked for one', () => {
+  expect(short(good({ machine: machine('triple-fault') }))).toBe(
+    'fail: the guest triple-faulted when it was asked to power off',
+  )
+  expect(short(good({ machine: machine('reset') }))).toBe(
+    'fail: the guest reset itself when it was asked to power off',
   )
 })
 

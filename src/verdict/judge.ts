@@ -62,6 +62,9 @@ export interface GuestEvidence {
 
 const consoleTail = 20
 
+/** How a guest may end that was asked to; `stopped` is our own doing. */
+const orderly = ['poweroff', 'stopped']
+
 /**
  * Exactly one verdict for one guest. A pure function of what was seen. From strong to weak: panic, vmm-crash,
  * infra, boot-fail, hang, oops, timeout, fail, skip, pass.
@@ -81,14 +84,10 @@ export function judge(evidence: GuestEvidence): Judgement {
 
 type Finding = Omit<Judgement, 'evidence'> | undefined
 
-function panic({ machine, phase }: GuestEvidence, splats: Splat[]): Finding {
+function panic({ machine }: GuestEvidence, splats: Splat[]): Finding {
   const report = splats.find(({ kind }) => kind === 'panic')
   if (report) return { verdict: 'panic', reason: report.title }
   if (machine?.panicked) return { verdict: 'panic', reason: 'the guest rang pvpanic' }
-  // The kernel died too suddenly to say so.
-  if (machine?.reason === 'triple-fault' && phase !== 'boot') {
-    return { verdict: 'panic', reason: `triple fault ${during(phase)}: ${machine.detail}` }
-  }
 }
 
 function vmmCrash({ machine }: GuestEvidence): Finding {
@@ -138,8 +137,11 @@ function scripts({ phase, stopped, machine, scripts }: GuestEvidence): NonNullab
     const problem = problemOf(script)
     if (problem) return { verdict: 'fail', reason: `${script.name}: ${problem}` }
   }
-  if (phase !== 'shutdown' && !stopped) {
+  if (phase !== 'shutdown') {
     return { verdict: 'fail', reason: `${describeEnd(machine)} though nobody asked it to end` }
+  }
+  if (machine && !orderly.includes(machine.reason)) {
+    return { verdict: 'fail', reason: `${describeEnd(machine)} when it was asked to power off` }
   }
   if (scripts.length === 0) return { verdict: 'skip', reason: 'no script ran' }
   const skipped = scripts.map(skipReason)
