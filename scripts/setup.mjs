@@ -13,6 +13,7 @@ import {
   readdirSync,
   readFileSync,
   readSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs'
 import { delimiter, join } from 'node:path'
@@ -158,6 +159,12 @@ function npmDependencies() {
   }
 }
 
+/** npm links a package's own bin for its users only; here too `npx kvitest` is what a person types. */
+function ownCommand() {
+  const link = join(root, 'node_modules/.bin/kvitest')
+  if (!existsSync(link)) symlinkSync('../../scripts/kvitest', link)
+}
+
 function sourceFiles(directory) {
   return readdirSync(join(root, directory), { withFileTypes: true, recursive: true })
     .filter((entry) => entry.isFile() && /\.(c|cc|h|S|ld|txt)$/.test(entry.name))
@@ -241,6 +248,7 @@ let unlock = () => {}
 try {
   unlock = await lock()
   npmDependencies()
+  ownCommand()
   systemPackages()
   nativeBuild()
   defaultKernels()
