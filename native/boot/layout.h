@@ -18,7 +18,8 @@ inline constexpr Gpa kBareStackTop = 0x8'0000;
 inline constexpr Gpa kConventionalEnd = 0x9'fc00;
 // The BIOS area: reserved in the e820 map, real RAM underneath.
 inline constexpr Gpa kAcpiBase = 0xe'0000;
-inline constexpr Gpa kVmGenIdPage = 0xf'f000;
+inline constexpr Gpa kVmGenIdPage = 0xf'e000;
+inline constexpr Gpa kResetVector = 0xf'fff0;  // F000:FFF0 of real mode
 inline constexpr Gpa kHighMemory = 0x10'0000;
 
 // The end of the RAM that starts at 0; devices and the rest of the RAM are above it.

@@ -11,6 +11,7 @@
 #include "native/boot/long_mode.h"
 #include "native/boot/payload_file.h"
 #include "native/boot/pvh.h"
+#include "native/boot/reset_vector.h"
 #include "native/boot/zero_page.h"
 #include "native/error.h"
 
@@ -84,6 +85,7 @@ BootState load_through_pvh(GuestMemory& memory, const PayloadFile& file, const L
 
 BootState load_linux(GuestMemory& memory, const LinuxImage& image, const AcpiPlatform& platform) {
   const PayloadFile file("load kernel", image.kernel);
+  write_reset_vector(memory, platform);
   return is_elf(file) ? load_through_pvh(memory, file, image, platform)
                       : load_through_bzimage(memory, file, image, platform);
 }
