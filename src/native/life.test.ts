@@ -1,0 +1,121 @@
+/** What is left of machines, counted in processes of their own. */
+import { spawn } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { whyNoKvm } from './testing/bare-guest.ts'
+
+const nothing = { machines: 0, threads: 0, kvmFds: 0, guestThreads: 0, guestMappings: 0 }
+
+interface Child {
+  status: number | null
+  signal: string | null
+  // biome-ignore lint/suspicious/noExplicitAny: each mode prints its own shape
+  report: any
+  stderr: string
+}
+
+function runChild(mode: string): Promise<Child> {
+  const script = join(import.meta.dirname, 'testing/life-child.ts')
+  const child = spawn(process.execPath, ['--expose-gc', '--no-warnings', script, mode], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let stdout = ''
+  let stderr = ''
+  child.stdout.on('data', (data) => {
+    stdout += data
+  })
+  child.stderr.on('data', (data) => {
+    stderr += data
+  })
+  return new Promise((resolve) => {
+    child.once('close', (status, signal) =>
+      resolve({ status, signal, stderr, report: stdout ? JSON.parse(stdout) : undefined }),
+    )
+  })
+}
+
+/** Processes and threads of this machine that a guest left behind. */
+function strays(parent: number): string[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+        return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent
+      } catch {
+        return false
+      }
+    })
+}
+
+const reason = whyNoKvm()
+
+describe.skipIf(reason)(`life of machines${reason ? ` (skipped: ${reason})` : ''}`, () => {
+  test('stopped machines leave no thread, fd or mapping', async () => {
+    const { status, report } = await runChild('stop')
+
+    expect(report.during).toEqual({
+      machines: 10,
+      threads: 20,
+      kvmFds: expect.any(Number),
+      guestThreads: 20,
+      guestMappings: expect.any(Number),
+    })
+    expect(report.during.kvmFds).toBeGreaterThanOrEqual(30)
+    expect(report.during.guestMappings).toBeGreaterThanOrEqual(10)
+    expect(report.after).toEqual(nothing)
+    expect(status).toBe(0)
+  })
+
+  test('machines that ended by themselves leave nothing without stop()', async () => {
+    const { status, report } = await runChild('ended')
+
+    expect(report.after).toEqual(nothing)
+    expect(status).toBe(0)
+  })
+
+  test('collected handles of running machines leave nothing', async () => {
+    const { status, report } = await runChild('collected')
+
+    expect(report.during.machines).toBe(5)
+    expect(report.after).toEqual(nothing)
+    expect(status).toBe(0)
+  })
+
+  test('a process that exits with running guests ends at once and cleanly', async () => {
+    const { status, signal, report, stderr } = await runChild('exit')
+
+    expect(report.during.machines).toBe(3)
+    expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' })
+    expect(strays(process.pid)).toEqual([])
+  })
+
+  test('ended machines do not keep the event loop alive', async () => {
+    const { status, report } = await runChild('drain')
+
+    expect(report).toEqual({ reason: 'test-exit' })
+    expect(status).toBe(0)
+  })
+
+  test('a machine that could not be created leaves nothing', async () => {
+    const { status, report } = await runChild('refused')
+
+    expect(report).toEqual({ code: 'ENOENT', after: nothing })
+    expect(status).toBe(0)
+  })
+
+  test('worker threads terminated with running guests neither crash nor leave anything', async () => {
+    const { status, signal, report, stderr } = await runChild('workers')
+
+    expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' })
+    expect(report.after).toEqual(nothing)
+  })
+
+  test('a listener that throws is an uncaught exception, and the machine still ends', async () => {
+    const { status, report } = await runChild('throwing')
+
+    expect(report).toEqual({ seen: 'listener: end', reason: 'test-exit', after: nothing })
+    expect(status).toBe(0)
+  })
+})

@@ -1,0 +1,135 @@
+/**
+ * The main program of a child process of life.test.ts: does what its argument says and prints one line of JSON
+ * about what is left.
+ */
+import { readdirSync, readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isMainThread, Worker } from 'node:worker_threads'
+import { loadAddon } from '../addon.ts'
+import { bareSpec, createBare, runBare } from './bare-guest.ts'
+
+function resources() {
+  const threads = readdirSync('/proc/self/task').map((id) => {
+    try {
+      return readFileSync(`/proc/self/task/${id}/comm`, 'utf8').trim()
+    } catch {
+      return ''
+    }
+  })
+  return {
+    ...loadAddon().counts(),
+    kvmFds: countKvmFds(),
+    guestThreads: threads.filter((name) => name.startsWith('kvitest-')).length,
+    guestMappings: readFileSync('/proc/self/maps', 'utf8')
+      .split('\n')
+      .filter((line) => line.includes('kvitest-ram') || line.includes('kvm-vcpu')).length,
+  }
+}
+
+function countKvmFds(): number {
+  return readdirSync('/proc/self/fd').filter((fd) => {
+    try {
+      return /kvm/.test(readlink(`/proc/self/fd/${fd}`))
+    } catch {
+      return false
+    }
+  }).length
+}
+
+function readlink(path: string): string {
+  return process.getBuiltinModule('fs').readlinkSync(path)
+}
+
+async function startSpinning(): Promise<void> {
+  const { machine, said } = await createBare(bareSpec('spin', 3))
+  await machine.start()
+  await said('debug', 'spinning')
+}
+
+async function collect(): Promise<void> {
+  const { gc } = globalThis
+  if (!gc) throw new Error('run with --expose-gc')
+  for (let i = 0; i < 100 && loadAddon().counts().machines > 0; i++) {
+    gc()
+    await sleep(20)
+  }
+}
+
+const modes: Record<string, () => Promise<unknown>> = {
+  /** Ten guests run, are stopped, and everything is gone. */
+  stop: async () => {
+    const machines = await Promise.all(Array.from({ length: 10 }, () => createBare(bareSpec('spin', 3))))
+    await Promise.all(machines.map(({ machine }) => machine.start()))
+    await Promise.all(machines.map(({ said }) => said('debug', 'spinning')))
+    const during = resources()
+    await Promise.all(machines.map(({ machine }) => machine.stop()))
+    return { during, after: resources() }
+  },
+  /** Guests that ended by themselves and were never stopped. */
+  ended: async () => {
+    const machines = await Promise.all(Array.from({ length: 10 }, () => createBare(bareSpec('hello'))))
+    await Promise.all(machines.map(({ machine }) => machine.start()))
+    await Promise.all(machines.map(({ ended }) => ended))
+    for (let i = 0; i < 100 && loadAddon().counts().threads > 0; i++) await sleep(10)
+    return { after: resources() }
+  },
+  /** Running guests that nobody holds. */
+  collected: async () => {
+    for (let i = 0; i < 5; i++) await startSpinning()
+    const during = resources()
+    await collect()
+    return { during, after: resources() }
+  },
+  /** The process ends with running guests. */
+  exit: async () => {
+    for (let i = 0; i < 3; i++) await startSpinning()
+    setTimeout(() => process.exit(0), 10)
+    return { during: resources() }
+  },
+  /** Nothing but ended machines: the event loop drains by itself. */
+  drain: async () => {
+    const { end } = await runBare(bareSpec('hello'))
+    return { reason: end.reason }
+  },
+  /** A rejected creation keeps nothing alive either. */
+  refused: async () => {
+    const code = await createBare(bareSpec('no-such-guest')).catch((error) => error.code)
+    return { code, after: resources() }
+  },
+  /** Worker threads are terminated while their guests run and their promises are pending. */
+  workers: async () => {
+    for (let round = 0; round < 5; round++) {
+      const worker = new Worker(new URL(import.meta.url), { argv: ['in-worker'] })
+      await new Promise((resolve, reject) => {
+        worker.once('message', resolve)
+        worker.once('error', reject)
+      })
+      await worker.terminate()
+    }
+    return { after: resources() }
+  },
+  'in-worker': async () => {
+    const { parentPort } = await import('node:worker_threads')
+    await startSpinning()
+    const flood = await createBare(bareSpec('flood'))
+    await flood.machine.start()
+    for (let i = 0; i < 10; i++) void flood.machine.inspect()
+    parentPort!.postMessage('running')
+    await new Promise(() => {})
+  },
+  /** A throwing listener is an uncaught exception and stops nothing else. */
+  throwing: async () => {
+    const seen: string[] = []
+    process.on('uncaughtException', (error) => seen.push(error.message))
+    const machine = await loadAddon().createMachine(bareSpec('hello'), (event) => {
+      throw new Error(`listener: ${event.type}`)
+    })
+    await machine.start()
+    const end = await machine.stop()
+    await sleep(50)
+    return { seen: seen.at(-1), reason: end.reason, after: resources() }
+  },
+}
+
+const result = await modes[process.argv[2]!]!()
+if (isMainThread) console.log(JSON.stringify(result))
