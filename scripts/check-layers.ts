@@ -27,7 +27,9 @@ function readDeps(folder: string): Set<string> {
 }
 
 function isTest(file: string): boolean {
-  return /(_test\.cc|\.test\.ts)$/.test(file) || file.includes('/testing/') || /test_[a-z]+\.(h|cc)$/.test(file)
+  return (
+    /(_test\.cc|\.test\.ts)$/.test(file) || file.includes('/testing/') || /test_[a-z]+\.(h|cc)$/.test(file)
+  )
 }
 
 /** The folder directly below `base` that holds `path`, or undefined when the path lies directly in `base`. */
