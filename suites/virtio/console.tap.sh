@@ -74,6 +74,13 @@ echoes_sizes() {
 }
 echoes_line() { [ "$(ask test.echo "$1")" = "$1" ]; }
 
+# ask_with PORT LINE FILE: sends the file behind the line.
+ask_with() {
+  answer=
+  { echo "$2" && cat "$3"; } >&3 && read -t 60 -r answer <&3
+  echo "$answer"
+} 3<>"$(node "$1")"
+
 digest() { sha256sum | cut -d ' ' -f 1; }
 # uptime in hundredths of a second
 now() { tr -d . </proc/uptime | cut -d ' ' -f 1; }
@@ -141,6 +148,12 @@ point "500 writes of one byte are 500 bytes" send_small
 
 # --- much, to the host ---
 
+# KB/s. A lower bound that a device with one exit a byte cannot reach; emulated hosts are slow and shared.
+case $KVITEST_ACCELERATOR in
+  native | nested) slowest=10000 ;;
+  *) slowest=200 ;;
+esac
+
 # hashes COUNT COMMAND...: the command's output reaches the sha256 peer as COUNT bytes with the right digest.
 hashes() {
   bytes=$1
@@ -158,11 +171,12 @@ point "1 MiB in one write reaches the host" hashes 1048576 dd if="$noise" bs=104
 point "1 MiB in writes of 61 KiB + 7 reaches the host" hashes 1048576 dd if="$noise" bs=62471 count=1048576 \
   iflag=count_bytes
 point "64 KiB in writes of 16 bytes reach the host" hashes 65536 dd if="$noise" bs=16 count=4096
+expected=$(digest <"$noise")
 begin=$(now)
-point "4 MiB reach the host" hashes 4194304 cat "$noise"
+is "4 MiB reach the host" "$(ask_with test.hash 4194304 "$noise")" "$expected"
 to_host=$((4194304 / ($(now) - begin + 1) / 10))
-diag "to the host, digests on both sides included: $to_host KB/s"
-at_least "to the host go more than 1 MB/s" "$to_host" 1000
+diag "to the host: $to_host KB/s, the host's digest included"
+at_least "the speed to the host is that of buffers, not of bytes" "$to_host" $slowest
 
 # --- much, from the host ---
 
@@ -173,8 +187,8 @@ point "1 MiB comes from the host" receives 1048576 one 0
 begin=$(now)
 point "4 MiB come from the host" receives 4194304 four 0
 from_host=$((4194304 / ($(now) - begin + 1) / 10))
-diag "from the host, digests on both sides included: $from_host KB/s"
-at_least "from the host come more than 1 MB/s" "$from_host" 1000
+diag "from the host: $from_host KB/s, the guest's digest included"
+at_least "the speed from the host is that of buffers, not of bytes" "$from_host" $slowest
 point "nothing is lost while the guest does not read for a second" receives 2097152 slow 1
 
 # --- flow control to the host ---

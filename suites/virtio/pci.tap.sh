@@ -14,7 +14,7 @@ work=$(mktemp -d)
 # config FUNCTION OFFSET SIZE: a little-endian value of the configuration space, decimal.
 config() {
   od -An -v -t u1 -j "$2" -N "$3" "$pci/$1/config" |
-    awk '{ for (i = NF; i > 0; i--) v = v * 256 + $i } END { printf "%d\n", v }'
+    awk '{ for (i = NF; i > 0; i--) v = v * 256 + $i } END { printf "%.0f\n", v }'
 }
 
 # poke FUNCTION OFFSET BYTE...: writes configuration space; bytes are octal.
@@ -74,7 +74,9 @@ interrupts() {
     } END { print n + 0 }' /proc/interrupts
 }
 
-bar_size() { awk 'NR == 1 { printf "%d\n", $2 - $1 + 1 }' "$pci/$1/resource"; }
+# The first line of `resource` is BAR 0: first address, last address, flags.
+bar_start() { echo $(($(head -n 1 "$pci/$1/resource" | cut -d ' ' -f 1))); }
+bar_size() { echo $(($(head -n 1 "$pci/$1/resource" | cut -d ' ' -f 2) - $(bar_start "$1") + 1)); }
 # The character device of a port, as soon as the device has named it; within 5 s.
 port_device() {
   for try in $(seq 100); do
@@ -178,7 +180,7 @@ is "MSI-X is announced once" "$(of_both wrong_msix)" ""
 
 is "BAR 0 is a 64-bit memory BAR" $(($(config "$rng_function" 16 4) & 7)) 4
 is "BAR 0 has 512 KiB" "$(bar_size "$rng_function")" 524288
-is "BAR 0 lies at a multiple of its size" $(($(awk 'NR == 1 { print $1 }' "$pci/$rng_function/resource") % 524288)) 0
+is "BAR 0 lies at a multiple of its size" $(($(bar_start "$rng_function") % 524288)) 0
 is "no two BARs overlap" "$(awk '$2 != "0x0000000000000000" { print $1, $2 }' $pci/*/resource | sort |
   awk '$1 <= end { print } { end = $2 }')" ""
 
