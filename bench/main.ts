@@ -1,0 +1,22 @@
+/** `npm run bench -- NAME`: one benchmark a file; each prints a table and what made it. */
+import { KvitestError } from '../src/native/error.ts'
+
+const benches: Record<string, () => Promise<{ bench: (argv: string[]) => Promise<void> }>> = {
+  boot: () => import('./boot.ts'),
+  bare: () => import('./bare.ts'),
+  tap: () => import('./tap.ts'),
+}
+
+const [name, ...rest] = process.argv.slice(2)
+const load = benches[name ?? '']
+if (!load) {
+  console.error(`usage: npm run bench -- ${Object.keys(benches).join(' | ')}`)
+  process.exit(2)
+}
+try {
+  await (await load()).bench(rest)
+  process.exit(0)
+} catch (error) {
+  console.error(error instanceof KvitestError ? error.message : error)
+  process.exit(1)
+}
