@@ -3,13 +3,13 @@ import { checkOptions, parseMemory } from './boot-options.ts'
 import type { BootOptions } from './types.ts'
 
 test('every option has a default', () => {
-  expect(checkOptions({ name: 'g' })).toEqual({
+  expect(checkOptions({ name: 'g' }, 'native')).toEqual({
     name: 'g',
     cpus: 1,
     memory: 256 * 1024 * 1024,
     devices: [{ type: 'virtio-console', ports: [{ name: 'org.kvitest.agent' }] }],
     ports: [],
-    cmdline: 'console=ttyS0 printk.time=1 panic=-1',
+    cmdline: 'console=ttyS0 loglevel=7 printk.time=1 panic=-1',
     bootTimeout: 60_000,
     idleLimit: 20_000,
     onConsoleLine: undefined,
@@ -21,13 +21,11 @@ test('the agent has a device of its own, and waits for the other named ports', (
     type: 'virtio-console',
     ports: [{ name: 'a' }, { name: 'hvc', console: true }, { name: 'b' }],
   } as const
-  const checked = checkOptions({
-    devices: [{ type: 'virtio-rng' }, { ...console, ports: [...console.ports] }],
-    cmdline: 'quiet',
-  })
+  const devices = [{ type: 'virtio-rng' } as const, { ...console, ports: [...console.ports] }]
+  const checked = checkOptions({ devices, cmdline: 'quiet' }, 'native')
   expect(checked.devices.map(({ type }) => type)).toEqual(['virtio-console', 'virtio-rng', 'virtio-console'])
   expect(checked.ports).toEqual(['a', 'hvc', 'b'])
-  expect(checked.cmdline).toBe('console=ttyS0 printk.time=1 panic=-1 kvitest.ports=a,b quiet')
+  expect(checked.cmdline).toBe('console=ttyS0 loglevel=7 printk.time=1 panic=-1 kvitest.ports=a,b quiet')
 })
 
 test.for<[number | string, number | undefined]>([
@@ -58,8 +56,9 @@ test.for<[BootOptions, string]>([
   [{ memory: '16M' }, 'boot g: memory: 16M; a Linux guest takes 64M to 8G'],
   [{ memory: '9G' }, 'boot g: memory: 9G; a Linux guest takes 64M to 8G'],
   [{ bootTimeout: 0 }, 'boot g: bootTimeout: 0; give milliseconds'],
+  [{ loglevel: 16 }, 'boot g: loglevel: 16; give a whole number from 0 to 15'],
   [{ idleLimit: -1 }, 'boot g: idleLimit: -1; give milliseconds, or 0 for none'],
-  [{ cmdline: 'x'.repeat(2048) }, 'boot g: a command line of 2085 characters; the kernel takes 2047'],
+  [{ cmdline: 'x'.repeat(2048) }, 'boot g: a command line of 2096 characters; the kernel takes 2047'],
   [{ cmdline: 'a\nb' }, 'boot g: a command line with a line end in it; write it on one line'],
   [console('a', 'a'), 'boot g: port a is there already; give every port a name of its own'],
   [
@@ -69,5 +68,15 @@ test.for<[BootOptions, string]>([
   [console('serial'), 'boot g: port serial is there already; give every port a name of its own'],
   [console(''), 'boot g: port name ""; name every port'],
 ])('%j is refused', ([options, message]) => {
-  expect(() => checkOptions({ name: 'g', ...options })).toThrow(message)
+  expect(() => checkOptions({ name: 'g', ...options }, 'native')).toThrow(message)
+})
+
+test.for([
+  ['native', {}, 7],
+  ['nested', {}, 7],
+  ['tcg', {}, 5],
+  ['software', {}, 5],
+  ['tcg', { loglevel: 8 }, 8],
+] as const)('on a host with %s and %j the console shows level %i', ([accelerator, options, level]) => {
+  expect(checkOptions(options, accelerator).cmdline).toContain(`loglevel=${level} `)
 })

@@ -10,6 +10,9 @@ const maxCpus = 8
 /** Of the x86 boot protocol, without the NUL. */
 const maxCmdline = 2047
 
+/** Accelerators of HostInfo under which an exit of a guest takes much longer than on hardware. */
+const slowExits = ['tcg', 'software']
+
 const units: Record<string, number> = { '': 1, K: 1024, M: mebibyte, G: 1024 * mebibyte }
 
 /** The options of a boot that need no look at the disk, checked and complete. */
@@ -32,7 +35,8 @@ export interface CheckedOptions {
 
 let guests = 0
 
-export function checkOptions(options: BootOptions): CheckedOptions {
+/** `accelerator` of the host, which decides how much of the kernel log the console can afford. */
+export function checkOptions(options: BootOptions, accelerator: string): CheckedOptions {
   const name = options.name ?? `guest-${++guests}`
   const refuse = (detail: string, hint: string): never => {
     throw new KvitestError(`boot ${name}`, detail, { code: 'EINVAL', hint, infra: false })
@@ -50,6 +54,10 @@ export function checkOptions(options: BootOptions): CheckedOptions {
   if (!(bootTimeout > 0)) refuse(`bootTimeout: ${bootTimeout}`, 'give milliseconds')
   const idleLimit = options.idleLimit ?? 20_000
   if (!(idleLimit >= 0)) refuse(`idleLimit: ${idleLimit}`, 'give milliseconds, or 0 for none')
+  const loglevel = options.loglevel ?? (slowExits.includes(accelerator) ? 5 : 7)
+  if (!Number.isInteger(loglevel) || loglevel < 0 || loglevel > 15) {
+    refuse(`loglevel: ${loglevel}`, 'give a whole number from 0 to 15')
+  }
 
   const devices = options.devices ?? []
   const ports = devices.flatMap((device) => (device.type === 'virtio-console' ? device.ports : []))
@@ -64,6 +72,7 @@ export function checkOptions(options: BootOptions): CheckedOptions {
     .map(({ name }) => name)
   const cmdline = [
     'console=ttyS0',
+    `loglevel=${loglevel}`,
     // Splats are told from other text on the console by their time stamp.
     'printk.time=1',
     // A panic ends the machine instead of halting it.

@@ -16,7 +16,11 @@ afterEach(async () => {
 })
 
 function create(options: BootOptions = {}, talks = true): { guest: LinuxGuest; machine: AgentMachine } {
-  const guest = new LinuxGuest(checkOptions({ name: 'g', ...options }), kernel, standInHost)
+  const guest = new LinuxGuest(
+    checkOptions({ name: 'g', ...options }, standInHost.accelerator),
+    kernel,
+    standInHost,
+  )
   const machine = new AgentMachine((event) => guest.onEvent(event), talks)
   machines.push(machine)
   return { guest, machine }
@@ -184,7 +188,7 @@ test('a guest whose agent is never heard is a boot-fail in time, with its consol
   const error = await booting
   expect(error).toBeInstanceOf(GuestError)
   expect(error.message).toBe(
-    'boot g (debian:6.12-cloud): boot-fail: no greeting of the agent within 0.15 s; its console ends: [    0.100000] still decompressing',
+    "boot g (debian:6.12-cloud): boot-fail: no greeting of the agent within 0.15 s; its console ends: [    0.100000] still decompressing; boot with loglevel 7 to see the kernel's whole log",
   )
   expect(error.console).toBe('[    0.100000] still decompressing\n')
   expect(error.end.evidence.join('\n')).toContain('vCPU 0 runnable at rip 0x1000')
@@ -195,7 +199,7 @@ test('a guest that ends while it boots is a boot-fail at once', async () => {
   const booting = guest.start(machine).catch((error) => error)
   machine.end(machineEnd('triple-fault', 'KVM_EXIT_SHUTDOWN'))
   expect((await booting).message).toBe(
-    'boot g (debian:6.12-cloud): boot-fail: the guest triple-faulted before the agent greeted; its console is empty',
+    "boot g (debian:6.12-cloud): boot-fail: the guest triple-faulted before the agent greeted; its console is empty; boot with loglevel 7 to see the kernel's whole log",
   )
 })
 

@@ -131,7 +131,9 @@ export class LinuxGuest implements Guest {
       await machine.stop().catch(() => {})
       if (!this.#settled) this.#lost(error)
       const end = await this.ended
-      throw new GuestError(`boot ${this.name} (${this.kernel.name})`, end, this.console.text())
+      const quiet = end.verdict === 'boot-fail' && !/loglevel=[7-9]/.test(this.#options.cmdline)
+      const hint = quiet ? "boot with loglevel 7 to see the kernel's whole log" : undefined
+      throw new GuestError(`boot ${this.name} (${this.kernel.name})`, end, this.console.text(), hint)
     } finally {
       clearTimeout(timer)
     }

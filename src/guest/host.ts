@@ -21,7 +21,7 @@ class GuestHost implements Host {
   }
 
   async boot(options: BootOptions = {}): Promise<Guest> {
-    const checked = checkOptions(options)
+    const checked = checkOptions(options, this.info.accelerator)
     const kernel = await resolveKernel(options.kernel)
     const modules = [...modulesFor(checked.devices), ...(options.modules ?? [])]
     const files = options.files ?? {}

@@ -27,6 +27,12 @@ export interface BootOptions {
    * guest counts as hung and is stopped. Default 20 000; 0 never.
    */
   idleLimit?: number
+  /**
+   * What the kernel log shows on the serial console: messages below this level. Default 7, nearly all; 5, warnings and
+   * worse, on a host where a guest's exits are slow (`tcg`, `software`): there every character costs a third of a
+   * millisecond. `dmesg` in the guest has all of it.
+   */
+  loglevel?: number
   /** Every line of the serial console, from the very first; `milliseconds` since the machine started. */
   onConsoleLine?: (line: string, milliseconds: number) => void
 }
