@@ -6,6 +6,7 @@ import type {
   MachineEnd,
   MachineEvent,
   MachineSpec,
+  NativeCounts,
   VcpuState,
 } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
@@ -33,6 +34,8 @@ export interface LabDescription {
 /** What the lab serves to a session. */
 export interface LabFunctions {
   describe(): Promise<LabDescription>
+  /** Live native resources of the lab's server. */
+  counts(): Promise<NativeCounts>
   /** Returns what it got. */
   ping(data: Uint8Array): Promise<Uint8Array>
   /**

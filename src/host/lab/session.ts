@@ -45,9 +45,10 @@ export class Session {
   }
 
   #functions(): LabFunctions {
-    const { blobs, description } = this.#parts
+    const { addon, blobs, description } = this.#parts
     return {
       describe: async () => description,
+      counts: async () => addon.counts(),
       ping: async (data) => data,
       ensureBlob: (sha256, size) => blobs.ensure(this, sha256, size),
       writeBlob: (sha256, data) => blobs.write(this, sha256, data),
