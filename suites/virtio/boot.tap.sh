@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the machine gives a Linux kernel to start with: CPUs, memory map, ACPI tables, interrupts, clocks.
-# guest: { cpus: [1, 2, 4], memory: 256M }
+# guest: { cpus: [1, 2, 4], memory: 256M, bootTimeout: 120s }
 # timeout: 180s
 . /lib/kvitest/tap.sh
 
@@ -95,8 +95,17 @@ fi
 is "no interrupt was lost or spurious" "$(awk '$1 == "ERR:" || $1 == "MIS:" { print $2 }' /proc/interrupts | tr '\n' ' ')" \
   "0 0 "
 is "no local APIC error" "$(grep -E 'APIC error on CPU|spurious .*interrupt' "$work/dmesg")" ""
-like "the serial port is a 16550A at its old place" "$(cat /proc/tty/driver/serial)" \
-  '^0: uart:16550A port:000003F8 irq:4 '
+like "the serial port is a 16550A at its old place" "$(grep '^0:' /proc/tty/driver/serial)" \
+  'uart:16550A port:000003F8 irq:[1-9]'
+# The driver has its interrupt only while somebody has the port open; the kernel's console polls.
+serial_interrupts() { awk '$NF == "ttyS0" { for (i = 2; $i ~ /^[0-9]+$/; i++) n += $i } END { print n + 0 }' /proc/interrupts; }
+written_by_interrupt() {
+  before=$(serial_interrupts)
+  echo "a line through the serial driver" >&3
+  sleep 0.5
+  at_least "the serial port interrupts when it is written to" $(($(serial_interrupts) - before)) 1
+}
+written_by_interrupt 3>/dev/ttyS0
 
 # --- memory ---
 
@@ -119,24 +128,19 @@ diag "$(((KVITEST_MEMORY - total) / 1048576)) MiB are the kernel's own"
 # Image, initramfs and per-CPU areas, and 1/64 for page structures; the line above says how much it is today.
 at_least "the kernel left most of it for use" $total $((KVITEST_MEMORY - KVITEST_MEMORY / 32 - 58720256))
 
-free=$(awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo)
-pieces=$((free / 4 / 1024))
+# A digest a piece costs an emulated host most of the time; 16 MiB are enough to see pages change places.
 head -c 1048576 /dev/urandom >"$work/piece"
 mkdir "$work/fill"
-mount -t tmpfs -o size=100% none "$work/fill"
-# Each piece begins with its number, so that no two places hold the same.
-pattern() {
-  for piece in $(seq $pieces); do
-    { echo "$piece" && cat "$work/piece"; } | "$@"
-  done
-}
-into_file() { cat >"$work/fill/$piece"; }
-pattern into_file
-written=$(pattern cat | md5sum)
-holds=$(for piece in $(seq $pieces); do cat "$work/fill/$piece"; done | md5sum)
+mount -t tmpfs none "$work/fill"
+for piece in $(seq 16); do
+  { echo "$piece" && cat "$work/piece"; } >"$work/fill/$piece"
+done
+expected=$(md5sum <"$work/piece")
+damaged=$(for piece in $(seq 16); do
+  { read -r number && [ "$number" = "$piece" ] && [ "$(md5sum)" = "$expected" ]; } <"$work/fill/$piece" || echo "$piece"
+done)
 umount "$work/fill"
-diag "$pieces MiB written and read back"
-is "a quarter of the free memory holds what is written to it" "$holds" "$written"
+is "16 MiB of memory hold what is written to them" "$damaged" ""
 
 # --- ACPI ---
 
@@ -181,17 +185,22 @@ is "no clock source was found unstable" "$(grep -iE 'clocksource.*(unstable|skew
   "$work/dmesg")" ""
 at_least "the CPUs' frequency is known" "$(awk -F ': ' '/^cpu MHz/ { print int($2); exit }' /proc/cpuinfo)" 100
 
+# How late a vCPU may come to run: emulated hosts run several guests on one CPU. In hundredths of a second.
+case $KVITEST_ACCELERATOR in
+  native | nested) late=100 ;;
+  *) late=1000 ;;
+esac
 hundredths() { tr -d . </proc/uptime | cut -d ' ' -f 1; }
 before=$(hundredths)
 sleep 1
 elapsed=$(($(hundredths) - before))
 at_least "a second of sleep is a second at least" $elapsed 99
-at_most "a second of sleep is no more than three" $elapsed 300
+at_most "a second of sleep is not much more" $elapsed $((100 + late))
 seconds=$(date +%s)
 before=$(hundredths)
 sleep 2
 drift=$((($(date +%s) - seconds) * 100 - ($(hundredths) - before)))
-point "wall clock and uptime advance together" test $drift -ge -110 -a $drift -le 110
+point "wall clock and uptime advance together" test $drift -ge $((-100 - late / 4)) -a $drift -le $((100 + late / 4))
 at_least "the wall clock knows the year" "$(date +%Y)" 2024
 
 # Nanoseconds of the monotonic clock, read on one CPU after the other.
@@ -207,7 +216,7 @@ for nap in $(seq 50); do usleep 10000; done
 elapsed=$(($(hundredths) - before))
 diag "50 naps of 10 ms took $elapsed hundredths of a second"
 at_least "fifty short sleeps are as long as they should" $elapsed 50
-at_most "fifty short sleeps do not miss their timers" $elapsed 500
+at_most "fifty short sleeps do not miss their timers" $elapsed $((500 + 2 * late))
 
 # --- the kernel is content ---
 
