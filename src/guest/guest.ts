@@ -359,6 +359,7 @@ export class LinuxGuest implements Guest {
       bootTimeout: this.#bootTimeout,
       hang: this.#hang,
       failure: this.#failure,
+      warnings: this.warnings,
       vcpus,
     })
     this.console.end(judgement.reason)

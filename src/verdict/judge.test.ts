@@ -51,6 +51,14 @@ test('a met plan, no failed point, status 0 and an orderly end pass', () => {
   expect(judge(good())).toEqual({ verdict: 'pass', reason: '2 points ok', evidence: [] })
 })
 
+test('what the agent could not set up is evidence, and no verdict', () => {
+  expect(judge(good({ warnings: ['module /lib/x.ko: ENOENT'] }))).toEqual({
+    verdict: 'pass',
+    reason: '2 points ok',
+    evidence: ['agent: module /lib/x.ko: ENOENT'],
+  })
+})
+
 test('a guest that its user stopped by force after the script passes', () => {
   expect(short(good({ machine: machine('stopped', 'stop() was called') }))).toBe('pass: 2 points ok')
 })

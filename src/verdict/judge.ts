@@ -54,6 +54,8 @@ export interface GuestEvidence {
   bootTimeout?: { milliseconds: number } | undefined
   /** Nothing moved on any channel, and the agent did not answer. */
   hang?: { milliseconds: number } | undefined
+  /** What the agent could not set up, one line each. */
+  warnings?: readonly string[] | undefined
   /** Sampled before a hung guest was stopped. */
   vcpus?: readonly VcpuEvidence[] | undefined
   /** Our own fault: a lost lab, a broken protocol. One line. */
@@ -215,6 +217,7 @@ function lastLines(text: string, count: number): string[] {
 
 function evidenceOf(verdict: Verdict, evidence: GuestEvidence, splats: Splat[]): string[] {
   const found = splats.map(({ text }) => text)
+  found.push(...(evidence.warnings ?? []).map((warning) => `agent: ${warning}`))
   if (verdict === 'pass' || verdict === 'skip') return found
   if (evidence.machine && evidence.phase !== 'shutdown') found.push(`machine: ${evidence.machine.detail}`)
   found.push(...(evidence.vcpus ?? []).map(describeRegisters))
