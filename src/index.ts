@@ -1,2 +1,24 @@
 /** The public face of kvitest: exports only. */
+export { openHost } from './guest/host.ts'
+export type {
+  BootOptions,
+  ConsoleLog,
+  ExecOptions,
+  ExecResult,
+  Guest,
+  GuestEnd,
+  GuestPort,
+  GuestProcess,
+  Host,
+  RunOptions,
+  RunResult,
+  SpawnOptions,
+} from './guest/types.ts'
+export type { HostInfo } from './host/machine-host.ts'
+export type { KernelInfo } from './image/kernel.ts'
+export { resolveKernel } from './image/resolve.ts'
+export type { DeviceSpec, MachineEnd, VcpuState } from './native/contract.ts'
 export { KvitestError } from './native/error.ts'
+export { TapStream } from './tap/stream.ts'
+export type { Point, TapSummary } from './tap/types.ts'
+export type { Judgement, Verdict } from './verdict/types.ts'
