@@ -154,10 +154,10 @@ export async function cached(
 }
 
 /**
- * Deletes all but the `keep` most recently used products of one cache folder. Those used within the last hour
- * stay whatever their number: a run may be about to open them.
+ * Deletes all but the `keep` most recently used products of one cache folder. Those used within the last
+ * `minutes` stay whatever their number: a run may be about to open them.
  */
-export async function prune(folder: string, keep: number): Promise<void> {
+export async function prune(folder: string, keep: number, minutes = 60): Promise<void> {
   const root = cachePath(folder)
   const names = await readdir(root).catch(() => [])
   const aged = await Promise.all(
@@ -170,8 +170,8 @@ export async function prune(folder: string, keep: number): Promise<void> {
     })),
   )
   aged.sort((a, b) => b.used - a.used)
-  const hourAgo = Date.now() - 3_600_000
+  const youngest = Date.now() - minutes * 60_000
   for (const old of aged.slice(keep)) {
-    if (old.used < hourAgo) await rm(join(root, old.name), { recursive: true, force: true }).catch(() => {})
+    if (old.used < youngest) await rm(join(root, old.name), { recursive: true, force: true }).catch(() => {})
   }
 }

@@ -186,6 +186,7 @@ export async function buildLabImage(kernel: KernelInfo): Promise<string> {
   const path = await cached(['lab', `${await entriesHash(entries)}.cpio`], (target) =>
     writeNewc(target, entries),
   )
-  await prune('lab', 6)
+  // Large, and a new one for each build of the addon; QEMU reads it as it starts.
+  await prune('lab', 4, 10)
   return path
 }
