@@ -156,8 +156,11 @@ test('a guest that is silent and does not answer is a hang, with what its vCPUs 
 
 test('a command over its time in a guest that does not answer is a hang', { timeout: 20_000 }, async () => {
   const { guest, machine } = await boot({ idleLimit: 0 })
-  const running = guest.exec(['sleep', '60'], { timeout: 100 }).catch((error) => error)
-  await sleep(50)
+  const started = Promise.withResolvers<void>()
+  const running = guest
+    .exec(['sh', '-c', 'echo started; sleep 60'], { timeout: 1000, onStdout: () => started.resolve() })
+    .catch((error) => error)
+  await started.promise
   machine.agent.child.kill('SIGSTOP')
   expect((await running).end.verdict).toBe('hang')
 })

@@ -283,7 +283,7 @@ test('a daemon that floods the pipe does not hold the result back', async () => 
 test('a pty has the size asked for, follows a resize, and echoes what is typed', async () => {
   const { client } = await agent.conversation()
   let seen = ''
-  const script = "trap 'stty size; exit' WINCH; tty; stty size; while :; do read line; done"
+  const script = "trap 'stty size; exit 0' WINCH; tty; stty size; while :; do read line; done"
   const process = await client.spawn(sh(script), {
     pty: { rows: 33, columns: 101 },
     stdin: true,
