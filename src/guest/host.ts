@@ -1,5 +1,6 @@
 import { type HostChoice, openMachineHost } from '../host/index.ts'
 import type { HostInfo, MachineHost } from '../host/machine-host.ts'
+import { bootImage } from '../image/boot-image.ts'
 import { buildInitramfs, modulesFor } from '../image/initramfs.ts'
 import { resolveKernel } from '../image/resolve.ts'
 import type { MachineSpec } from '../native/contract.ts'
@@ -26,11 +27,12 @@ class GuestHost implements Host {
     const modules = [...modulesFor(checked.devices), ...(options.modules ?? [])]
     const files = options.files ?? {}
     const initramfs = await buildInitramfs({ kernel, modules, files })
+    const image = await bootImage(kernel, options.entry)
     const spec: MachineSpec = {
       name: checked.name,
       cpus: checked.cpus,
       memory: checked.memory,
-      payload: { kind: 'linux', kernel: kernel.image, initramfs: initramfs.path, cmdline: checked.cmdline },
+      payload: { kind: 'linux', kernel: image, initramfs: initramfs.path, cmdline: checked.cmdline },
       devices: checked.devices,
     }
     const guest = new LinuxGuest(checked, kernel, this.info)

@@ -1,4 +1,5 @@
 import type { HostInfo } from '../host/machine-host.ts'
+import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
 import type { DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
@@ -8,6 +9,8 @@ import type { Judgement } from '../verdict/types.ts'
 export interface BootOptions {
   /** `debian:6.12-cloud`, `debian:6.1-cloud`, an exact build `debian:6.12.115-cloud`, or a path. */
   kernel?: string
+  /** `auto` (default): by PVH where the kernel can, else its bzImage. */
+  entry?: KernelEntry
   cpus?: number
   /** Bytes or `256M`, `2G`. */
   memory?: number | string
