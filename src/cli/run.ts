@@ -6,6 +6,7 @@ import { constants } from 'node:os'
 import { parseArgs } from 'node:util'
 import { openHost } from '../guest/host.ts'
 import type { BootOptions, Guest, Host } from '../guest/types.ts'
+import type { KernelEntry } from '../image/boot-image.ts'
 import { KvitestError } from '../native/error.ts'
 
 const usage = `usage: kvitest run [options] [-- command...]
@@ -17,7 +18,8 @@ const usage = `usage: kvitest run [options] [-- command...]
   --module M     load a kernel module too; may be repeated
   --file G=F     put file F of this machine at G in the guest; may be repeated
   --cmdline S    appended to the kernel command line
-  --console      show the kernel log on stderr as it comes
+  --entry E      auto, pvh or bzimage: how the kernel is entered (default auto)
+  --console      show the whole kernel log on stderr as it comes
   --timeout S    seconds the command may take
 
 Without a command: a shell on this terminal; Ctrl-] leaves. Exit status: the command's own; 128 + n when signal n
@@ -40,6 +42,7 @@ export async function run(argv: string[]): Promise<number> {
       module: { type: 'string', multiple: true, default: [] },
       file: { type: 'string', multiple: true, default: [] },
       cmdline: { type: 'string' },
+      entry: { type: 'string', default: 'auto' },
       console: { type: 'boolean', default: false },
       timeout: { type: 'string', default: '0' },
       help: { type: 'boolean', short: 'h', default: false },
@@ -64,6 +67,10 @@ export async function run(argv: string[]): Promise<number> {
     files: Object.fromEntries(values.file.map(parseFile)),
     name: 'run',
     ...(values.kernel ? { kernel: values.kernel } : {}),
+    entry: parseEntry(values.entry),
+    ...(values.console
+      ? { loglevel: 7, onConsoleLine: (line: string) => void process.stderr.write(`${line}\n`) }
+      : {}),
     ...(values.cmdline ? { cmdline: values.cmdline } : {}),
   }
 
@@ -73,10 +80,6 @@ export async function run(argv: string[]): Promise<number> {
   const work = async (): Promise<number> => {
     host = await openHost(values.host)
     guest = await host.boot(boot)
-    if (values.console) {
-      process.stderr.write(guest.console.text())
-      guest.console.onLine((line) => process.stderr.write(`${line}\n`))
-    }
     return positionals.length > 0 ? await runCommand(guest, positionals, timeout) : await runShell(guest)
   }
   try {
@@ -87,6 +90,12 @@ export async function run(argv: string[]): Promise<number> {
     await guest?.stop({ force: true }).catch(() => {})
     await host?.close()
   }
+}
+
+function parseEntry(text: string): KernelEntry {
+  const entry = (['auto', 'pvh', 'bzimage'] as const).find((one) => one === text)
+  if (entry) return entry
+  throw new KvitestError('kvitest run', `--entry ${text}`, { hint: 'give auto, pvh or bzimage' })
 }
 
 function parseFile(argument: string): [string, string] {

@@ -137,6 +137,7 @@ export class Attempt {
       files: Object.fromEntries(files),
       bootTimeout: guest.bootTimeout,
       name: [this.#scriptName(), this.#variant.name].filter(Boolean).join(' '),
+      ...(guest.entry === undefined ? {} : { entry: guest.entry }),
       ...(guest.cmdline === undefined ? {} : { cmdline: guest.cmdline }),
     }
   }
@@ -170,6 +171,8 @@ export class Attempt {
 
   #failed(error: Error, verdict: Verdict): Outcome {
     const judged = (error as { end?: GuestEnd }).end
+    // A guest that never finished booting was never handed to us, but its error has its console.
+    const console = this.#guest?.console.text() ?? (error as { console?: string }).console ?? ''
     return {
       error,
       evidence: judged?.evidence ?? [],
@@ -177,7 +180,7 @@ export class Attempt {
         ...this.#machine(),
         verdict: judged?.verdict ?? verdict,
         reason: judged?.reason ?? error.message,
-        console: boundText(this.#guest?.console.text() ?? '', MAX_CONSOLE),
+        console: boundText(console, MAX_CONSOLE),
       },
     }
   }

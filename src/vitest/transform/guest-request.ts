@@ -1,3 +1,4 @@
+import type { KernelEntry } from '../../image/boot-image.ts'
 import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
 import { parseDuration, parseSize } from './quantity.ts'
 import { CONTROLLED, PEERS, type Peer, type ScriptGuest, type ScriptPort } from './script.ts'
@@ -16,6 +17,7 @@ const KEYS = [
   'cpus',
   'memory',
   'kernel',
+  'entry',
   'devices',
   'ports',
   'cmdline',
@@ -23,6 +25,7 @@ const KEYS = [
   'files',
   'bootTimeout',
 ] as const
+const ENTRIES: readonly KernelEntry[] = ['auto', 'pvh', 'bzimage']
 const DEVICES = ['virtio-rng', 'virtio-console']
 const MIB = 1024 ** 2
 const MAX_CPUS = 8
@@ -53,6 +56,7 @@ export function parseGuest(value: unknown): ScriptGuest {
     cpus: parseAxis(map.cpus ?? 1, 'cpus', parseCpus),
     memory: parseAxis(map.memory ?? '256M', 'memory', parseMemory),
     ...(map.kernel === undefined ? {} : { kernel: asText(map.kernel, ['kernel']) }),
+    ...(map.entry === undefined ? {} : { entry: parseEntry(map.entry) }),
     devices,
     ports,
     ...(map.cmdline === undefined ? {} : { cmdline: asText(map.cmdline, ['cmdline']) }),
@@ -87,6 +91,12 @@ function parseCpus(value: unknown, path: (string | number)[]): number {
     throw new BadValue(path, `cpus: want 1 to ${MAX_CPUS}, got ${JSON.stringify(value)}`)
   }
   return value
+}
+
+function parseEntry(value: unknown): KernelEntry {
+  const entry = ENTRIES.find((one) => one === value)
+  if (entry) return entry
+  throw new BadValue(['entry'], `entry: want ${ENTRIES.join(', ')}, got ${JSON.stringify(value)}`)
 }
 
 function parseMemory(value: unknown, path: (string | number)[]): number {

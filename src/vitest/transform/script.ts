@@ -1,3 +1,4 @@
+import type { KernelEntry } from '../../image/boot-image.ts'
 import type { DeviceSpec } from '../../native/contract.ts'
 
 /** What the host does with a port of a script; docs/tap-scripts.md says it in full. */
@@ -18,6 +19,7 @@ export interface ScriptGuest {
   /** Bytes. */
   memory: number[]
   kernel?: string
+  entry?: KernelEntry
   devices: DeviceSpec[]
   /** Every port with a peer, on whichever device. */
   ports: ScriptPort[]
