@@ -27,7 +27,7 @@ async function untilGuestRuns(run: MarkedProcess): Promise<void> {
 }
 
 test('Ctrl-C once ends the run and leaves nothing', async () => {
-  const run = startOnTerminal(command.join(' '), env)
+  const run = startOnTerminal(command.join(' '), { env, ownLabs: true })
   await untilGuestRuns(run)
   run.child.stdin!.write('\x03')
   await run.finished
@@ -36,7 +36,7 @@ test('Ctrl-C once ends the run and leaves nothing', async () => {
 })
 
 test('Ctrl-C twice ends the run at once and leaves no process', async () => {
-  const run = startOnTerminal(command.join(' '), env)
+  const run = startOnTerminal(command.join(' '), { env, ownLabs: true })
   await untilGuestRuns(run)
   run.child.stdin!.write('\x03')
   run.child.stdin!.write('\x03')
@@ -45,7 +45,7 @@ test('Ctrl-C twice ends the run at once and leaves no process', async () => {
 })
 
 test.for(['SIGTERM', 'SIGKILL'] as const)('%s of the main process leaves no process', async (signal) => {
-  const run = startMarked(command, { env })
+  const run = startMarked(command, { env, ownLabs: true })
   await untilGuestRuns(run)
   run.child.kill(signal)
   await run.finished
@@ -53,7 +53,7 @@ test.for(['SIGTERM', 'SIGKILL'] as const)('%s of the main process leaves no proc
 })
 
 test('SIGKILL of a worker is a failed run, said so, with nothing left', async () => {
-  const run = startMarked(command, { env })
+  const run = startMarked(command, { env, ownLabs: true })
   await untilGuestRuns(run)
   const worker = run.alive().find((line) => /vitest.*\/workers\/|forks/.test(line))
   process.kill(Number.parseInt(worker!, 10), 'SIGKILL')
@@ -65,7 +65,7 @@ test('SIGKILL of a worker is a failed run, said so, with nothing left', async ()
 })
 
 test("SIGKILL of the lab's QEMU is verdict infra with the lab's last words, and the run ends", async () => {
-  const run = startMarked(command, { env })
+  const run = startMarked(command, { env, ownLabs: true })
   await untilGuestRuns(run)
   const qemu = run.alive().filter((line) => line.includes('qemu-system'))
   for (const line of qemu) process.kill(Number.parseInt(line, 10), 'SIGKILL')

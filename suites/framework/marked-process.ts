@@ -48,10 +48,16 @@ function processesWith(mark: string): string[] {
     })
 }
 
-export function startMarked(
-  command: string[],
-  options: { cwd?: string; env?: NodeJS.ProcessEnv; input?: string } = {},
-): MarkedProcess {
+export interface MarkedOptions {
+  cwd?: string
+  env?: NodeJS.ProcessEnv
+  /** All of stdin; otherwise it stays open. */
+  input?: string
+  /** Labs of its own instead of those of this run: for tests of what becomes of them. */
+  ownLabs?: boolean
+}
+
+export function startMarked(command: string[], options: MarkedOptions = {}): MarkedProcess {
   const mark = randomUUID()
   const [program, ...args] = command
   const child = spawn(program!, args, {
@@ -64,7 +70,7 @@ export function startMarked(
       VITEST_POOL_ID: undefined,
       VITEST_WORKER_ID: undefined,
       NODE_ENV: undefined,
-      KVITEST_LAB_SOCKET: undefined,
+      ...(options.ownLabs ? { KVITEST_LAB_SOCKET: undefined } : {}),
       NO_COLOR: '1',
       ...options.env,
       [variable]: mark,
@@ -123,6 +129,7 @@ export function startMarked(
 }
 
 /** A shell command line on a real pseudo-terminal (util-linux script); what is written to stdin is typed. */
-export function startOnTerminal(commandLine: string, env: NodeJS.ProcessEnv = {}): MarkedProcess {
-  return startMarked(['script', '-qefc', commandLine, '/dev/null'], { env: { TERM: 'xterm', ...env } })
+export function startOnTerminal(commandLine: string, options: MarkedOptions = {}): MarkedProcess {
+  const env = { TERM: 'xterm', ...options.env }
+  return startMarked(['script', '-qefc', commandLine, '/dev/null'], { ...options, env })
 }

@@ -77,7 +77,7 @@ test('Ctrl-C in the shell goes to the guest, not to us', async () => {
 })
 
 test('SIGINT during a command stops the guest and leaves nothing', async () => {
-  const run = startMarked([kvitest, 'run', '--', 'sh', '-c', 'echo started; sleep 1000'])
+  const run = startMarked([kvitest, 'run', '--', 'sh', '-c', 'echo started; sleep 1000'], { ownLabs: true })
   await run.until(/started/)
   run.child.kill('SIGINT')
   expect((await run.finished).status).toBe(130)
@@ -85,7 +85,7 @@ test('SIGINT during a command stops the guest and leaves nothing', async () => {
 })
 
 test('SIGKILL of kvitest leaves nothing', async () => {
-  const run = startMarked([kvitest, 'run', '--', 'sh', '-c', 'echo started; sleep 1000'])
+  const run = startMarked([kvitest, 'run', '--', 'sh', '-c', 'echo started; sleep 1000'], { ownLabs: true })
   await run.until(/started/)
   run.child.kill('SIGKILL')
   await run.finished
