@@ -50,3 +50,22 @@ test('without vitest: several guests of two kernels at once on one host', async 
   expect(releases).toEqual(['6.12', '6.1.', '6.12', '6.1.'])
   expect(ends.map((end) => end.machine?.reason)).toEqual(kernels.map(() => 'poweroff'))
 })
+
+test.for(['lab:debian:6.12-cloud', 'lab:debian:6.1-cloud'])(
+  'the host is chosen by name: %s',
+  async (name) => {
+    await using host = await openHost(name)
+    await using guest = await host.boot({ kernel: 'debian:6.12-cloud', cpus: 2 })
+    const result = await guest.exec(['nproc'])
+    expect(host.info.name).toBe(name)
+    expect(result.stdout).toBe('2\n')
+  },
+)
+
+test.for(['pvh', 'bzimage'] as const)('the kernel is entered by %s', async (entry) => {
+  await using host = await openHost()
+  await using guest = await host.boot({ kernel: 'debian:6.1-cloud', entry })
+  // Only the bzImage's decompressor leaves its loader type in the boot parameters.
+  const loader = await guest.exec(['cat', '/proc/sys/kernel/bootloader_type'])
+  expect(loader.stdout).toBe(entry === 'pvh' ? '144\n' : '255\n')
+})
