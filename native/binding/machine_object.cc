@@ -80,7 +80,8 @@ Napi::Value MachineObject::start(const Napi::CallbackInfo&) {
 Napi::Value MachineObject::stop(const Napi::CallbackInfo&) {
   return promise([this](std::uint64_t operation) {
     session_->machine().stop([session = session_.get(), operation](const MachineEnd& end) {
-      session->settle(operation, nullptr, [end](Napi::Env env) { return to_js(env, end); });
+      session->settle_when_released(operation, nullptr,
+                                    [end](Napi::Env env) { return to_js(env, end); });
     });
   });
 }

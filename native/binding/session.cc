@@ -21,14 +21,13 @@ Session::Session(Environment& environment, MachineSpec spec)
       wakeup_(environment.wakeup()),
       number_(environment.next_number()),
       machine_(std::move(spec), {[this] { wake(); },
-                                 [this] {
-                                   post([this](Napi::Env) {
-                                     // The loop's thread posts this as its last action: nothing to
-                                     // wait for.
-                                     machine_.join();
-                                     released_ = true;
-                                   });
-                                 }}) {}
+                                 [this] { post([this](Napi::Env env) { on_released(env); }); }}) {}
+
+void Session::on_released(Napi::Env env) {
+  machine_.join();  // the loop's thread posted this as its last action: nothing to wait for
+  released_ = true;
+  for (const Reply& reply : std::exchange(when_released_, {})) reply(env);
+}
 
 void Session::wake() {
   if (!woken_.exchange(true)) wakeup_->wake(number_);
@@ -59,6 +58,19 @@ void Session::settle(std::uint64_t operation, std::exception_ptr error, Answer a
   });
 }
 
+void Session::settle_when_released(std::uint64_t operation, std::exception_ptr error,
+                                   Answer answer) {
+  post([this, operation, error = std::move(error), answer = std::move(answer)](Napi::Env env) {
+    if (released_) {
+      finish(env, operation, error, answer);
+      return;
+    }
+    when_released_.push_back([this, operation, error, answer](Napi::Env later) {
+      finish(later, operation, error, answer);
+    });
+  });
+}
+
 void Session::finish(Napi::Env env, std::uint64_t operation, const std::exception_ptr& error,
                      const Answer& answer) {
   const auto found = pending_.find(operation);
@@ -78,13 +90,11 @@ Napi::Promise Session::create(Napi::Function on_event) {
   const Operation operation = begin();
   pending_.at(operation.number).on_event = Napi::Persistent(on_event);
   machine_.create([this, number = operation.number](std::exception_ptr error) {
-    post([this, number, error](Napi::Env env) {
-      if (error) {
-        finish(env, number, error, {});
-      } else {
-        make_object(env, number);
-      }
-    });
+    if (error) {
+      settle_when_released(number, error);
+    } else {
+      post([this, number](Napi::Env env) { make_object(env, number); });
+    }
   });
   return operation.promise;
 }

@@ -40,6 +40,9 @@ class Session : public std::enable_shared_from_this<Session> {
   // From any thread: answers on the JS thread, after every event that the machine had before.
   void settle(std::uint64_t operation, std::exception_ptr error, Answer answer = {});
 
+  // As settle(), but not before the machine's last thread is joined.
+  void settle_when_released(std::uint64_t operation, std::exception_ptr error, Answer answer = {});
+
   // createMachine(): answers with the machine's object.
   Napi::Promise create(Napi::Function on_event);
 
@@ -67,6 +70,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void finish(Napi::Env env, std::uint64_t operation, const std::exception_ptr& error,
               const Answer& answer);
   void make_object(Napi::Env env, std::uint64_t operation);
+  void on_released(Napi::Env env);
   void release_hold();
   void forget_if_done();
 
@@ -79,6 +83,7 @@ class Session : public std::enable_shared_from_this<Session> {
   bool holds_while_running_ = false;
   bool ended_ = false;
   bool released_ = false;
+  std::vector<Reply> when_released_;
 
   std::mutex mutex_;
   std::vector<Reply> replies_;

@@ -9,6 +9,9 @@ namespace {
 // Port events of one channel in a row that the owner has not seen yet.
 constexpr std::size_t kPortEventsInARow = 16;
 
+// Serial or debug bytes that the owner is woken for at once.
+constexpr std::size_t kEnoughToWake = 4096;
+
 }  // namespace
 
 void EventQueue::append_data(const std::string& channel, std::span<const std::byte> data) {
@@ -22,37 +25,48 @@ void EventQueue::append_data(const std::string& channel, std::span<const std::by
   events_.push_back(DataEvent{channel, {data.begin(), data.end()}});
 }
 
+EventQueue::Urgency EventQueue::raise(Urgency wanted) {
+  if (wanted <= announced_) return Urgency::kNone;
+  announced_ = wanted;
+  return wanted;
+}
+
+void EventQueue::call(Urgency urgency) {
+  if (urgency == Urgency::kNow) wake_();
+  if (urgency == Urgency::kSoon) wake_soon_();
+}
+
 void EventQueue::push_data(const std::string& channel, std::span<const std::byte> data) {
   if (data.empty()) return;
-  bool was_empty = false;
+  Urgency urgency = Urgency::kNone;
   {
     const std::lock_guard lock(mutex_);
-    was_empty = events_.empty();
     append_data(channel, data);
+    urgency = raise(Urgency::kNow);
   }
-  if (was_empty) wake_();
+  call(urgency);
 }
 
 void EventQueue::push_data_with_credit(const std::string& channel,
                                        std::span<const std::byte> data) {
   if (data.empty()) return;
-  bool was_empty = false;
+  Urgency urgency = Urgency::kNone;
   {
     std::unique_lock lock(mutex_);
     std::size_t& unacknowledged = unacknowledged_[channel];
     credit_.wait(lock, [&] { return cancelled_ || unacknowledged < kOutputWindow; });
     unacknowledged += data.size();
-    was_empty = events_.empty();
+    patient_bytes_ += data.size();
     append_data(channel, data);
+    urgency = raise(patient_bytes_ >= kEnoughToWake ? Urgency::kNow : Urgency::kSoon);
   }
-  if (was_empty) wake_();
+  call(urgency);
 }
 
 void EventQueue::push_port(const std::string& channel, bool open) {
-  bool was_empty = false;
+  Urgency urgency = Urgency::kNone;
   {
     const std::lock_guard lock(mutex_);
-    was_empty = events_.empty();
     std::size_t in_a_row = 0;
     for (auto it = events_.rbegin(); it != events_.rend(); ++it) {
       const auto* port = std::get_if<PortEvent>(&*it);
@@ -64,18 +78,19 @@ void EventQueue::push_port(const std::string& channel, bool open) {
     } else {
       events_.push_back(PortEvent{channel, open});
     }
+    urgency = raise(Urgency::kNow);
   }
-  if (was_empty) wake_();
+  call(urgency);
 }
 
 void EventQueue::push(Event event) {
-  bool was_empty = false;
+  Urgency urgency = Urgency::kNone;
   {
     const std::lock_guard lock(mutex_);
-    was_empty = events_.empty();
     events_.push_back(std::move(event));
+    urgency = raise(Urgency::kNow);
   }
-  if (was_empty) wake_();
+  call(urgency);
 }
 
 void EventQueue::consumed(const std::string& channel, std::size_t bytes) {
@@ -97,6 +112,8 @@ void EventQueue::cancel_waits() {
 
 std::vector<Event> EventQueue::take() {
   const std::lock_guard lock(mutex_);
+  announced_ = Urgency::kNone;
+  patient_bytes_ = 0;
   return std::exchange(events_, {});
 }
 

@@ -43,9 +43,12 @@ inline constexpr std::size_t kOutputWindow = 256 * 1024;
 
 class EventQueue {
  public:
-  // wake: called when the queue becomes non-empty, on the pushing thread, with no lock held; must
-  // not block.
-  explicit EventQueue(std::function<void()> wake) : wake_(std::move(wake)) {}
+  // Both are called on the pushing thread, with no lock held, and must not block.
+  // wake: there is something to take. wake_soon: there is something, but more is likely to follow
+  // within milliseconds: serial lines and debug ports bring single bytes, and waking the owner for
+  // each costs more than the byte.
+  EventQueue(std::function<void()> wake, std::function<void()> wake_soon)
+      : wake_(std::move(wake)), wake_soon_(std::move(wake_soon)) {}
 
   // Consecutive data of one channel travels as one event.
   void push_data(const std::string& channel, std::span<const std::byte> data);
@@ -68,7 +71,15 @@ class EventQueue {
  private:
   void append_data(const std::string& channel, std::span<const std::byte> data);
 
+  // What a push found: decides who is called once the lock is free.
+  enum class Urgency { kNone, kSoon, kNow };
+  Urgency raise(Urgency wanted);
+  void call(Urgency urgency);
+
   std::function<void()> wake_;
+  std::function<void()> wake_soon_;
+  Urgency announced_ = Urgency::kNone;
+  std::size_t patient_bytes_ = 0;  // pushed with credit since the last take()
   std::mutex mutex_;
   std::condition_variable credit_;
   std::vector<Event> events_;

@@ -19,6 +19,9 @@ struct Overloaded : Ts... {
 // Of the errors the owner's calls answer with.
 constexpr const char* kEndedHint = "see the machine's end for why";
 
+// How long single bytes of output may gather before the owner is woken.
+constexpr std::chrono::milliseconds kOutputDelay{5};
+
 std::string what(std::exception_ptr error) {
   try {
     std::rethrow_exception(std::move(error));
@@ -33,7 +36,8 @@ std::string what(std::exception_ptr error) {
 
 Machine::Machine(MachineSpec spec, Owner owner)
     : spec_(std::move(spec)),
-      events_(std::move(owner.events_ready)),
+      events_(owner.events_ready,
+              [this, ready = owner.events_ready] { loop_.post_later(kOutputDelay, ready); }),
       writes_([this](const std::string& channel, std::span<const std::byte> data) {
         return board_->host_write(channel, data);
       }),

@@ -53,6 +53,13 @@ void TaskLoop::post(Task task) {
   task();
 }
 
+void TaskLoop::post_later(std::chrono::milliseconds delay, Task task) {
+  const std::lock_guard lock(mutex_);
+  if (ended_) return;
+  later_.emplace(std::chrono::steady_clock::now() + delay, std::move(task));
+  wake_.notify_one();
+}
+
 void TaskLoop::finish() {
   const std::lock_guard lock(mutex_);
   finishing_ = true;
@@ -64,22 +71,37 @@ void TaskLoop::join() {
   --live_threads;
 }
 
+TaskLoop::Task TaskLoop::next() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (!tasks_.empty()) {
+      Task task = std::move(tasks_.front());
+      tasks_.pop_front();
+      return task;
+    }
+    if (finishing_) {
+      ended_ = true;
+      return nullptr;
+    }
+    if (later_.empty()) {
+      wake_.wait(lock);
+      continue;
+    }
+    const auto first = later_.begin();
+    if (std::chrono::steady_clock::now() >= first->first) {
+      tasks_.push_back(std::move(first->second));
+      later_.erase(first);
+      continue;
+    }
+    // A copy: the entry may be gone when the wait reads the deadline again.
+    const auto deadline = first->first;
+    wake_.wait_until(lock, deadline);
+  }
+}
+
 void TaskLoop::run() {
   name_this_thread(name_, "d");
-  for (;;) {
-    Task task;
-    {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return finishing_ || !tasks_.empty(); });
-      if (tasks_.empty()) {
-        ended_ = true;
-        break;
-      }
-      task = std::move(tasks_.front());
-      tasks_.pop_front();
-    }
-    task();
-  }
+  while (const Task task = next()) task();
   last_words_();
 }
 

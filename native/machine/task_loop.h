@@ -2,9 +2,11 @@
 // it.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -22,6 +24,8 @@ class TaskLoop {
 
   // Runs the task on the loop's thread; after the loop ended, on the caller's.
   void post(Task task);
+  // Runs the task on the loop's thread after `delay`; a loop that ends first drops it.
+  void post_later(std::chrono::milliseconds delay, Task task);
   // The loop ends when no task is left. On the loop's own thread.
   void finish();
   // Waits for the thread's end. Once; not on the loop's own thread.
@@ -29,12 +33,15 @@ class TaskLoop {
 
  private:
   void run();
+  // The next task, or none when the loop ends.
+  Task next();
 
   std::string name_;
   std::function<void()> last_words_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Task> tasks_;
+  std::multimap<std::chrono::steady_clock::time_point, Task> later_;
   bool finishing_ = false;
   bool ended_ = false;
   std::thread thread_;

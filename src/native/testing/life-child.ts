@@ -125,8 +125,8 @@ const modes: Record<string, () => Promise<unknown>> = {
       throw new Error(`listener: ${event.type}`)
     })
     await machine.start()
+    for (let i = 0; i < 500 && seen.at(-1) !== 'listener: end'; i++) await sleep(10)
     const end = await machine.stop()
-    await sleep(50)
     return { seen: seen.at(-1), reason: end.reason, after: resources() }
   },
 }
