@@ -26,7 +26,8 @@ head -c 4194304 /dev/urandom >"$noise"
 port() {
   for try in $(seq 100); do
     for path in $class/*; do
-      [ "$(cat "$path/name" 2>/dev/null)" != "$1" ] || { echo "$path" && return; }
+      # Without a process: an emulated host takes milliseconds for one.
+      { read -r name <"$path/name"; } 2>/dev/null && [ "$name" = "$1" ] && echo "$path" && return
     done
     sleep 0.05
   done
@@ -123,9 +124,7 @@ done)" ""
 
 point "one line comes back" echoes_line "a line of text"
 point "one byte comes back" echoes_size 1
-for value in $(seq 0 255); do
-  printf "\\$(printf %03o "$value")"
-done >"$work/values"
+printf "$(awk 'BEGIN { for (i = 0; i < 256; i++) printf "\\%03o", i }')" >"$work/values"
 point "each of the 256 byte values comes back" echoes "$work/values"
 point "odd sizes around cache lines come back" echoes_sizes 2 3 31 33 63 64 65 127 129
 point "odd sizes around a page come back" echoes_sizes 4093 4095 4096 4097 8191 8193
@@ -226,10 +225,10 @@ busy=$(node test.echo)
 # sh says "Resource busy" where glibc's text would be "Device or resource busy".
 like "a port opens once at a time" "$(sh -c "exec 4<>$busy" 2>&1 3<>"$busy")" '[Bb]usy'
 reopens=0
-while [ $reopens -lt 50 ] && echoes_line "open $reopens"; do
+while [ $reopens -lt 30 ] && echoes_line "open $reopens"; do
   reopens=$((reopens + 1))
 done
-is "the echo answers after each of 50 reopens" $reopens 50
+is "the echo answers after each of 30 reopens" $reopens 30
 for bytes in $(seq 20); do
   head -c $((bytes * 97)) /dev/zero >"$(node test.count)"
 done

@@ -17,7 +17,7 @@ work=$(mktemp -d)
 node() {
   for try in $(seq 100); do
     for path in /sys/class/virtio-ports/*; do
-      [ "$(cat "$path/name" 2>/dev/null)" != "$1" ] || { echo "/dev/${path##*/}" && return; }
+      { read -r name <"$path/name"; } 2>/dev/null && [ "$name" = "$1" ] && echo "/dev/${path##*/}" && return
     done
     sleep 0.05
   done

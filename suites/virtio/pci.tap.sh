@@ -82,7 +82,7 @@ bar_size() { echo $(($(head -n 1 "$pci/$1/resource" | cut -d ' ' -f 2) - $(bar_s
 port_device() {
   for try in $(seq 100); do
     for path in /sys/class/virtio-ports/*; do
-      [ "$(cat "$path/name" 2>/dev/null)" != "$1" ] || { echo "/dev/${path##*/}" && return; }
+      { read -r name <"$path/name"; } 2>/dev/null && [ "$name" = "$1" ] && echo "/dev/${path##*/}" && return
     done
     sleep 0.05
   done
@@ -126,9 +126,10 @@ is "the device's modalias is virtio's" "$(cat /sys/bus/virtio/devices/$rng/modal
 
 # --- configuration space ---
 
-bytes=$(for offset in $(seq 0 63); do config "$rng_function" "$offset" 1; done)
-is "byte accesses give what dword accesses give" "$(echo $bytes)" \
-  "$(echo $(od -An -v -t u1 -w1 -N 64 "$pci/$rng_function/config"))"
+# The kernel makes a read of one byte a byte access.
+is "byte accesses give what dword accesses give" \
+  "$(dd if="$pci/$rng_function/config" bs=1 count=64 2>/dev/null | od -An -v -t u1)" \
+  "$(dd if="$pci/$rng_function/config" bs=64 count=1 2>/dev/null | od -An -v -t u1)"
 poke "$rng_function" 0 377 377 377 377
 is "vendor and device id cannot be written" "$(config "$rng_function" 0 4)" $((0x10441af4))
 is "memory decoding and bus mastering are on" $(($(config "$rng_function" 4 2) & 6)) 6
@@ -142,8 +143,9 @@ is "an interrupt pin is wired" "$(config "$rng_function" 61 1)" 1
 broken_list() { capabilities "$1" | grep -v '^[0-9]'; }
 absent_structures() {
   # 4.1.4.6: a device-specific structure is there for types that have a configuration; the entropy source has none.
+  present=" $(structures "$1" | cut -d ' ' -f 1 | tr '\n' ' ')"
   for type in 1 2 3 5 $([ "$1" = "$rng_function" ] || echo 4); do
-    [ "$(structure "$1" $type 1)" ] || echo "no structure of type $type"
+    case $present in *" $type "*) ;; *) echo "no structure of type $type" ;; esac
   done
 }
 outside_bar() { structures "$1" | awk -v size="$(bar_size "$1")" '$1 < 5 && ($2 != 0 || $3 + $4 > size || $4 == 0)'; }
