@@ -39,16 +39,22 @@ export async function loadScript(script: string): Promise<Script> {
   return checked(basename(script).replace(/[^\w.+-]/g, '_'), script, data)
 }
 
-function checked(name: string, shown: string, data: Buffer): Script {
-  if (data.length === 0) throw refused(shown, 'the script is empty', 'begin it with #!/bin/sh')
-  const first = data.subarray(0, 256).toString('latin1').split('\n')[0]!
-  if (!first.startsWith('#!')) {
-    throw refused(shown, "the script's first line is not #!", 'begin it with #!/bin/sh')
-  }
+/** Why no kernel could start this as a script, and the mend; undefined when it can be tried. */
+export function scriptFault(data: Uint8Array): { detail: string; hint: string } | undefined {
+  const hint = 'begin it with #!/bin/sh'
+  const first = Buffer.from(data.subarray(0, 256)).toString('latin1').split('\n')[0]!
+  if (data.length === 0) return { detail: 'the script is empty', hint }
+  if (!first.startsWith('#!')) return { detail: "the script's first line is not #!", hint }
   if (first.endsWith('\r')) {
-    throw refused(shown, 'the script has Windows line ends (CR LF)', `sed -i 's/\\r$//' ${shown}`)
+    return { detail: 'the script has Windows line ends (CR LF)', hint: "sed -i 's/\\r$//' FILE" }
   }
-  if (first.slice(2).trim() === '') throw refused(shown, '#! names no interpreter', 'begin it with #!/bin/sh')
+  if (first.slice(2).trim() === '') return { detail: '#! names no interpreter', hint }
+  return undefined
+}
+
+function checked(name: string, shown: string, data: Buffer): Script {
+  const fault = scriptFault(data)
+  if (fault) throw refused(shown, fault.detail, fault.hint)
   return { name, data }
 }
 

@@ -1,3 +1,4 @@
+import { scriptFault } from '../../guest/script.ts'
 import { KvitestError } from '../../native/error.ts'
 import { parseHeader } from './header.ts'
 import { findPoints } from './points.ts'
@@ -16,10 +17,8 @@ export interface TransformOptions {
 
 /** The module of vitest tests that stands for a script. Throws a KvitestError for a bad header. */
 export function transformScript(options: TransformOptions): GeneratedModule & { plan: ScriptPlan } {
-  if (!options.text.startsWith('#!')) {
-    const what = options.text.trim() === '' ? 'the script is empty' : 'the script does not begin with #!'
-    throw new KvitestError(`${options.file}:1`, what, { hint: 'begin it with #!/bin/sh', infra: false })
-  }
+  const fault = scriptFault(Buffer.from(options.text))
+  if (fault) throw new KvitestError(`${options.file}:1`, fault.detail, { hint: fault.hint, infra: false })
   const header = parseHeader(options.text, options.file)
   const plan: ScriptPlan = {
     file: options.file,
