@@ -83,8 +83,8 @@ BzImage parse_bzimage(const PayloadFile& file) {
 void load_bzimage(const PayloadFile& file, const BzImage& image, GuestMemory& memory) {
   const std::uint64_t needed = std::max(image.init_size, image.kernel_size);
   if (!memory.contains(image.load_address, needed)) {
-    file.fail("the kernel needs RAM at " + format_bytes(image.load_address) + ".." +
-                  format_bytes(image.load_address + needed) + " to start, the guest has " +
+    file.fail("the kernel needs " + format_needed(image.load_address + needed) +
+                  " of memory to start, beside its initramfs, the guest has " +
                   format_bytes(memory.size()),
               "give the guest more memory");
   }

@@ -113,7 +113,8 @@ TEST_CASE("bzimage: a guest too small for init_size is told how much is needed")
   const std::string message =
       error_of([&] { load_bzimage(payload, parse_bzimage(payload), memory); });
 
-  CHECK(mentions(message, "needs RAM at 2 MiB..3 MiB to start, the guest has 2.9 MiB"));
+  CHECK(mentions(message,
+                 "needs 3 MiB of memory to start, beside its initramfs, the guest has 2.9 MiB"));
 }
 
 TEST_CASE("bzimage: an address at the end of the address space does not wrap around") {

@@ -173,7 +173,7 @@ void load_elf(const PayloadFile& file, const ElfImage& image, GuestMemory& memor
                         memory.fill(segment.physical + segment.file_size, std::byte{0},
                                     segment.memory_size - segment.file_size);
     if (!loaded) {
-      file.fail("needs RAM up to " + format_bytes(image.end) + ", the guest has " +
+      file.fail("needs " + format_needed(image.end) + " of memory, the guest has " +
                     format_bytes(memory.size()),
                 "give the guest more memory");
     }

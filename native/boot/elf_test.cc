@@ -205,7 +205,7 @@ TEST_CASE("elf: a segment outside the guest's memory is refused") {
 
   const std::string message = error_of([&] { load_elf(payload, parse_elf(payload), memory); });
 
-  CHECK(mentions(message, "needs RAM up to 3 MiB, the guest has 2 MiB"));
+  CHECK(mentions(message, "needs 3 MiB of memory, the guest has 2 MiB"));
 }
 
 TEST_CASE("elf: an address belongs to the image when a segment covers it") {

@@ -17,7 +17,7 @@ LoadedInitramfs load_initramfs(GuestMemory& memory, const std::string& path, Gpa
   if (rounded < file.size() || top < floor || top - floor < rounded) {
     file.fail("initramfs of " + format_bytes(file.size()) + " does not fit in " +
                   format_bytes(memory.size()) + " of memory beside the kernel, which ends at " +
-                  format_bytes(floor),
+                  format_needed(floor),
               "give the guest more memory or make the initramfs smaller");
   }
   const Gpa base = top - rounded;

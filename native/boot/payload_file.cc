@@ -64,4 +64,9 @@ std::string format_bytes(std::uint64_t bytes) {
   return text;
 }
 
+std::string format_needed(std::uint64_t bytes) {
+  constexpr std::uint64_t kMiB = 1024 * 1024;
+  return std::to_string(bytes / kMiB + (bytes % kMiB != 0 ? 1 : 0)) + " MiB";
+}
+
 }  // namespace kvitest

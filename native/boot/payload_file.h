@@ -36,7 +36,10 @@ class PayloadFile {
   std::uint64_t size_ = 0;
 };
 
-// "8.5 MiB" or "300 KiB" or "12 bytes", for messages.
+// "8.5 MiB" or "300 KiB" or "12 bytes", for messages; rounded down.
 std::string format_bytes(std::uint64_t bytes);
+
+// "72 MiB": whole MiB, rounded up, for what must be there at least.
+std::string format_needed(std::uint64_t bytes);
 
 }  // namespace kvitest

@@ -47,6 +47,8 @@ TEST_CASE("payload file: sizes read well in messages") {
   CHECK(format_bytes(3 * 1024) == "3 KiB");
   CHECK(format_bytes(64ull << 20) == "64 MiB");
   CHECK(format_bytes((8ull << 20) + (1 << 19)) == "8.5 MiB");
+  CHECK(format_needed(66ull << 20) == "66 MiB");
+  CHECK(format_needed((66ull << 20) + 1) == "67 MiB");
 }
 
 }  // namespace
