@@ -40,20 +40,20 @@ export async function loadScript(script: string): Promise<Script> {
 }
 
 /** Why no kernel could start this as a script, and the mend; undefined when it can be tried. */
-export function scriptFault(data: Uint8Array): { detail: string; hint: string } | undefined {
+export function scriptFault(data: Uint8Array, shown: string): { detail: string; hint: string } | undefined {
   const hint = 'begin it with #!/bin/sh'
   const first = Buffer.from(data.subarray(0, 256)).toString('latin1').split('\n')[0]!
   if (data.length === 0) return { detail: 'the script is empty', hint }
   if (!first.startsWith('#!')) return { detail: "the script's first line is not #!", hint }
   if (first.endsWith('\r')) {
-    return { detail: 'the script has Windows line ends (CR LF)', hint: "sed -i 's/\\r$//' FILE" }
+    return { detail: 'the script has Windows line ends (CR LF)', hint: `sed -i 's/\\r$//' ${shown}` }
   }
   if (first.slice(2).trim() === '') return { detail: '#! names no interpreter', hint }
   return undefined
 }
 
 function checked(name: string, shown: string, data: Buffer): Script {
-  const fault = scriptFault(data)
+  const fault = scriptFault(data, shown)
   if (fault) throw refused(shown, fault.detail, fault.hint)
   return { name, data }
 }

@@ -17,7 +17,7 @@ export interface TransformOptions {
 
 /** The module of vitest tests that stands for a script. Throws a KvitestError for a bad header. */
 export function transformScript(options: TransformOptions): GeneratedModule & { plan: ScriptPlan } {
-  const fault = scriptFault(Buffer.from(options.text))
+  const fault = scriptFault(Buffer.from(options.text), options.file)
   if (fault) throw new KvitestError(`${options.file}:1`, fault.detail, { hint: fault.hint, infra: false })
   const header = parseHeader(options.text, options.file)
   const plan: ScriptPlan = {
