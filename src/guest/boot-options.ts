@@ -10,8 +10,8 @@ const maxCpus = 8
 /** Of the x86 boot protocol, without the NUL. */
 const maxCmdline = 2047
 
-/** Accelerators of HostInfo under which an exit of a guest takes much longer than on hardware. */
-const slowExits = ['tcg', 'software']
+/** Accelerators of HostInfo under which a guest's exits and arithmetic take much longer than on hardware. */
+const slowHosts = ['tcg', 'software']
 
 const units: Record<string, number> = { '': 1, K: 1024, M: mebibyte, G: 1024 * mebibyte }
 
@@ -54,7 +54,8 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
   if (!(bootTimeout > 0)) refuse(`bootTimeout: ${bootTimeout}`, 'give milliseconds')
   const idleLimit = options.idleLimit ?? 20_000
   if (!(idleLimit >= 0)) refuse(`idleLimit: ${idleLimit}`, 'give milliseconds, or 0 for none')
-  const loglevel = options.loglevel ?? (slowExits.includes(accelerator) ? 5 : 7)
+  const isSlow = slowHosts.includes(accelerator)
+  const loglevel = options.loglevel ?? (isSlow ? 5 : 7)
   if (!Number.isInteger(loglevel) || loglevel < 0 || loglevel > 15) {
     refuse(`loglevel: ${loglevel}`, 'give a whole number from 0 to 15')
   }
@@ -77,6 +78,8 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
     'printk.time=1',
     // A panic ends the machine instead of halting it.
     'panic=-1',
+    // The ciphers' self-tests are a third of an emulated boot (docs/performance.md).
+    ...(isSlow ? ['cryptomgr.notests'] : []),
     ...(awaited.length > 0 ? [`kvitest.ports=${awaited.join(',')}`] : []),
     ...(options.cmdline ? [options.cmdline] : []),
   ].join(' ')
