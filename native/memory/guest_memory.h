@@ -69,6 +69,8 @@ class GuestMemory {
   void* locate(Gpa gpa, std::uint64_t length, std::uint64_t alignment) const;
   std::vector<RamRegion> regions_;
   std::uint64_t size_ = 0;
+  void* mapping_ = nullptr;  // all regions lie in it
+  std::uint64_t mapped_size_ = 0;
 };
 
 }  // namespace kvitest
