@@ -49,6 +49,15 @@ function strays(parent: number): string[] {
     })
 }
 
+/** A zombie that nobody reaped is dead. */
+function isAlive(pid: number): boolean {
+  try {
+    return !/^State:\s*Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  } catch {
+    return false
+  }
+}
+
 const reason = whyNoKvm()
 
 describe.skipIf(reason)(`life of machines${reason ? ` (skipped: ${reason})` : ''}`, () => {
@@ -110,6 +119,13 @@ describe.skipIf(reason)(`life of machines${reason ? ` (skipped: ${reason})` : ''
 
     expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' })
     expect(report.after).toEqual(nothing)
+  })
+
+  test('a process that asked for it dies with its parent, running guest and all', async () => {
+    const { signal, report } = await runChild('orphan')
+
+    expect(signal).toBe('SIGKILL')
+    await expect.poll(() => isAlive(report.pid), { timeout: 5000 }).toBe(false)
   })
 
   test('a listener that throws is an uncaught exception, and the machine still ends', async () => {

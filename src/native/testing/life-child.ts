@@ -2,7 +2,10 @@
  * The main program of a child process of life.test.ts: does what its argument says and prints one line of JSON
  * about what is left.
  */
-import { readdirSync, readFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readdirSync, readFileSync, writeSync } from 'node:fs'
+import { constants } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isMainThread, Worker } from 'node:worker_threads'
 import { loadAddon } from '../addon.ts'
@@ -115,6 +118,21 @@ const modes: Record<string, () => Promise<unknown>> = {
     await flood.machine.start()
     for (let i = 0; i < 10; i++) void flood.machine.inspect()
     parentPort!.postMessage('running')
+    await new Promise(() => {})
+  },
+  /** Starts a child that asks to die with us, tells its pid, and is gone by SIGKILL without a word to it. */
+  orphan: async () => {
+    const child = spawn(process.execPath, ['--no-warnings', import.meta.filename, 'dies-with-parent'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    await once(child.stdout, 'data')
+    writeSync(1, JSON.stringify({ pid: child.pid }))
+    process.kill(process.pid, 'SIGKILL')
+  },
+  'dies-with-parent': async () => {
+    loadAddon().setParentDeathSignal(constants.signals.SIGKILL)
+    await startSpinning()
+    console.log('ready')
     await new Promise(() => {})
   },
   /** A throwing listener is an uncaught exception and stops nothing else. */
