@@ -1,5 +1,6 @@
-// What every native layer throws when a host-side operation fails. Guest-caused conditions are never
-// reported this way: they are values (bool, optional) that a device answers as its specification says.
+// What every native layer throws when a host-side operation fails. Guest-caused conditions are
+// never reported this way: they are values (bool, optional) that a device answers as its
+// specification says.
 #pragma once
 
 #include <cerrno>
