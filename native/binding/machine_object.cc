@@ -45,11 +45,10 @@ MachineObject::~MachineObject() {
   if (session_ != nullptr) session_->detach();
 }
 
-void MachineObject::deliver(Napi::Value event) {
+Napi::Function MachineObject::listener() const {
   const Napi::Object self = Value();
-  if (self.IsEmpty()) return;  // collected, not yet finalized
-  const Napi::Value on_event = self.Get(kOnEvent);
-  on_event.As<Napi::Function>().Call({event});
+  if (self.IsEmpty()) return {};
+  return self.Get(kOnEvent).As<Napi::Function>();
 }
 
 Napi::Value MachineObject::promise(const std::function<void(std::uint64_t)>& call) {

@@ -1,8 +1,9 @@
 // NativeMachine of src/native/contract.ts: a JS object around a session.
 //
-// The owner's callback hangs on the JS object itself, not on the session: a callback usually
-// reaches its machine, and through a strong native reference the two would keep each other alive
-// for ever.
+// Before start() and after the end the listener hangs on the JS object itself, not on the session:
+// a listener usually reaches its machine, and through a strong native reference the two would keep
+// each other alive for ever. While the machine runs the session holds the listener, not the object:
+// an object that even its listener does not reach is collected, which stops the machine.
 #pragma once
 
 #include <napi.h>
@@ -22,8 +23,9 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   explicit MachineObject(const Napi::CallbackInfo& info);
   ~MachineObject() override;
 
-  // Calls the owner. Throws Napi::Error as the callback does.
-  void deliver(Napi::Value event);
+  // The function given to createMachine(); empty when the object is collected and not yet
+  // finalized.
+  Napi::Function listener() const;
 
  private:
   Napi::Value start(const Napi::CallbackInfo& info);

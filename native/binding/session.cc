@@ -111,8 +111,7 @@ void Session::make_object(Napi::Env env, std::uint64_t operation) {
 void Session::detach() {
   object_ = nullptr;
   if (environment_ == nullptr) return;
-  // Nobody can stop it or hear of it any more.
-  release_hold();
+  // Nobody can stop it any more; a listener of a running machine still hears of its end.
   machine_.stop([](const MachineEnd&) {});
   forget_if_done();
 }
@@ -121,10 +120,12 @@ void Session::hold_while_running() {
   if (holds_while_running_ || ended_ || environment_ == nullptr) return;
   holds_while_running_ = true;
   wakeup_->hold(environment_->env());
+  listener_ = Napi::Persistent(object_->listener());
 }
 
 void Session::release_hold() {
   if (!std::exchange(holds_while_running_, false)) return;
+  listener_.Reset();
   wakeup_->release(environment_->env());
 }
 
@@ -150,16 +151,21 @@ void Session::drain(Napi::Env env) {
 
 void Session::deliver(Napi::Env env, const Event& event) {
   const Napi::HandleScope scope(env);
+  try {
+    const Napi::Function listener = current_listener();
+    if (!listener.IsEmpty()) listener.Call({to_js(env, event)});
+  } catch (const Napi::Error& error) {
+    report(env, error);
+  }
   if (std::holds_alternative<EndEvent>(event)) {
     ended_ = true;
     release_hold();
   }
-  if (object_ == nullptr) return;
-  try {
-    object_->deliver(to_js(env, event));
-  } catch (const Napi::Error& error) {
-    report(env, error);
-  }
+}
+
+Napi::Function Session::current_listener() const {
+  if (!listener_.IsEmpty()) return listener_.Value();
+  return object_ == nullptr ? Napi::Function() : object_->listener();
 }
 
 void Session::forget_if_done() {
@@ -169,7 +175,9 @@ void Session::forget_if_done() {
 }
 
 void Session::abandon() {
-  pending_.clear();  // their references go while the environment is still there
+  // References go while the environment is still there.
+  pending_.clear();
+  listener_.Reset();
   environment_ = nullptr;
 }
 

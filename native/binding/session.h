@@ -49,7 +49,8 @@ class Session : public std::enable_shared_from_this<Session> {
   // The machine's JS object; it finalizes itself by detach().
   void attach(MachineObject* object) { object_ = object; }
   void detach();
-  // The machine was started: the event loop stays alive until it ends.
+  // The machine was started: until it ends the event loop stays alive, and so does the listener
+  // with whatever waits for what it hears; an `await` for an event is reachable from nowhere else.
   void hold_while_running();
 
   // Gives the owner what there is.
@@ -67,6 +68,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void post(Reply reply);
   void wake();
   void deliver(Napi::Env env, const Event& event);
+  // Empty when nobody listens any more.
+  Napi::Function current_listener() const;
   void finish(Napi::Env env, std::uint64_t operation, const std::exception_ptr& error,
               const Answer& answer);
   void make_object(Napi::Env env, std::uint64_t operation);
@@ -81,6 +84,7 @@ class Session : public std::enable_shared_from_this<Session> {
   std::map<std::uint64_t, Pending> pending_;
   std::uint64_t last_operation_ = 0;
   bool holds_while_running_ = false;
+  Napi::FunctionReference listener_;  // while it runs
   bool ended_ = false;
   bool released_ = false;
   std::vector<Reply> when_released_;

@@ -105,7 +105,10 @@ export type MachineEvent =
   /** Always the last event, exactly once, after every byte of every channel. */
   | { type: 'end'; end: MachineEnd }
 
-/** One machine; collected without stop(), it stops itself and leaves nothing behind. */
+/**
+ * One machine. Collected without stop(), it stops itself and leaves nothing behind. While it runs its listener is kept,
+ * and the event loop stays alive, as with a child process; so is the machine if its listener refers to it.
+ */
 export interface NativeMachine {
   /** Starts the vCPU threads. Rejects if already started. */
   start(): Promise<void>

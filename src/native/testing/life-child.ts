@@ -49,6 +49,18 @@ async function startSpinning(): Promise<void> {
   await said('debug', 'spinning')
 }
 
+/** Of this machine nobody keeps the handle, its listener neither. */
+async function startForgotten(ended: string[]): Promise<void> {
+  const spinning = Promise.withResolvers<void>()
+  const machine = await loadAddon().createMachine(bareSpec('spin', 3), (event) => {
+    if (event.type === 'data') spinning.resolve()
+    if (event.type === 'end') ended.push(event.end.reason)
+  })
+  await machine.start()
+  await spinning.promise
+  await machine.inspect()
+}
+
 async function collect(): Promise<void> {
   const { gc } = globalThis
   if (!gc) throw new Error('run with --expose-gc')
@@ -78,7 +90,24 @@ const modes: Record<string, () => Promise<unknown>> = {
   },
   /** Running guests that nobody holds. */
   collected: async () => {
-    for (let i = 0; i < 5; i++) await startSpinning()
+    const ended: string[] = []
+    for (let i = 0; i < 5; i++) await startForgotten(ended)
+    const during = resources()
+    await collect()
+    return { during, ended, after: resources() }
+  },
+  /** An await for an event is all that is left of the machine's user, and survives every collection. */
+  awaited: async () => {
+    const { gc } = globalThis
+    if (!gc) throw new Error('run with --expose-gc')
+    const timer = setInterval(() => gc(), 5)
+    const { end } = await runBare(bareSpec('calibrate_exits'))
+    clearInterval(timer)
+    return { reason: end.reason }
+  },
+  /** Machines that were created, never started, and are held by nobody but their own listeners. */
+  unstarted: async () => {
+    for (let i = 0; i < 5; i++) await createBare(bareSpec('spin'))
     const during = resources()
     await collect()
     return { during, after: resources() }
