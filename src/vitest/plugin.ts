@@ -26,9 +26,10 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
   return {
     name: 'kvitest',
     enforce: 'pre',
-    config: () => ({
+    config: (given) => ({
       test: {
-        include: ['**/*.tap.{sh,py,pl,lua,bash,ksh,awk}', '**/*.test.ts'],
+        // Vite joins lists: a default beside the config's own would only ever add to it.
+        ...(given.test?.include ? {} : { include: ['**/*.tap.{sh,py,pl,lua,bash,ksh,awk}', '**/*.test.ts'] }),
         includeTaskLocation: true,
         pool: 'forks',
         runner: here('./runner.ts'),
