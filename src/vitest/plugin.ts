@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Plugin } from 'vitest/config'
@@ -53,12 +54,13 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
       const output = options.junit ?? 'test-results/junit.xml'
       reporters.push(new JUnitReporter({ outputFile: output }) as unknown as (typeof reporters)[number])
     },
-    transform(code, id) {
+    async transform(_code, id) {
       const file = id.replace(/[?#].*$/, '')
       if (!SCRIPT.test(file)) return undefined
       const { plan, ...module } = transformScript({
         file,
-        text: code,
+        // From the file, not from vite, which has normalised the line ends by now.
+        text: await readFile(file, 'utf8'),
         session: here('./session.ts'),
         host: hostModule,
       })

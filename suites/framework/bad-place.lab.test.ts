@@ -16,13 +16,14 @@ function inPlace(setup: string, command: string[], env: NodeJS.ProcessEnv = {}) 
   return startMarked(['unshare', '-m', 'sh', '-ec', `${setup}; exec "$@"`, 'sh', ...command], {
     env,
     input: '',
+    ownLabs: true,
   })
 }
 
 const noKvm =
   'mount -t tmpfs none /mnt; for n in null zero full random urandom tty ptmx; do touch /mnt/$n; mount --bind /dev/$n /mnt/$n; done; ln -s /proc/self/fd /mnt/fd; mkdir /mnt/shm /mnt/pts; mount -t tmpfs none /mnt/shm; mount --rbind /dev/pts /mnt/pts; mount --move /mnt /dev'
 
-/** A PATH that has everything but QEMU. */
+/** A machine that has everything but QEMU. */
 const noQemu = 'mount --bind /dev/null /usr/bin/qemu-system-x86_64'
 
 let cache: string
