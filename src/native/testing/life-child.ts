@@ -143,11 +143,13 @@ const modes: Record<string, () => Promise<unknown>> = {
   'in-worker': async () => {
     const { parentPort } = await import('node:worker_threads')
     await startSpinning()
-    const flood = await createBare(bareSpec('flood'))
-    await flood.machine.start()
-    for (let i = 0; i < 10; i++) void flood.machine.inspect()
-    parentPort!.postMessage('running')
-    await new Promise(() => {})
+    const busy = await loadAddon().createMachine(bareSpec('flood'), () => {
+      parentPort!.postMessage('running')
+      // Terminated in the middle of a listener.
+      for (;;);
+    })
+    for (let i = 0; i < 10; i++) void busy.inspect()
+    await busy.start()
   },
   /** Starts a child that asks to die with us, tells its pid, and is gone by SIGKILL without a word to it. */
   orphan: async () => {
