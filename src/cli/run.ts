@@ -130,7 +130,12 @@ async function runCommand(guest: Guest, command: string[], timeout: number): Pro
     onStderr: (data) => process.stderr.write(data),
   })
   if (!process.stdin.isTTY) void pipeStdin(child)
-  return statusOf(await exitOrEnd(guest, child))
+  try {
+    return statusOf(await exitOrEnd(guest, child))
+  } finally {
+    // A pipe that its writer keeps open must not keep us alive.
+    process.stdin.destroy()
+  }
 }
 
 type Child = Awaited<ReturnType<Guest['spawn']>>
@@ -195,7 +200,12 @@ async function exitOrEnd(guest: Guest, child: Child): Promise<Exit> {
     )
   })
   ended.catch(() => {})
-  return await Promise.race([child.exited, ended])
+  // The conversation with the agent breaks first; how the guest ended says more.
+  const exited = child.exited.catch((error) => {
+    if ((error as KvitestError).code === 'EPIPE') return ended
+    throw error
+  })
+  return await Promise.race([exited, ended])
 }
 
 function statusOf(exit: Exit): number {

@@ -6,7 +6,14 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { type MarkedProcess, root, startMarked, startOnTerminal } from './marked-process.ts'
 
-const command = ['vitest', 'run', '--root', join(root, 'fixtures/scripts'), 'never-ends']
+const command = [
+  'vitest',
+  'run',
+  '--root',
+  join(root, 'fixtures/scripts'),
+  'never-ends',
+  '--reporter=verbose',
+]
 
 let place: string
 let env: NodeJS.ProcessEnv
@@ -23,7 +30,7 @@ afterEach(async () => {
 
 /** The script is known to run when its worker, its lab's QEMU and the main process all live for a while. */
 async function untilGuestRuns(run: MarkedProcess): Promise<void> {
-  await run.until(/never-ends is running/)
+  await run.until(/✓.*never-ends is running/)
 }
 
 test('Ctrl-C once ends the run and leaves nothing', async () => {
@@ -55,7 +62,7 @@ test.for(['SIGTERM', 'SIGKILL'] as const)('%s of the main process leaves no proc
 test('SIGKILL of a worker is a failed run, said so, with nothing left', async () => {
   const run = startMarked(command, { env, ownLabs: true })
   await untilGuestRuns(run)
-  const worker = run.alive().find((line) => /vitest.*\/workers\/|forks/.test(line))
+  const worker = run.alive().find((line) => line.includes('suppress-warnings'))
   process.kill(Number.parseInt(worker!, 10), 'SIGKILL')
   const result = await run.finished
   expect(result.status).not.toBe(0)
