@@ -62,7 +62,7 @@ test.for(['SIGTERM', 'SIGKILL'] as const)('%s of the main process leaves no proc
 test('SIGKILL of a worker is a failed run, said so, with nothing left', async () => {
   const run = startMarked(command, { env, ownLabs: true })
   await untilGuestRuns(run)
-  const worker = run.alive().find((line) => line.includes('suppress-warnings'))
+  const worker = run.alive().find((line) => line.includes('--experimental-import-meta-resolve'))
   process.kill(Number.parseInt(worker!, 10), 'SIGKILL')
   const result = await run.finished
   expect(result.status).not.toBe(0)

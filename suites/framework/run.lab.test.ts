@@ -70,6 +70,8 @@ test('Ctrl-C in the shell goes to the guest, not to us', async () => {
   run.child.stdin!.write('sleep 1000\r')
   await run.until(/sleep 1000/)
   run.child.stdin!.write('\x03')
+  // The terminal drops what was typed before the interrupt took effect.
+  await run.until(/\^C\s+\/ # /)
   run.child.stdin!.write('echo status-$?; exit 7\r')
   const result = await run.finished
   expect(result.stdout).toContain('status-130')
