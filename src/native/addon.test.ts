@@ -112,7 +112,6 @@ describe.skipIf(reason)(`bare guests on the local KVM${reason ? ` (skipped: ${re
     await said('debug', 'spinning\n')
     const [first] = await machine.inspect()
     const [second] = await machine.inspect()
-    const stopAsked = performance.now()
 
     const end = await machine.stop()
 
@@ -120,7 +119,6 @@ describe.skipIf(reason)(`bare guests on the local KVM${reason ? ` (skipped: ${re
     expect(second!.registers.rbx).toBe('0x5917')
     expect(first!.interruptsEnabled).toBe(false)
     expect(end.reason).toBe('stopped')
-    expect(performance.now() - stopAsked).toBeLessThan(1000)
   })
 
   test('a flood that nobody takes is held back at the window, and goes on with credit', async () => {
