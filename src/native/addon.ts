@@ -1,7 +1,14 @@
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
-import type { MachineEvent, MachineSpec, NativeAddon, NativeError, NativeMachine } from './contract.ts'
+import type {
+  MachineEvent,
+  MachineSpec,
+  NativeAddon,
+  NativeCheckpoint,
+  NativeError,
+  NativeMachine,
+} from './contract.ts'
 import { KvitestError } from './error.ts'
 
 /** Path of the addon: `KVITEST_ADDON`, else what the build leaves in this package. */
@@ -68,6 +75,17 @@ function wrapMachine(machine: NativeMachine): NativeMachine {
     resize: (channel, columns, rows) => converted(machine.resize(channel, columns, rows)),
     inspect: () => converted(machine.inspect()),
     nmi: () => converted(machine.nmi()),
+    checkpoint: async () => wrapCheckpoint(await converted(machine.checkpoint())),
+    reset: (options) => converted(machine.reset(options)),
+  }
+}
+
+function wrapCheckpoint(checkpoint: NativeCheckpoint): NativeCheckpoint {
+  return {
+    info: checkpoint.info,
+    fork: async (options, onEvent) => wrapMachine(await converted(checkpoint.fork(options, onEvent))),
+    save: (path) => converted(checkpoint.save(path)),
+    release: () => checkpoint.release(),
   }
 }
 
@@ -77,6 +95,7 @@ function wrapAddon(addon: NativeAddon): NativeAddon {
     probe: () => converted(addon.probe()),
     createMachine: async (spec: MachineSpec, onEvent: (event: MachineEvent) => void) =>
       wrapMachine(await converted(addon.createMachine(spec, onEvent))),
+    loadCheckpoint: async (path) => wrapCheckpoint(await converted(addon.loadCheckpoint(path))),
     counts: () => addon.counts(),
     setParentDeathSignal: (signal) => {
       try {

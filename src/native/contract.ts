@@ -102,6 +102,11 @@ export type MachineEvent =
   | { type: 'port'; channel: Channel; open: boolean }
   /** pvpanic was rung; bit 0 panicked, bit 1 crash loaded. */
   | { type: 'pvpanic'; event: number }
+  /**
+   * The moment of a checkpoint() or reset(): what the guest did before it was delivered before it, what it does after
+   * comes after. It comes before the call's promise settles.
+   */
+  | { type: 'mark'; mark: 'checkpoint' | 'reset' }
   /** Always the last event, exactly once, after every byte of every channel. */
   | { type: 'end'; end: MachineEnd }
 
@@ -126,12 +131,50 @@ export interface NativeMachine {
   inspect(): Promise<VcpuState[]>
   /** Injects an NMI into every vCPU (KVM_NMI); needs the irqchip. */
   nmi(): Promise<void>
+  /**
+   * Saves the running guest as it is at one moment, with the bytes that write() has not yet handed to its driver; the
+   * guest goes on. Rejects with EBUSY while another checkpoint or reset is being made, with EPIPE when it has ended.
+   */
+  checkpoint(): Promise<NativeCheckpoint>
+  /**
+   * Takes a fork back to its checkpoint, in place, by copying back the pages that were written since; it runs on from
+   * there. Writes still on their way reject with ECANCELED. Rejects with EINVAL for a machine that was booted.
+   */
+  reset(options?: ForkOptions): Promise<void>
+}
+
+export interface ForkOptions {
+  /** Default: the checkpoint's. */
+  name?: string
+  /** 16 bytes for the VM generation ID device; default random. Two forks must never share it. */
+  generationId?: Uint8Array
+  /** What the caller believes the checkpoint to be: EINVAL names the first that differs. */
+  expected?: Partial<Pick<MachineSpec, 'cpus' | 'memory' | 'devices'>>
+}
+
+export interface CheckpointInfo {
+  /** Of the machine it was taken from; the payload's paths are only a record. */
+  spec: MachineSpec
+  /** Bytes of RAM it holds: shared by all forks until they write. */
+  bytes: number
+}
+
+/** A saved running guest, in memory. Its forks live on when it is released or collected. */
+export interface NativeCheckpoint {
+  readonly info: CheckpointInfo
+  /** A machine that goes on from here once it is started. Its first events tell which ports are open. */
+  fork(options: ForkOptions, onEvent: (event: MachineEvent) => void): Promise<NativeMachine>
+  /** Writes it to a new file at `path`: a partly written one is removed. */
+  save(path: string): Promise<void>
+  /** Idempotent. */
+  release(): void
 }
 
 /** Live native resources of this process, for leak tests. */
 export interface NativeCounts {
   machines: number
   threads: number
+  checkpoints: number
 }
 
 export interface KvmProbe {
@@ -146,6 +189,8 @@ export interface NativeAddon {
   probe(): Promise<KvmProbe>
   /** Validates, creates the VM and loads the payload. Rejects with a NativeError. */
   createMachine(spec: MachineSpec, onEvent: (event: MachineEvent) => void): Promise<NativeMachine>
+  /** Reads a file that save() wrote. Rejects with EBADMSG for one that is truncated, no checkpoint or of another version. */
+  loadCheckpoint(path: string): Promise<NativeCheckpoint>
   counts(): NativeCounts
   /** prctl(PR_SET_PDEATHSIG): this process gets `signal` when its parent dies. Throws errno errors. */
   setParentDeathSignal(signal: number): void
