@@ -145,10 +145,120 @@ test('a report is bounded though the log goes on without a pause', () => {
   expect(splat!.text.split('\n')).toHaveLength(300)
 })
 
-test('a console of 30 MB is searched in a few seconds', () => {
-  const text =
-    '[    1.000000] an ordinary line of the kernel that has some length to it, as they have\n'.repeat(350_000)
-  const started = performance.now()
-  expect(findSplats(text)).toEqual([])
-  expect(performance.now() - started).toBeLessThan(5000)
+test('what a report says about itself is read from it', () => {
+  const [warning] = findSplats(log('warning-6.1.log'))
+  expect(warning).toMatchObject({
+    function: 'add_port',
+    module: 'virtio_console',
+    place: 'drivers/char/virtio_console.c:1406',
+    cpu: 1,
+    pid: 412,
+    comm: 'kworker/1:2',
+    kernelRelease: '6.1.0-56-cloud-amd64',
+    taint: [],
+  })
+  expect(warning!.trace[0]).toEqual({
+    function: 'control_work_handler',
+    offset: 0x2d3,
+    module: 'virtio_console',
+    reliable: true,
+    stack: 'TASK',
+  })
+  const [fault] = findSplats(log('gpf-6.12.log'))
+  expect(fault).toMatchObject({ function: 'detach_buf_split', cpu: 0, pid: 95, comm: 'script' })
+  expect(fault!.trace.map((frame) => frame.stack)).toEqual(['IRQ', 'IRQ', 'TASK'])
+  const [stall] = findSplats(log('rcu-stall-6.12.log'))
+  expect(stall!.function).toBe('native_queued_spin_lock_slowpath')
+  const [hung] = findSplats(log('hung-task-6.1.log'))
+  expect(hung).toMatchObject({ function: '__schedule', taint: [] })
+})
+
+test('taint letters and frames that the unwinder did not find', () => {
+  const [splat] = findSplats(
+    [
+      '[    1.000001] WARNING: CPU: 3 PID: 7 at mm/slub.c:12 kfree+0x10/0x20',
+      '[    1.000002] CPU: 3 UID: 0 PID: 7 Comm: a b:c Tainted: G        W  OE      6.12.0 #1 Debian',
+      '[    1.000003] Call Trace:',
+      '[    1.000004]  <TASK>',
+      '[    1.000005]  ? show_regs+0x1/0x2',
+      '[    1.000006]  caller.part.0+0x1f/0x2 [mod]',
+      '[    1.000007]  </TASK>',
+    ].join('\n'),
+  )
+  expect(splat).toMatchObject({ function: 'kfree', comm: 'a b:c', taint: ['W', 'O', 'E'] })
+  expect(splat!.trace.map(({ function: name, reliable }) => [name, reliable])).toEqual([
+    ['show_regs', false],
+    ['caller.part.0', true],
+  ])
+})
+
+const twoWarnings = [
+  ['T1', 'WARNING: CPU: 0 PID: 1 at a.c:1 first+0x0/0x1'],
+  ['T2', 'WARNING: CPU: 1 PID: 2 at b.c:2 second+0x0/0x1'],
+  ['T2', 'RIP: 0010:second+0x0/0x1'],
+  ['T1', 'RIP: 0010:first+0x0/0x1'],
+  ['T1', 'Call Trace:'],
+  ['T2', 'Call Trace:'],
+  ['T2', ' of_second+0x1/0x2'],
+  ['T1', ' of_first+0x1/0x2'],
+  ['T2', '---[ end trace 0000000000000000 ]---'],
+  ['T3', 'an ordinary line of a third'],
+  ['T1', '---[ end trace 0000000000000000 ]---'],
+  ['T1', 'an ordinary line after it'],
+] as const
+
+test('reports of two CPUs whose lines interleave are two, each whole', () => {
+  const splats = findSplats(twoWarnings.map(([, text]) => `[    1.000000] ${text}`).join('\n'))
+  expect(splats.map(({ title }) => title)).toEqual([twoWarnings[0][1], twoWarnings[1][1]])
+  for (const [index, name] of ['first', 'second'].entries()) {
+    expect(splats[index]!.text).toContain(`RIP: 0010:${name}`)
+    expect(splats[index]!.text).toContain(`of_${name}`)
+    expect(splats[index]!.text).not.toContain('after it')
+  }
+})
+
+test('where the kernel says who printed a line, interleaved reports are taken apart', () => {
+  const lines = twoWarnings.map(([caller, text]) => `[    1.000000][ ${caller.padStart(5)}] ${text}`)
+  const splats = findSplats(lines.join('\n'))
+  expect(splats.map((splat) => [splat.function, splat.trace.map((frame) => frame.function)])).toEqual([
+    ['first', ['of_first']],
+    ['second', ['of_second']],
+  ])
+  expect(splats[0]!.text).not.toMatch(/second|third|after it/)
+})
+
+test('the back traces that a report asks other CPUs for belong to it', () => {
+  const [splat, ...more] = findSplats(
+    [
+      '[    1.000000][    C1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:',
+      '[    1.000001][    C1] Sending NMI from CPU 1 to CPUs 0:',
+      '[    1.000002][    C0] NMI backtrace for cpu 0',
+      '[    1.000003][    C0] RIP: 0010:spinning+0x1/0x2',
+    ].join('\n'),
+  )
+  expect(more).toEqual([])
+  expect(splat!.function).toBe('spinning')
+})
+
+/** Milliseconds, the best of three. */
+function timed(text: string): number {
+  const times = [1, 2, 3].map(() => {
+    const started = performance.now()
+    findSplats(text)
+    return performance.now() - started
+  })
+  return Math.min(...times)
+}
+
+test.for([
+  ['ordinary lines', '[    1.000000] an ordinary line of the kernel that has some length to it\n'],
+  ['titles', '[    1.000000] BUG: Bad page state in process sh  pfn:0f1a2\n'],
+  [
+    'titles of many callers',
+    '[    1.000000][  T123] BUG: Bad rss-counter state\n[    1.000000][  T124] word\n',
+  ],
+])('a log of %s takes time in proportion', ([, line]) => {
+  // Warm, and then eight times as much: quadratic growth would show as 64.
+  timed(line!.repeat(1000))
+  expect(timed(line!.repeat(16_000)) / timed(line!.repeat(2000))).toBeLessThan(32)
 })

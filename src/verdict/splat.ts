@@ -1,5 +1,7 @@
+import { type SplatDetails, splatDetails } from './splat-details.ts'
+
 /** A report of the kernel about its own misbehaviour, cut out of a console log. */
-export interface Splat {
+export interface Splat extends SplatDetails {
   kind: SplatKind
   /** Its first line, without the time stamp. */
   title: string
@@ -22,11 +24,13 @@ export type SplatKind =
   | 'interrupt'
 
 const maxReportLines = 300
+/** A guest that reports without end has made its point by then. */
+const maxReports = 100
 /** Lines of one report come at once; a pause this long, in seconds of kernel time, ends it. */
 const reportPause = 1.5
 
 /** `[    1.234567]`, and the caller id of CONFIG_PRINTK_CALLER behind it. */
-const timeStamp = /\[\s*(\d+\.\d{6})\](?:\[\s*[TC]\d+\s*\])? /
+const timeStamp = /\[\s*(\d+\.\d{6})\](?:\[\s*([TC]\d+)\s*\])? /
 
 /** How reports begin, as 6.1 to 6.18 print them; the first that matches names the kind. */
 const beginnings: [RegExp, SplatKind][] = [
@@ -58,6 +62,9 @@ const beginnings: [RegExp, SplatKind][] = [
   [/^irq \d+: nobody cared/, 'interrupt'],
 ]
 
+/** The second title of a report that began with `BUG:`; never the first line of another CPU's. */
+const dieLine = /^Oops: |\[#\d+\]/
+
 /** What a report ends with. */
 const hardEnd = /^---\[ end (trace|Kernel panic)/
 
@@ -70,6 +77,8 @@ interface KernelLine {
   message: string
   /** Seconds; undefined for a line without stamp. */
   time: number | undefined
+  /** `T123` or `C0` where the kernel tells who printed; empty where it does not. */
+  caller: string
   raw: string
 }
 
@@ -77,8 +86,9 @@ function parse(console: string): KernelLine[] {
   const lines = console.split('\n').map((line): KernelLine => {
     const raw = line.endsWith('\r') ? line.slice(0, -1) : line
     const stamp = timeStamp.exec(raw)
-    if (!stamp) return { message: raw, time: undefined, raw }
-    return { message: raw.slice(stamp.index + stamp[0].length), time: Number(stamp[1]), raw }
+    if (!stamp) return { message: raw, time: undefined, caller: '', raw }
+    const message = raw.slice(stamp.index + stamp[0].length)
+    return { message, time: Number(stamp[1]), caller: stamp[2] ?? '', raw }
   })
   // Programs write to the console too, and their words are not the kernel's: where the kernel stamps, only stamped
   // lines count.
@@ -90,38 +100,68 @@ function beginning(message: string): SplatKind | undefined {
   return beginnings.find(([pattern]) => pattern.test(message))?.[1]
 }
 
-/** The index behind the last line of the report that begins at `start`. */
-function reportEnd(lines: readonly KernelLine[], start: number): number {
-  const limit = Math.min(lines.length, start + maxReportLines)
-  let traced = false
-  for (let at = start; at < limit; at++) {
-    const { message, time } = lines[at]!
-    const next = lines[at + 1]
-    if (hardEnd.test(message)) return at + 1
-    if (!next) break
-    if (time !== undefined && next.time !== undefined && next.time - time > reportPause) return at + 1
-    // A panic is a report of its own, also in the wake of an oops.
-    if (beginning(next.message) === 'panic') return at + 1
-    traced ||= message.trim() === '</TASK>'
-    if (traced && !continuation.test(next.message)) return at + 1
+/**
+ * The lines of the report that begins at `start`. Several CPUs may print at once. Where the kernel names the caller
+ * of each line, those of others are left out, but for the back traces that the report asked other CPUs for. Where it
+ * does not, every line up to the report's end belongs to it: a report with a stranger's line in it can be read, one
+ * that lacks its own cannot.
+ */
+function reportAt(lines: readonly KernelLine[], start: number): KernelLine[] {
+  const { caller } = lines[start]!
+  const report: KernelLine[] = []
+  let last = lines[start]!
+  let isTraced = false
+  /** Reports begun and not ended, among lines that nobody can tell apart. */
+  let open = 1
+  let asksOthers = false
+  for (let at = start; at < lines.length && report.length < maxReportLines; at++) {
+    const line = lines[at]!
+    const { message, time } = line
+    if (line.caller !== caller && !asksOthers) continue
+    const isFirst = at === start
+    if (!isFirst) {
+      if (time !== undefined && last.time !== undefined && time - last.time > reportPause) break
+      const kind = beginning(message)
+      // A panic is a report of its own, also in the wake of an oops.
+      if (kind === 'panic') break
+      if (kind !== undefined && !dieLine.test(message)) open++
+      if (isTraced && open === 1 && !continuation.test(message)) break
+    }
+    report.push(line)
+    last = line
+    asksOthers ||= /^Sending NMI from CPU/.test(message)
+    isTraced ||= message.trim() === '</TASK>'
+    if (hardEnd.test(message) && --open === 0) break
   }
-  return limit
+  return report
 }
 
-/** Finds the splats in a kernel log, in order. `BUG:` and the `Oops:` that follows it are one. Linear time. */
+/**
+ * Finds the splats in a kernel log, in the order in which they begin. `BUG:` and the `Oops:` that follows it are one.
+ * At most 100, each of at most 300 lines.
+ */
 export function findSplats(console: string): Splat[] {
   const lines = parse(console)
   const splats: Splat[] = []
-  for (let at = 0; at < lines.length; ) {
-    const kind = beginning(lines[at]!.message)
-    if (!kind) {
-      at++
-      continue
-    }
-    const end = reportEnd(lines, at)
-    const report = lines.slice(at, end)
-    splats.push({ kind, title: lines[at]!.message.trim(), text: report.map(({ raw }) => raw).join('\n') })
-    at = end
+  /** By caller: its line up to which everything belongs to a report that was found. */
+  const covered = new Map<string, KernelLine>()
+  for (let at = 0; at < lines.length && splats.length < maxReports; at++) {
+    const { message, caller } = lines[at]!
+    const within = covered.get(caller)
+    const kind = beginning(message)
+    if (within === lines[at]) covered.delete(caller)
+    if (kind === undefined) continue
+    // The second title of a report, not another report.
+    if (within !== undefined && kind !== 'panic' && dieLine.test(message)) continue
+    const report = reportAt(lines, at)
+    const own = report.findLast((line) => line.caller === caller)!
+    if (own !== lines[at]) covered.set(caller, own)
+    splats.push({
+      kind,
+      title: message.trim(),
+      text: report.map(({ raw }) => raw).join('\n'),
+      ...splatDetails(report.map((line) => line.message)),
+    })
   }
   return splats
 }
