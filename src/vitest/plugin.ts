@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import type { Plugin } from 'vitest/config'
 import { JUnitReporter } from './junit-reporter.ts'
 import type {} from './meta.ts'
+import { SummaryReporter } from './summary-reporter.ts'
 import { transformScript } from './transform/module.ts'
 
 export interface KvitestOptions {
@@ -49,6 +50,11 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
     }),
     configureVitest({ vitest }) {
       const { reporters } = vitest.config
+      // Once, however many projects use the plugin, and only where a person reads.
+      const isThere = reporters.some((one) => (one as unknown) instanceof SummaryReporter)
+      if (!isThere && reporters.some(isForPeople)) {
+        reporters.push(new SummaryReporter() as unknown as (typeof reporters)[number])
+      }
       const present = reporters.some(isJUnitReporter)
       if (options.junit === false || present || vitest.config.watch) return
       const output = options.junit ?? 'test-results/junit.xml'
@@ -70,6 +76,12 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
       return { code: module.code, map: module.map, moduleType: 'js' }
     },
   }
+}
+
+/** Writes to the terminal for a person, not for a program. */
+function isForPeople(reporter: unknown): boolean {
+  const name = Array.isArray(reporter) ? reporter[0] : reporter
+  return ['default', 'verbose', 'tree', 'dot', 'minimal', 'agent'].includes(name)
 }
 
 /** Ours, as an instance or by the name under which `--reporter` finds it. */

@@ -179,8 +179,17 @@ describe.concurrent('going on after a failure', { timeout: 60_000 }, () => {
     expect(run.tests).toMatchObject({ steady: { status: 'passed' }, flaky: { status: 'passed' } })
     expect(run.guests.filter((line) => line.startsWith('boot'))).toHaveLength(2)
     expect(run.junit).toContain('<flakyFailure message="not ok 2 - flaky" type="ScriptFailure">')
+    expect(run.output).toMatch(
+      /1 flaky test, failed and then passed:\n.*flaky\.tap\.sh > flaky: not ok 2 - flaky/,
+    )
     expect(checkSchema(project)).toBe('valid')
     expect(run.status).toBe(0)
+  })
+
+  test('a reporter for programs has standard output to itself', async () => {
+    using project = new TemporaryProject({ 'one.tap.sh': script('echo 1..1', 'echo "ok 1 - one"') })
+    expect((await project.vitest('run', '--reporter=tap')).output).not.toContain('1 guest')
+    expect((await project.vitest('run')).output).toContain('kvitest  1 guest: 1 pass')
   })
 
   test('--bail ends the run and the guest of the script', async () => {
