@@ -67,9 +67,10 @@ test('a process that a signal ends reports the signal', async () => {
 
 test('the duration is the time the process took', async () => {
   const { client } = await agent.conversation()
+  const started = performance.now()
   const { duration } = await collect(client, ['sleep', '0.3'])
   expect(duration).toBeGreaterThan(299)
-  expect(duration).toBeLessThan(1500)
+  expect(duration).toBeLessThan(performance.now() - started)
 })
 
 test('environment and working directory reach the process', async () => {
@@ -144,10 +145,14 @@ test('a time-out ends the command and all it started, also what ignores SIGTERM 
 
 test('a command that obeys SIGTERM on a time-out is not waited for longer', async () => {
   const { client } = await agent.conversation()
-  const started = performance.now()
-  const result = await collect(client, ['sleep', '100'], { timeout: 100 })
-  expect(result).toMatchObject({ status: null, signal: 'SIGTERM', timedOut: true })
-  expect(performance.now() - started).toBeLessThan(550)
+  const ends: string[] = []
+  const stubborn = collect(client, sh("trap '' TERM; while :; do sleep 0.05; done"), { timeout: 100 })
+  const obedient = collect(client, ['sleep', '100'], { timeout: 100 })
+  stubborn.then(() => ends.push('stubborn'))
+  obedient.then(() => ends.push('obedient'))
+  expect(await obedient).toMatchObject({ status: null, signal: 'SIGTERM', timedOut: true })
+  expect(await stubborn).toMatchObject({ status: null, signal: 'SIGKILL', timedOut: true })
+  expect(ends).toEqual(['obedient', 'stubborn'])
 })
 
 test('output said while dying of a time-out is kept', async () => {
@@ -187,11 +192,9 @@ test('a host that does not read holds the script back', async () => {
 test('a flood does not starve another command', async () => {
   const { client } = await agent.conversation()
   const flood = await client.spawn(['yes'])
-  const started = performance.now()
   const result = await collect(client, sh('echo 1; echo 2 >&2'))
   await flood.kill('SIGKILL')
   expect(result).toMatchObject({ status: 0, stdout: '1\n', stderr: '2\n' })
-  expect(performance.now() - started).toBeLessThan(2000)
   expect(await flood.exited).toMatchObject({ signal: 'SIGKILL' })
 })
 
@@ -270,7 +273,6 @@ test('a daemon that keeps the pipe open does not hold the result back, and lives
   const alive = await collect(client, ['kill', '-KILL', daemon])
   expect(result).toMatchObject({ status: 0, stdout: `before\n${daemon}\n` })
   expect(elapsed).toBeGreaterThan(190)
-  expect(elapsed).toBeLessThan(1500)
   expect(alive.status).toBe(0)
 })
 
