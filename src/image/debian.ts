@@ -197,12 +197,48 @@ export async function unpackDeb(deb: string, target: string): Promise<void> {
   })
 }
 
-async function download(wanted: KernelPackage, lists: Lists, directory: string): Promise<string> {
-  const argv = ['apt-get', ...lists.options, ...apt('download'), `${wanted.package}=${wanted.version}`]
+/** A package by name; without a version the one that apt would install. */
+export interface WantedPackage {
+  package: string
+  version?: string
+}
+
+async function download(wanted: WantedPackage, lists: Lists, directory: string): Promise<string> {
+  const name = wanted.version === undefined ? wanted.package : `${wanted.package}=${wanted.version}`
+  const argv = ['apt-get', ...lists.options, ...apt('download'), name]
+  await mkdir(directory)
   const result = await runCommand(argv, { cwd: directory, package: 'apt' })
-  const deb = (await readdir(directory)).find((name) => name.endsWith('.deb'))
+  const deb = (await readdir(directory)).find((file) => file.endsWith('.deb'))
   if (result.status !== 0 || deb === undefined) throw offline(`fetch ${wanted.package}`, complaint(result))
   return join(directory, deb)
+}
+
+/** Fetches packages with apt, its signatures and checksums, and unpacks them over one another, without root. */
+export async function fetchUnpacked(wanted: readonly WantedPackage[], target: string): Promise<void> {
+  const unpacked = `${target}.unpacked`
+  for (const [index, one] of wanted.entries()) {
+    const directory = `${target}.deb${index}`
+    const { lists } = await findServedOnce()
+    const deb = await download(one, lists, directory).catch(async (error: unknown) => {
+      // Lists older than the archive name files that are gone; ours can always be renewed.
+      if ((error as KvitestError).code !== 'ENETUNREACH') throw error
+      return download(one, await refresh(), `${directory}.again`).catch(() => {
+        throw error
+      })
+    })
+    await unpackDeb(deb, unpacked)
+    await rm(deb)
+  }
+  await rename(unpacked, target)
+}
+
+/** Names of the packages that a package of the archive depends on. */
+export async function dependenciesOf(name: string): Promise<string[]> {
+  const { lists } = await findServedOnce()
+  const result = await runCommand(['apt-cache', ...lists.options, 'depends', '--important', name], {
+    package: 'apt',
+  })
+  return [...result.stdout.toString().matchAll(/^ *Depends: (\S+)$/gm)].map((match) => match[1]!)
 }
 
 /**
@@ -212,21 +248,8 @@ async function download(wanted: KernelPackage, lists: Lists, directory: string):
 export async function fetchKernel(wanted: KernelPackage, note: (line: string) => void): Promise<string> {
   const path = await cached(['kernels', productName(wanted)], async (target) => {
     note(`fetching ${wanted.package} (${wanted.version})`)
-    const directory = `${target}.deb`
-    await mkdir(directory)
-    const { lists } = await findServedOnce()
-    const deb = await download(wanted, lists, directory).catch(async (error: unknown) => {
-      // Lists older than the archive name files that are gone; ours can always be renewed.
-      if ((error as KvitestError).code !== 'ENETUNREACH') throw error
-      return download(wanted, await refresh(), directory).catch(() => {
-        throw error
-      })
-    })
-    const unpacked = `${target}.unpacked`
-    await unpackDeb(deb, unpacked)
-    await rm(directory, { recursive: true })
-    await writeFile(join(unpacked, 'package.json'), `${JSON.stringify(wanted)}\n`)
-    await rename(unpacked, target)
+    await fetchUnpacked([wanted], target)
+    await writeFile(join(target, 'package.json'), `${JSON.stringify(wanted)}\n`)
   })
   await prune('kernels', 24)
   return path

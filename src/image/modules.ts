@@ -5,6 +5,7 @@ import { gunzip, zstdDecompress } from 'node:zlib'
 import { KvitestError } from '../native/error.ts'
 import { complaint, runCommand } from './command.ts'
 import type { KernelInfo } from './kernel.ts'
+import { buildModule } from './module-build.ts'
 import { extractVmlinux } from './vmlinux.ts'
 
 /** A module ready to be loaded with finit_module. */
@@ -101,6 +102,24 @@ async function lines(file: string): Promise<string[]> {
   }
 }
 
+async function describeModule(name: string, path: string, file: string): Promise<LoadableModule> {
+  const data = await readModule(file)
+  const depends = (moduleInfo(data, file).get('depends') ?? [])
+    .flatMap((list) => list.split(','))
+    .filter((one) => one !== '')
+  return { name, path: path.replace(/\.(xz|zst|gz)$/, ''), data, depends: depends.map(canonicalName) }
+}
+
+/** A module of the caller's own: an object, or C source that is built for this very kernel. */
+async function ownModule(kernel: KernelInfo, file: string): Promise<LoadableModule> {
+  const object = file.endsWith('.c') ? await buildModule(kernel, file) : file
+  const path = `updates/${basename(file).replace(/\.c$/, '.ko')}`
+  return describeModule(nameOf(path), path, object).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT' || error instanceof KvitestError) throw error
+    throw new KvitestError('read the module', `${file}: no such file`, { code: 'ENOENT', infra: false })
+  })
+}
+
 /** All modules and built-in drivers of a kernel, by canonical name. */
 export class ModuleIndex {
   readonly #kernel: KernelInfo
@@ -161,17 +180,7 @@ export class ModuleIndex {
         () => false,
       )
       if (!there) continue
-      const data = await readModule(file)
-      const info = moduleInfo(data, file)
-      const depends = (info.get('depends') ?? [])
-        .flatMap((list) => list.split(','))
-        .filter((one) => one !== '')
-      return {
-        name,
-        path: listed.replace(/\.(xz|zst|gz)$/, ''),
-        data,
-        depends: depends.map(canonicalName),
-      }
+      return describeModule(name, listed, file)
     }
     throw this.#missing(name)
   }
@@ -194,7 +203,7 @@ export class ModuleIndex {
 
 /**
  * The wanted modules with all they depend on, in an order in which they load. Built-in ones fall away. A name
- * that ends in `?` is left out when the kernel lacks it.
+ * that ends in `?` is left out when the kernel lacks it; one with a slash is a file, `.ko` or `.c`.
  */
 export async function loadOrder(kernel: KernelInfo, wanted: readonly string[]): Promise<LoadableModule[]> {
   const index = await ModuleIndex.open(kernel)
@@ -208,6 +217,12 @@ export async function loadOrder(kernel: KernelInfo, wanted: readonly string[]): 
     order.set(name, module)
   }
   for (const entry of wanted) {
+    if (entry.includes('/')) {
+      const module = await ownModule(kernel, entry)
+      for (const dependency of module.depends) await visit(dependency)
+      order.set(module.name, module)
+      continue
+    }
     const optional = entry.endsWith('?')
     const name = canonicalName(optional ? entry.slice(0, -1) : entry)
     if (optional && !index.has(name)) continue
