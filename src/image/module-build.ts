@@ -69,7 +69,9 @@ export async function buildModule(kernel: KernelInfo, source: string): Promise<s
     const directory = `${target}.build`
     await mkdir(directory)
     await writeFile(join(directory, `${name}.c`), text)
-    await writeFile(join(directory, 'Kbuild'), `obj-m := ${name}.o\n`)
+    // The kernel's reports name the file; where it happened to be built is noise.
+    const flags = `ccflags-y := -fmacro-prefix-map=${directory}/=`
+    await writeFile(join(directory, 'Kbuild'), `obj-m := ${name}.o\n${flags}\n`)
     // BTF would need pahole and the kernel's own; a test module has no use for it.
     const make = ['make', '-s', `-j${availableParallelism()}`, '-C', tree, `M=${directory}`]
     const result = await runCommand([...make, 'CONFIG_DEBUG_INFO_BTF_MODULES=', 'modules'], {
