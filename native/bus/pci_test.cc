@@ -20,6 +20,8 @@ class PlainFunction : public PciFunction {
   void config_write(std::uint8_t offset, std::span<const std::byte> data) override {
     config.write(offset, data);
   }
+  void save(StateWriter& writer) const override { config.save(writer); }
+  void load(StateReader& reader) override { config.load(reader); }
   PciConfigSpace config{PciIdentity{.vendor = 0x1af4,
                                     .device = 0x1044,
                                     .revision = 1,
