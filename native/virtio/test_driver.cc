@@ -142,12 +142,12 @@ std::optional<TestQueue::Used> TestQueue::take_used() {
               memory_.load<std::uint32_t>(element + 4).value()};
 }
 
-TestDriver::TestDriver(TestBoard& board, const TestDriver& parent)
-    : board(board),
-      offered_(parent.offered_),
-      next_descriptor_(parent.next_descriptor_),
-      free_(parent.free_) {
+void TestDriver::adopt(const TestDriver& parent) {
+  queues_.clear();
   for (const TestQueue& queue : parent.queues_) queues_.emplace_back(board.memory, queue);
+  offered_ = parent.offered_;
+  next_descriptor_ = parent.next_descriptor_;
+  free_ = parent.free_;
 }
 
 std::uint8_t TestDriver::add_status(std::uint8_t bits) {

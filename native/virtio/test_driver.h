@@ -139,8 +139,8 @@ class TestDriver {
       kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx;
 
   explicit TestDriver(TestBoard& board) : board(board) {}
-  // The same driver in a fork.
-  TestDriver(TestBoard& board, const TestDriver& parent);
+  // Becomes the driver that `parent` is, in a fork of its board.
+  void adopt(const TestDriver& parent);
 
   // Resets, negotiates, sets up every queue and MSI-X, sets DRIVER_OK. Returns the status it then
   // reads.
