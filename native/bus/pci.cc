@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <string>
 
-#include "native/bus/little_endian.h"
 #include "native/bus/pci_config.h"
 #include "native/error.h"
+#include "native/little_endian.h"
 
 namespace kvitest {
 namespace {

@@ -5,9 +5,9 @@
 #include <array>
 #include <vector>
 
-#include "native/bus/little_endian.h"
 #include "native/bus/pci_config.h"
 #include "native/error.h"
+#include "native/little_endian.h"
 #include "native/state/test_checkpoint.h"
 
 namespace kvitest {

@@ -5,8 +5,8 @@
 #include <string>
 #include <utility>
 
-#include "native/bus/little_endian.h"
 #include "native/bus/pci_config.h"
+#include "native/little_endian.h"
 
 namespace kvitest {
 namespace {

@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
-#include "native/bus/little_endian.h"
 #include "native/bus/pci_config.h"
 #include "native/error.h"
+#include "native/little_endian.h"
 #include "native/virtio/common_config.h"
 #include "native/virtio/pci_interrupts.h"
 

@@ -3,7 +3,7 @@
 #include <bit>
 #include <utility>
 
-#include "native/bus/little_endian.h"
+#include "native/little_endian.h"
 #include "native/virtio/queue.h"
 
 namespace kvitest {

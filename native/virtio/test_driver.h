@@ -16,8 +16,8 @@
 
 #include "native/bus/interrupts.h"
 #include "native/bus/io_bus.h"
-#include "native/bus/little_endian.h"
 #include "native/bus/pci.h"
+#include "native/little_endian.h"
 #include "native/memory/guest_memory.h"
 #include "native/virtio/common_config.h"
 #include "native/virtio/pci_transport.h"

@@ -5,8 +5,8 @@
 #include <set>
 #include <utility>
 
-#include "native/bus/little_endian.h"
 #include "native/error.h"
+#include "native/little_endian.h"
 #include "native/virtio/console/device.h"
 
 namespace kvitest {

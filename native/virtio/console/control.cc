@@ -3,7 +3,7 @@
 #include <array>
 #include <bit>
 
-#include "native/bus/little_endian.h"
+#include "native/little_endian.h"
 #include "native/virtio/console/device.h"
 
 namespace kvitest {
