@@ -34,7 +34,7 @@ struct QueueFeatures {
 };
 
 // Why a queue is not processed any more.
-enum class QueueFault {
+enum class QueueFault : std::uint8_t {
   kNone,
   kSizeInvalid,
   kMisaligned,
