@@ -8,8 +8,8 @@
 
 #include "native/boot/aml.h"
 #include "native/boot/layout.h"
-#include "native/boot/packed_fields.h"
 #include "native/error.h"
+#include "native/little_endian.h"
 
 namespace kvitest {
 namespace {

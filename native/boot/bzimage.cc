@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "native/boot/layout.h"
-#include "native/boot/packed_fields.h"
+#include "native/little_endian.h"
 
 namespace kvitest {
 namespace {

@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "native/boot/layout.h"
-#include "native/boot/packed_fields.h"
+#include "native/little_endian.h"
 
 namespace kvitest {
 namespace {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "native/boot/layout.h"
-#include "native/boot/packed_fields.h"
 #include "native/error.h"
+#include "native/little_endian.h"
 
 namespace kvitest {
 namespace {

@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "native/boot/packed_fields.h"
 #include "native/error.h"
+#include "native/little_endian.h"
 
 namespace kvitest {
 

@@ -9,8 +9,8 @@
 
 #include "native/boot/e820.h"
 #include "native/boot/layout.h"
-#include "native/boot/packed_fields.h"
 #include "native/error.h"
+#include "native/little_endian.h"
 
 namespace kvitest {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <array>
 
-#include "native/bus/little_endian.h"
 #include "native/error.h"
+#include "native/little_endian.h"
 
 namespace kvitest {
 namespace {
