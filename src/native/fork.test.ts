@@ -207,13 +207,17 @@ describe.skipIf(reason)(`checkpoint, fork, reset${reason ? ` (skipped: ${reason}
   })
 
   test('200 forks are alive at once, each with memory of its own', async () => {
-    const checkpoint = await atTwo()
+    const guest = await createBare({ ...bareSpec('steps'), irqchip: true })
+    await guest.machine.start()
+    await step(guest, '++w', 'ABw')
+    const checkpoint = await guest.machine.checkpoint()
+    await guest.machine.stop()
     const forks = await Promise.all(Array.from({ length: 200 }, () => forkOf(checkpoint)))
-    // In the guest only one after the other: two hundred that poll would wait for each other's processor.
+    // One after the other, and then halted: two hundred that poll would wait for each other's processor.
     for (const [number, fork] of forks.entries()) {
       await fork.machine.start()
       const steps = number % 5
-      await step(fork, `${'+'.repeat(steps)}wr`, `w${'BCDEF'[steps]}`)
+      await step(fork, `${'+'.repeat(steps)}wrh`, `w${'BCDEF'[steps]}h`)
     }
 
     expect(loadAddon().counts()).toMatchObject({ machines: 200, threads: 400 })
