@@ -1,5 +1,6 @@
 import type { DeviceSpec } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
+import { bytesOf } from '../native/size.ts'
 import { agentPort } from './agent/protocol.ts'
 import type { BootOptions } from './types.ts'
 
@@ -12,8 +13,6 @@ const maxCmdline = 2047
 
 /** Accelerators of HostInfo under which a guest's exits and arithmetic take much longer than on hardware. */
 const slowHosts = ['tcg', 'software']
-
-const units: Record<string, number> = { '': 1, K: 1024, M: mebibyte, G: 1024 * mebibyte }
 
 /** The options of a boot that need no look at the disk, checked and complete. */
 export interface CheckedOptions {
@@ -45,8 +44,9 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > maxCpus) {
     refuse(`cpus: ${cpus}`, `give a whole number from 1 to ${maxCpus}`)
   }
-  const memory = parseMemory(options.memory ?? '256M')
-  if (memory === undefined) refuse(`memory: ${options.memory}`, 'give bytes, or a size such as 256M or 2G')
+  const memory = bytesOf(options.memory ?? '256M')
+  if (memory === undefined || memory % 4096 !== 0)
+    refuse(`memory: ${options.memory}`, 'give bytes, or a size such as 256M or 2G')
   if (memory! < minMemory || memory! > maxMemory) {
     refuse(`memory: ${options.memory}`, 'a Linux guest takes 64M to 8G')
   }
@@ -98,12 +98,4 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
     idleLimit,
     onConsoleLine: options.onConsoleLine,
   }
-}
-
-/** Bytes, in whole pages; undefined for what is no size. */
-export function parseMemory(memory: number | string): number | undefined {
-  const match = /^(\d+)([KMG]?)i?B?$/i.exec(String(memory).trim())
-  if (!match) return undefined
-  const bytes = Number(match[1]) * units[match[2]!.toUpperCase()]!
-  return bytes % 4096 === 0 ? bytes : undefined
 }

@@ -1,6 +1,7 @@
 import type { KernelEntry } from '../../image/boot-image.ts'
 import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
-import { parseDuration, parseSize } from './quantity.ts'
+import { bytesOf } from '../../native/size.ts'
+import { parseDuration } from './quantity.ts'
 import { CONTROLLED, PEERS, type Peer, type ScriptGuest, type ScriptPort } from './script.ts'
 
 /** A value of the header that cannot be; `path` leads to it within the YAML. */
@@ -100,7 +101,7 @@ function parseEntry(value: unknown): KernelEntry {
 }
 
 function parseMemory(value: unknown, path: (string | number)[]): number {
-  const bytes = parseSize(value)
+  const bytes = bytesOf(value)
   if (bytes === undefined || bytes % 4096 !== 0 || bytes < 64 * MIB || bytes > 8192 * MIB) {
     throw new BadValue(path, `memory: want 64M to 8G, got ${JSON.stringify(value)}`)
   }
