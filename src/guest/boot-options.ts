@@ -1,8 +1,9 @@
-import type { DeviceSpec } from '../native/contract.ts'
+import type { DeviceSpec, MachineSpec } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import { bytesOf } from '../native/size.ts'
 import { agentPort } from './agent/protocol.ts'
-import type { BootOptions } from './types.ts'
+import type { GuestSidecar } from './sidecar.ts'
+import type { BootOptions, GuestForkOptions } from './types.ts'
 
 const mebibyte = 1024 * 1024
 const minMemory = 64 * mebibyte
@@ -97,5 +98,38 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
     bootTimeout,
     idleLimit,
     onConsoleLine: options.onConsoleLine,
+  }
+}
+
+/** The options of a fork: the machine is its checkpoint's, the rest its own. */
+export function forkOptions(
+  spec: MachineSpec,
+  sidecar: GuestSidecar,
+  options: GuestForkOptions,
+): CheckedOptions {
+  const { name, onConsoleLine } = options
+  // The checks and defaults of a boot, where there is something to choose.
+  const { bootTimeout, idleLimit } = checkOptions(
+    { name: name ?? `${sidecar.name}-fork`, ...definedOf(options) },
+    '',
+  )
+  const ports = spec.devices.flatMap((device) => (device.type === 'virtio-console' ? device.ports : []))
+  return {
+    name: name ?? `${sidecar.name}-fork`,
+    cpus: spec.cpus,
+    memory: spec.memory,
+    devices: spec.devices,
+    ports: ports.map((port) => port.name).filter((port) => port !== agentPort),
+    cmdline: sidecar.cmdline,
+    bootTimeout,
+    idleLimit,
+    onConsoleLine,
+  }
+}
+
+function definedOf({ bootTimeout, idleLimit }: GuestForkOptions): BootOptions {
+  return {
+    ...(bootTimeout === undefined ? {} : { bootTimeout }),
+    ...(idleLimit === undefined ? {} : { idleLimit }),
   }
 }

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { getSystemErrorName } from 'node:util'
 import { KvitestError } from '../../native/error.ts'
 import type { SpawnOptions } from '../types.ts'
@@ -39,6 +40,12 @@ export interface ForkedMessage {
   bootId: Uint8Array
   /** Nanoseconds of CLOCK_REALTIME; absent leaves the clock alone. */
   clock?: bigint
+}
+
+/** A message with fresh entropy and a fresh id; `toNow` sets the wall clock to this machine's. */
+export function forkedMessage(toNow: boolean): ForkedMessage {
+  const clock = toNow ? { clock: BigInt(Date.now()) * 1_000_000n } : {}
+  return { entropy: randomBytes(64), bootId: randomBytes(16), ...clock }
 }
 
 export interface AgentSpawnOptions extends SpawnOptions {

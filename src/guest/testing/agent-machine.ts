@@ -1,4 +1,4 @@
-import type { HostInfo, HostMachine } from '../../host/machine-host.ts'
+import type { HostCheckpoint, HostInfo, HostMachine } from '../../host/machine-host.ts'
 import type { MachineEnd, MachineEvent } from '../../native/contract.ts'
 import { agentPort } from '../agent/protocol.ts'
 import { LocalAgent } from './local-agent.ts'
@@ -83,6 +83,22 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
   async nmi(): Promise<void> {}
+
+  /** The agent cannot be saved: what a checkpoint and a reset are told by is the test's to play. */
+  checkpoints: HostCheckpoint[] = []
+  resets: (() => Promise<void>)[] = []
+
+  async checkpoint(): Promise<HostCheckpoint> {
+    const checkpoint = this.checkpoints.shift()
+    if (!checkpoint) throw new Error('the stand-in has no checkpoint')
+    this.#onEvent({ type: 'mark', mark: 'checkpoint' })
+    return checkpoint
+  }
+
+  async reset(): Promise<void> {
+    await this.resets.shift()?.()
+    this.#onEvent({ type: 'mark', mark: 'reset' })
+  }
 
   async inspect() {
     return [{ index: 0, registers: { rip: '0x1000' }, mpState: 'runnable', interruptsEnabled: true }]

@@ -32,7 +32,16 @@ export async function openHost(): Promise<Host> {
     }
     return standInGuest(options, log)
   }
-  return { info: INFO, boot, close: async () => {}, [Symbol.asyncDispose]: async () => {} }
+  const fork = async (options: BootOptions = {}): Promise<Guest> => {
+    const log = process.env.STAND_IN_LOG
+    if (log) appendFileSync(log, `fork ${options.name} ${options.kernel}\n`)
+    if (options.kernel === 'missing') {
+      throw new KvitestError('kernel missing', 'no such kernel', { hint: 'name one that exists' })
+    }
+    return standInGuest(options, log)
+  }
+  const restore = () => Promise.reject(new Error('a stand-in host restores nothing'))
+  return { info: INFO, boot, fork, restore, close: async () => {}, [Symbol.asyncDispose]: async () => {} }
 }
 
 function standInGuest(options: BootOptions, log: string | undefined): Guest {
@@ -123,6 +132,9 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
       throw new Error('a stand-in guest has no ports')
     },
     inspect: async () => [],
+    checkpoint: notHere,
+    fork: notHere,
+    reset: notHere,
     stop,
     [Symbol.asyncDispose]: async () => void (await stop()),
   }
