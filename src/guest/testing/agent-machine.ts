@@ -84,20 +84,13 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   async resize(): Promise<void> {}
   async nmi(): Promise<void> {}
 
-  /** The agent cannot be saved: what a checkpoint and a reset are told by is the test's to play. */
-  checkpoints: HostCheckpoint[] = []
-  resets: (() => Promise<void>)[] = []
-
-  async checkpoint(): Promise<HostCheckpoint> {
-    const checkpoint = this.checkpoints.shift()
-    if (!checkpoint) throw new Error('the stand-in has no checkpoint')
-    this.#onEvent({ type: 'mark', mark: 'checkpoint' })
-    return checkpoint
+  // A process cannot be forked as a guest can: played-machine.ts plays one that can.
+  checkpoint(): Promise<HostCheckpoint> {
+    return Promise.reject(new Error('a stand-in with a real agent has no checkpoint'))
   }
 
-  async reset(): Promise<void> {
-    await this.resets.shift()?.()
-    this.#onEvent({ type: 'mark', mark: 'reset' })
+  reset(): Promise<void> {
+    return Promise.reject(new Error('a stand-in with a real agent has no checkpoint'))
   }
 
   async inspect() {

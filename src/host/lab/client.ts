@@ -7,6 +7,7 @@ import type {
   MachineSpec,
   VcpuState,
 } from '../../native/contract.ts'
+import { KvitestError } from '../../native/error.ts'
 import { neverKept } from '../checkpoint-store.ts'
 import type {
   CachedFork,
@@ -37,6 +38,8 @@ class LabMachine implements HostMachine {
   readonly #connection: LabConnection
   readonly #rpc: LabRpc
   readonly #writes = new Map<Channel, Promise<void>>()
+  /** Counts resets. */
+  #epoch = 0
   readonly #holdings: Holdings
   /** Name of the lab it runs in. */
   readonly #lab: string
@@ -64,7 +67,8 @@ class LabMachine implements HostMachine {
   write(channel: Channel, data: Uint8Array): Promise<void> {
     // One write after the other: a long one is cut into several calls.
     const before = this.#writes.get(channel) ?? Promise.resolve()
-    const mine = before.then(() => this.#call(() => this.#send(channel, data)))
+    const epoch = this.#epoch
+    const mine = before.then(() => this.#call(() => this.#send(channel, data, epoch)))
     this.#writes.set(
       channel,
       mine.catch(() => {}),
@@ -107,6 +111,9 @@ class LabMachine implements HostMachine {
   }
 
   reset(options?: ForkOptions): Promise<void> {
+    // What waits for its turn here was meant for the time before.
+    this.#epoch++
+    this.#writes.clear()
     return this.#call(() => this.#rpc.reset(options))
   }
 
@@ -128,10 +135,16 @@ class LabMachine implements HostMachine {
     }
   }
 
-  async #send(channel: Channel, data: Uint8Array): Promise<void> {
+  async #send(channel: Channel, data: Uint8Array, epoch: number): Promise<void> {
     const onTheWay: Promise<void>[] = []
     for (let at = 0; at < data.length || at === 0; at += chunkSize) {
       if (onTheWay.length >= window) await onTheWay.shift()
+      if (epoch !== this.#epoch) {
+        throw new KvitestError('write', `${channel}: the machine was reset`, {
+          code: 'ECANCELED',
+          infra: false,
+        })
+      }
       const sent = this.#rpc.write(channel, data.subarray(at, at + chunkSize))
       sent.catch(() => {})
       onTheWay.push(sent)
