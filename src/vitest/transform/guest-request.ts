@@ -2,7 +2,15 @@ import type { KernelEntry } from '../../image/boot-image.ts'
 import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
 import { bytesOf } from '../../native/size.ts'
 import { parseDuration } from './quantity.ts'
-import { CONTROLLED, PEERS, type Peer, type ScriptGuest, type ScriptPort } from './script.ts'
+import {
+  CONTROLLED,
+  FORK_MODES,
+  type ForkMode,
+  PEERS,
+  type Peer,
+  type ScriptGuest,
+  type ScriptPort,
+} from './script.ts'
 
 /** A value of the header that cannot be; `path` leads to it within the YAML. */
 export class BadValue extends Error {
@@ -25,6 +33,7 @@ const KEYS = [
   'modules',
   'files',
   'bootTimeout',
+  'fork',
 ] as const
 const ENTRIES: readonly KernelEntry[] = ['auto', 'pvh', 'bzimage']
 const DEVICES = ['virtio-rng', 'virtio-console']
@@ -39,6 +48,7 @@ export const DEFAULT_GUEST: ScriptGuest = {
   modules: [],
   files: {},
   bootTimeout: 60_000,
+  fork: 'file',
 }
 
 /** The value of `# guest:` as a request; throws BadValue. */
@@ -64,6 +74,7 @@ export function parseGuest(value: unknown): ScriptGuest {
     modules: asList(map.modules ?? [], ['modules']).map((name, at) => asText(name, ['modules', at])),
     files: parseFiles(map.files ?? {}),
     bootTimeout: durationAt(map.bootTimeout ?? '60s', ['bootTimeout']),
+    fork: parseFork(map.fork ?? 'file'),
   }
 }
 
@@ -98,6 +109,12 @@ function parseEntry(value: unknown): KernelEntry {
   const entry = ENTRIES.find((one) => one === value)
   if (entry) return entry
   throw new BadValue(['entry'], `entry: want ${ENTRIES.join(', ')}, got ${JSON.stringify(value)}`)
+}
+
+function parseFork(value: unknown): ForkMode {
+  const mode = FORK_MODES.find((one) => one === value)
+  if (mode) return mode
+  throw new BadValue(['fork'], `fork: want ${FORK_MODES.join(', ')}, got ${JSON.stringify(value)}`)
 }
 
 function parseMemory(value: unknown, path: (string | number)[]): number {
