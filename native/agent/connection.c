@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "native/agent/file.h"
+#include "native/agent/forked.h"
 #include "native/agent/frame.h"
 #include "native/agent/process.h"
 #include "native/agent/protocol.h"
@@ -25,6 +26,7 @@ struct connection {
   int fd;        /* -1 while there is none */
   bool attached; /* HELLO was sent */
   bool greeted;  /* the host's HELLO was seen */
+  bool init;     /* the agent is pid 1 of a guest */
   bool held;     /* frames may wait in `in` for room for their replies */
   unsigned char in[KVITEST_FRAME_HEADER + KVITEST_FRAME_PAYLOAD_MAX];
   size_t in_used;
@@ -127,6 +129,22 @@ static bool handle_file(uint32_t id, struct reader* in) {
   return true;
 }
 
+static bool handle_forked(uint32_t id, struct reader* in) {
+  struct forked forked;
+  forked.entropy = read_bytes(in, FORKED_ENTROPY_SIZE);
+  forked.boot_id = read_bytes(in, FORKED_BOOT_ID_SIZE);
+  forked.clock_ns = read_u64(in);
+  if (in->bad) return false;
+  char operation[300];
+  int code = forked_apply(&forked, link_.init, operation, sizeof operation);
+  if (code == 0) {
+    outbox_frame(&out, KVITEST_TO_HOST_DONE, id, NULL, 0);
+  } else {
+    send_error(id, code, operation);
+  }
+  return true;
+}
+
 static bool handle_for_process(uint16_t type, uint32_t id, struct reader* in) {
   struct process* process = process_find(&table, id);
   if (type == KVITEST_TO_AGENT_SIGNAL) {
@@ -161,6 +179,8 @@ static bool handle(uint16_t type, uint32_t id, struct reader in, int* command) {
       return handle_exec(id, &in);
     case KVITEST_TO_AGENT_FILE:
       return handle_file(id, &in);
+    case KVITEST_TO_AGENT_FORKED:
+      return handle_forked(id, &in);
     case KVITEST_TO_AGENT_PING:
       return outbox_frame(&out, KVITEST_TO_HOST_PONG, id, in.at, (size_t)(in.end - in.at));
     case KVITEST_TO_AGENT_STDIN:
@@ -283,6 +303,7 @@ int agent_serve(struct agent* agent) {
   int signals = open_signals();
   uint64_t alone_since = clock_ms();
   link_.fd = -1;
+  link_.init = agent->init;
   while (command == kServe) {
     /* The dead of an earlier conversation first: their ids may come again. */
     uint64_t now = clock_ms();

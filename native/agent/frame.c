@@ -55,6 +55,10 @@ uint64_t read_u64(struct reader* in) {
   return at ? load_u32(at) | (uint64_t)load_u32(at + 4) << 32 : 0;
 }
 
+const unsigned char* read_bytes(struct reader* in, size_t length) {
+  return take(in, length);
+}
+
 const char* read_string(struct reader* in) {
   if (in->bad) return NULL;
   const unsigned char* zero = memchr(in->at, 0, (size_t)(in->end - in->at));

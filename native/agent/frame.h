@@ -17,6 +17,8 @@ struct reader {
 uint16_t read_u16(struct reader* in);
 uint32_t read_u32(struct reader* in);
 uint64_t read_u64(struct reader* in);
+/* `length` bytes inside the payload, or NULL. */
+const unsigned char* read_bytes(struct reader* in, size_t length);
 /* A NUL-terminated string inside the payload, or NULL. */
 const char* read_string(struct reader* in);
 /* A str list as a malloc'd, NULL-terminated array of pointers into the payload; NULL when

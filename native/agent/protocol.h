@@ -1,10 +1,10 @@
-/* The agent protocol, version 1: docs/agent-protocol.md. src/guest/agent/protocol.ts says the same;
+/* The agent protocol, version 2: docs/agent-protocol.md. src/guest/agent/protocol.ts says the same;
  * src/guest/agent/protocol.test.ts compares the three. */
 #ifndef KVITEST_AGENT_PROTOCOL_H
 #define KVITEST_AGENT_PROTOCOL_H
 
 #define KVITEST_AGENT_PORT "org.kvitest.agent"
-#define KVITEST_PROTOCOL_VERSION 1
+#define KVITEST_PROTOCOL_VERSION 2
 
 #define KVITEST_FRAME_HEADER 12
 #define KVITEST_FRAME_PAYLOAD_MAX 65536
@@ -18,6 +18,7 @@
 #define KVITEST_TO_AGENT_FILE 7
 #define KVITEST_TO_AGENT_PING 8
 #define KVITEST_TO_AGENT_POWEROFF 9
+#define KVITEST_TO_AGENT_FORKED 10
 
 #define KVITEST_TO_HOST_HELLO 101
 #define KVITEST_TO_HOST_STARTED 102

@@ -13,6 +13,9 @@
 # `point "the device is there" test -e "$device" || bail_out "nothing to test"` reads as it should. With `set -e`
 # a failing point therefore ends the script.
 #
+# With KVITEST_POINT=NAME only the point of that name is made (`fork: point` in a script's header runs it once for
+# each point): every other call returns 0, and its command does not run. What stands between the calls runs always.
+#
 # A script that ends without `plan` and without `done_testing` prints no plan; the host fails it.
 
 _tap_count=0
@@ -32,12 +35,15 @@ plan() {
   esac
   [ -z "$_tap_planned" ] || bail_out "plan: a plan of $_tap_planned was printed before"
   _tap_planned=$1
-  printf '1..%s\n' "$1"
+  # Of a run for one point that is all there is to come.
+  [ -z "${KVITEST_POINT-}" ] || _tap_planned=1
+  printf '1..%s\n' "$_tap_planned"
 }
 
 # point NAME COMMAND [ARGUMENT...]: ok when the command exits 0. What it prints, on stdout or stderr, comes as
 # comments before the point, and in the point's YAML block when it fails. A shell function runs in this shell.
 point() {
+  _tap_wanted "${1-}" || return 0
   _tap_name=${1-}
   [ $# -lt 1 ] || shift
   if [ $# -eq 0 ]; then
@@ -58,11 +64,13 @@ point() {
 
 # pass NAME
 pass() {
+  _tap_wanted "${1-}" || return 0
   _tap_ok "${1-}" ''
 }
 
 # fail NAME [TEXT...]: the text is the message of the YAML block.
 fail() {
+  _tap_wanted "${1-}" || return 0
   _tap_not_ok "${1-}" ''
   if [ $# -gt 1 ]; then
     shift
@@ -73,6 +81,7 @@ fail() {
 
 # is NAME ACTUAL EXPECTED: equal as strings.
 is() {
+  _tap_wanted "${1-}" || return 0
   if [ "x${2-}" = "x${3-}" ]; then
     _tap_ok "$1" ''
   else
@@ -82,6 +91,7 @@ is() {
 
 # isnt NAME ACTUAL UNEXPECTED: different as strings.
 isnt() {
+  _tap_wanted "${1-}" || return 0
   if [ "x${2-}" != "x${3-}" ]; then
     _tap_ok "$1" ''
   else
@@ -91,6 +101,7 @@ isnt() {
 
 # like NAME TEXT REGEX: a line of the text matches the extended regular expression.
 like() {
+  _tap_wanted "${1-}" || return 0
   _tap_grep "${2-}" "${3-}" && _tap_status=0 || _tap_status=$?
   case $_tap_status in
     0) _tap_ok "$1" '' ;;
@@ -101,6 +112,7 @@ like() {
 
 # at_least NAME ACTUAL MINIMUM: numbers, decimal fractions too; anything else is not ok.
 at_least() {
+  _tap_wanted "${1-}" || return 0
   if _tap_is_number "${2-}" && _tap_is_number "${3-}" && _tap_less_or_equal "$3" "$2"; then
     _tap_ok "$1" ''
   else
@@ -110,6 +122,7 @@ at_least() {
 
 # at_most NAME ACTUAL MAXIMUM
 at_most() {
+  _tap_wanted "${1-}" || return 0
   if _tap_is_number "${2-}" && _tap_is_number "${3-}" && _tap_less_or_equal "$2" "$3"; then
     _tap_ok "$1" ''
   else
@@ -119,6 +132,7 @@ at_most() {
 
 # skip NAME REASON...
 skip() {
+  _tap_wanted "${1-}" || return 0
   _tap_name=${1-}
   [ $# -lt 1 ] || shift
   _tap_ok "$_tap_name" "SKIP${1:+ }$(_tap_words "$@")"
@@ -126,6 +140,7 @@ skip() {
 
 # todo NAME REASON COMMAND [ARGUMENT...]: a known failure; ok shows that it is none any more. No command: not ok.
 todo() {
+  _tap_wanted "${1-}" || return 0
   _tap_name=${1-}
   _tap_reason=${2-}
   [ $# -lt 2 ] || shift
@@ -185,6 +200,10 @@ done_testing() {
 }
 
 # --- from here on: not for scripts ---
+
+_tap_wanted() {
+  [ -z "${KVITEST_POINT-}" ] || [ "x$1" = "x$KVITEST_POINT" ]
+}
 
 # _tap_ok NAME DIRECTIVE
 _tap_ok() {

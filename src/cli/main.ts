@@ -5,6 +5,7 @@ const usage = `usage: kvitest <command>
 
   doctor [--json]                     what this machine can do, which host each kind of guest will use, and why
   run [options] [-- command...]       one guest from the shell: an interactive shell, or one command
+  checkpoint save|restore ...         a running guest to a file, and guests that go on from it
   kernel fetch [name...]              fetch kernels into the cache
   help                                this text
 
@@ -13,6 +14,7 @@ const usage = `usage: kvitest <command>
 const commands: Record<string, () => Promise<(argv: string[]) => Promise<number>>> = {
   doctor: async () => (await import('./doctor.ts')).doctor,
   run: async () => (await import('./run.ts')).run,
+  checkpoint: async () => (await import('./checkpoint.ts')).checkpoint,
   kernel: async () => (await import('./kernel.ts')).kernel,
 }
 

@@ -1,7 +1,9 @@
-import type { DeviceSpec } from '../native/contract.ts'
+import type { DeviceSpec, MachineSpec } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
+import { bytesOf } from '../native/size.ts'
 import { agentPort } from './agent/protocol.ts'
-import type { BootOptions } from './types.ts'
+import type { GuestSidecar } from './sidecar.ts'
+import type { BootOptions, GuestForkOptions } from './types.ts'
 
 const mebibyte = 1024 * 1024
 const minMemory = 64 * mebibyte
@@ -12,8 +14,6 @@ const maxCmdline = 2047
 
 /** Accelerators of HostInfo under which a guest's exits and arithmetic take much longer than on hardware. */
 const slowHosts = ['tcg', 'software']
-
-const units: Record<string, number> = { '': 1, K: 1024, M: mebibyte, G: 1024 * mebibyte }
 
 /** The options of a boot that need no look at the disk, checked and complete. */
 export interface CheckedOptions {
@@ -45,8 +45,9 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > maxCpus) {
     refuse(`cpus: ${cpus}`, `give a whole number from 1 to ${maxCpus}`)
   }
-  const memory = parseMemory(options.memory ?? '256M')
-  if (memory === undefined) refuse(`memory: ${options.memory}`, 'give bytes, or a size such as 256M or 2G')
+  const memory = bytesOf(options.memory ?? '256M')
+  if (memory === undefined || memory % 4096 !== 0)
+    refuse(`memory: ${options.memory}`, 'give bytes, or a size such as 256M or 2G')
   if (memory! < minMemory || memory! > maxMemory) {
     refuse(`memory: ${options.memory}`, 'a Linux guest takes 64M to 8G')
   }
@@ -100,10 +101,35 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
   }
 }
 
-/** Bytes, in whole pages; undefined for what is no size. */
-export function parseMemory(memory: number | string): number | undefined {
-  const match = /^(\d+)([KMG]?)i?B?$/i.exec(String(memory).trim())
-  if (!match) return undefined
-  const bytes = Number(match[1]) * units[match[2]!.toUpperCase()]!
-  return bytes % 4096 === 0 ? bytes : undefined
+/** The options of a fork: the machine is its checkpoint's, the rest its own. */
+export function forkOptions(
+  spec: MachineSpec,
+  sidecar: GuestSidecar,
+  options: GuestForkOptions,
+): CheckedOptions {
+  const { name, onConsoleLine } = options
+  // The checks and defaults of a boot, where there is something to choose.
+  const { bootTimeout, idleLimit } = checkOptions(
+    { name: name ?? `${sidecar.name}-fork`, ...definedOf(options) },
+    '',
+  )
+  const ports = spec.devices.flatMap((device) => (device.type === 'virtio-console' ? device.ports : []))
+  return {
+    name: name ?? `${sidecar.name}-fork`,
+    cpus: spec.cpus,
+    memory: spec.memory,
+    devices: spec.devices,
+    ports: ports.map((port) => port.name).filter((port) => port !== agentPort),
+    cmdline: sidecar.cmdline,
+    bootTimeout,
+    idleLimit,
+    onConsoleLine,
+  }
+}
+
+function definedOf({ bootTimeout, idleLimit }: GuestForkOptions): BootOptions {
+  return {
+    ...(bootTimeout === undefined ? {} : { bootTimeout }),
+    ...(idleLimit === undefined ? {} : { idleLimit }),
+  }
 }

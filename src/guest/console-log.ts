@@ -16,7 +16,7 @@ interface Waiter {
 export class SerialLog implements ConsoleLog {
   readonly #name: string
   readonly #bytes = new BoundedBytes(limit)
-  readonly #decoder = new TextDecoder()
+  #decoder = new TextDecoder()
   readonly #listeners = new Set<(line: string, milliseconds: number) => void>()
   readonly #waiters = new Set<Waiter>()
   #start = performance.now()
@@ -43,6 +43,22 @@ export class SerialLog implements ConsoleLog {
       this.#partial = ''
     }
     for (const line of lines) this.#tell(line.replace(/\r+$/, ''))
+  }
+
+  /** What the console had shown at the checkpoint that the guest goes on from: kept, and told to nobody. */
+  inherit(text: string): void {
+    this.#bytes.push(Buffer.from(text))
+    this.#partial = text.slice(text.lastIndexOf('\n') + 1)
+  }
+
+  /** A line of our own; the line that the guest was in ends before it. */
+  note(line: string): void {
+    const rest = this.#partial
+    this.#partial = ''
+    this.#decoder = new TextDecoder()
+    this.#bytes.push(Buffer.from(`${rest === '' ? '' : '\n'}${line}\n`))
+    if (rest !== '') this.#tell(rest)
+    this.#tell(line)
   }
 
   /** The guest has ended: nothing more comes, and who still waits is told why. */

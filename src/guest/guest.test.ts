@@ -16,11 +16,10 @@ afterEach(async () => {
 })
 
 function create(options: BootOptions = {}, talks = true): { guest: LinuxGuest; machine: AgentMachine } {
-  const guest = new LinuxGuest(
-    checkOptions({ name: 'g', ...options }, standInHost.accelerator),
-    kernel,
-    standInHost,
-  )
+  const guest = new LinuxGuest(checkOptions({ name: 'g', ...options }, standInHost.accelerator), kernel, {
+    host: standInHost,
+    track: () => {},
+  })
   const machine = new AgentMachine((event) => guest.onEvent(event), talks)
   machines.push(machine)
   return { guest, machine }

@@ -1,39 +1,50 @@
-import type { HostInfo, HostMachine } from '../host/machine-host.ts'
+import type { HostCheckpoint, HostInfo, HostMachine } from '../host/machine-host.ts'
 import type { KernelInfo } from '../image/kernel.ts'
-import type { MachineEnd, MachineEvent, VcpuState } from '../native/contract.ts'
+import type { MachineEnd, MachineEvent, MachineSpec, VcpuState } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import { TapStream } from '../tap/stream.ts'
 import { type GuestEvidence, judge, type ScriptEvidence } from '../verdict/judge.ts'
-import { AgentClient, type AgentHello } from './agent/client.ts'
+import { AgentClient, type AgentHello, forkedMessage } from './agent/client.ts'
 import { agentPort } from './agent/protocol.ts'
-import type { CheckedOptions } from './boot-options.ts'
-import { BoundedBytes } from './bounded-bytes.ts'
+import { type CheckedOptions, forkOptions } from './boot-options.ts'
+import { LinuxCheckpoint } from './checkpoint.ts'
+import { execute, explainScript } from './command.ts'
 import { SerialLog } from './console-log.ts'
 import { GuestError } from './error.ts'
 import { MachinePort } from './port.ts'
-import { loadScript } from './script.ts'
+import { loadScript, scriptEnvironment } from './script.ts'
+import { boundedConsole, type GuestSidecar } from './sidecar.ts'
 import type {
   ExecOptions,
   ExecResult,
   Guest,
   GuestEnd,
+  GuestForkOptions,
   GuestPort,
   GuestProcess,
+  GuestResetOptions,
   RunOptions,
   RunResult,
   SpawnOptions,
 } from './types.ts'
 import { answersWithin, IdleWatch } from './watch.ts'
 
-/** Bytes kept of one output of one command. */
-const outputLimit = 64 * 1024 * 1024
 /** Milliseconds a guest may take to power off. */
 const powerOffGrace = 3000
-/** Milliseconds the agent may take to report a command that is over its time, beyond the killing itself. */
-const overdueGrace = 6000
 const overduePatience = 5000
+/** In the console of a guest, where it was reset. */
+const resetNote = '-- kvitest: reset to its checkpoint --'
 
-/** A Linux guest from the creation of its machine to its end. */
+/** Where a guest runs. */
+export interface GuestPlace {
+  host: HostInfo
+  /** Called with every guest that starts there. */
+  track: (guest: LinuxGuest) => void
+}
+
+type Clock = GuestForkOptions['clock']
+
+/** A Linux guest from the creation of its machine, or its fork, to its end. */
 export class LinuxGuest implements Guest {
   readonly name: string
   readonly kernel: KernelInfo
@@ -41,11 +52,14 @@ export class LinuxGuest implements Guest {
   readonly console: SerialLog
   readonly ended: Promise<GuestEnd>
   readonly #options: CheckedOptions
-  readonly #agent: AgentClient
+  readonly #place: GuestPlace
+  /** Of a fork: what it goes on from. */
+  readonly #origin: GuestSidecar | undefined
   readonly #ports: Map<string, MachinePort>
   readonly #watch: IdleWatch
   readonly #end = Promise.withResolvers<GuestEnd>()
   readonly #scripts: ScriptEvidence[] = []
+  #agent: AgentClient
   #machine: HostMachine | undefined
   #hello: AgentHello | undefined
   #bootTime = 0
@@ -53,6 +67,12 @@ export class LinuxGuest implements Guest {
   #running = 0
   #scriptCount = 0
   #settled = false
+  /** A checkpoint or a reset is being made. */
+  #busy = false
+  /** The machine is going back, and what is sent now would reach another conversation. */
+  #resetting = false
+  /** As the guest was at the last mark. */
+  #marked: GuestSidecar | undefined
   #stopping: Promise<GuestEnd> | undefined
   /** Where the guest was when its user asked for its end. */
   #stoppedIn: GuestEvidence['phase'] | undefined
@@ -61,22 +81,49 @@ export class LinuxGuest implements Guest {
   #vcpus: VcpuState[] | undefined
   #failure: string | undefined
 
-  constructor(options: CheckedOptions, kernel: KernelInfo, host: HostInfo) {
+  constructor(options: CheckedOptions, kernel: KernelInfo, place: GuestPlace, origin?: GuestSidecar) {
     this.name = options.name
     this.kernel = kernel
-    this.host = host
+    this.host = place.host
+    this.#place = place
+    this.#origin = origin
     this.#options = options
     this.console = new SerialLog(options.name)
     this.ended = this.#end.promise
+    if (origin) this.console.inherit(origin.console)
     if (options.onConsoleLine) this.console.onLine(options.onConsoleLine)
     const machine = () => this.#live()
-    this.#agent = new AgentClient(
-      (data) => machine().write(agentPort, data),
-      (error) => this.#agentFailed(error),
-    )
+    this.#agent = this.#converse()
     this.#ports = new Map(options.ports.map((name) => [name, new MachinePort(name, machine)]))
+    for (const name of origin?.openPorts ?? []) this.#ports.get(name)?.guestOpened(true)
     const pulse = { lastProgress: () => this.#lastProgress, ping: () => this.#agent.ping() }
     this.#watch = new IdleWatch(pulse, options.idleLimit, (idle) => void this.#hung(idle))
+  }
+
+  /** A guest that goes on from a checkpoint: start() it with its machine. `spec` of the machine that was saved. */
+  static resume(
+    spec: MachineSpec,
+    sidecar: GuestSidecar,
+    options: GuestForkOptions,
+    place: GuestPlace,
+  ): LinuxGuest {
+    return new LinuxGuest(forkOptions(spec, sidecar, options), sidecar.kernel, place, sidecar)
+  }
+
+  /** Rejects with a GuestError when the fork does not answer; nothing is left running then. */
+  static async fork(
+    checkpoint: HostCheckpoint,
+    sidecar: GuestSidecar,
+    options: GuestForkOptions,
+    place: GuestPlace,
+  ): Promise<LinuxGuest> {
+    const requested = performance.now()
+    const guest = LinuxGuest.resume(checkpoint.info.spec, sidecar, options, place)
+    const { name } = guest
+    const expected = options.expected ? { expected: options.expected } : {}
+    const machine = await checkpoint.fork({ name, ...expected }, (event) => guest.onEvent(event))
+    await guest.start(machine, { requested, clock: options.clock })
+    return guest
   }
 
   get kernelRelease(): string {
@@ -87,6 +134,10 @@ export class LinuxGuest implements Guest {
     return this.#bootTime
   }
 
+  get forkedFrom(): Guest['forkedFrom'] {
+    return this.#origin && { name: this.#origin.name, bootTime: this.#origin.bootTime }
+  }
+
   /** What the agent could not set up, one line each. */
   get warnings(): readonly string[] {
     return this.#hello?.warnings ?? []
@@ -94,6 +145,7 @@ export class LinuxGuest implements Guest {
 
   /** For createMachine: the machine's events, none of them before start(). */
   onEvent(event: MachineEvent): void {
+    if (event.type === 'mark') this.#atMark(event.mark)
     if (event.type === 'port') this.#ports.get(event.channel)?.guestOpened(event.open)
     if (event.type !== 'data') return
     this.#lastProgress = performance.now()
@@ -109,20 +161,26 @@ export class LinuxGuest implements Guest {
     this.#machine?.consumed(channel, data.byteLength)
   }
 
-  /** Starts the machine and waits for the agent. Rejects with a GuestError; nothing is left running then. */
-  async start(machine: HostMachine): Promise<void> {
+  /**
+   * Starts the machine and waits for the agent. Rejects with a GuestError; nothing is left running then. Of a fork:
+   * when it was asked for, and what becomes of its wall clock.
+   */
+  async start(machine: HostMachine, fork: { requested?: number; clock?: Clock } = {}): Promise<void> {
     this.#machine = machine
+    this.#place.track(this)
     machine.ended.then(
       (end) => this.#finish(end),
       (error) => this.#lost(error),
     )
-    const started = performance.now()
+    const started = fork.requested ?? performance.now()
     this.console.started()
     const limit = this.#options.bootTimeout
     const timer = setTimeout(() => void this.#bootTimedOut(limit), limit)
     try {
       await machine.start()
-      this.#hello = await this.#agent.ready
+      const hello = await this.#agent.ready
+      if (this.#origin) await this.#announce(fork.clock)
+      this.#hello = hello
       this.#bootTime = performance.now() - started
       this.#lastProgress = performance.now()
       this.#watch.start()
@@ -133,7 +191,8 @@ export class LinuxGuest implements Guest {
       const end = await this.ended
       const quiet = end.verdict === 'boot-fail' && !/loglevel=[7-9]/.test(this.#options.cmdline)
       const hint = quiet ? "boot with loglevel 7 to see the kernel's whole log" : undefined
-      throw new GuestError(`boot ${this.name} (${this.kernel.name})`, end, this.console.text(), hint)
+      const operation = this.#origin ? 'fork' : 'boot'
+      throw new GuestError(`${operation} ${this.name} (${this.kernel.name})`, end, this.console.text(), hint)
     } finally {
       clearTimeout(timer)
     }
@@ -162,7 +221,7 @@ export class LinuxGuest implements Guest {
         await this.#agent.writeFile(path, data, 0o755)
         const result = await this.#execute([path], {
           ...options,
-          env: { ...this.#scriptEnvironment(name), ...options.env },
+          env: { ...scriptEnvironment(name, this.#options, this), ...options.env },
           onStdout: (bytes) => {
             tap.write(bytes)
             options.onStdout?.(bytes)
@@ -198,6 +257,46 @@ export class LinuxGuest implements Guest {
 
   async inspect(): Promise<VcpuState[]> {
     return await this.#live().inspect()
+  }
+
+  async checkpoint(): Promise<LinuxCheckpoint> {
+    return await this.#alone('make a checkpoint', async () => {
+      this.#marked = undefined
+      const checkpoint = await this.#live().checkpoint()
+      const sidecar = this.#marked
+      if (!sidecar) {
+        await checkpoint.release()
+        throw new KvitestError('make a checkpoint', `${this.name}: its moment was not told`, {
+          code: 'EPROTO',
+        })
+      }
+      return new LinuxCheckpoint(checkpoint, sidecar, (...fork) => LinuxGuest.fork(...fork, this.#place))
+    })
+  }
+
+  async fork(options?: GuestForkOptions): Promise<Guest> {
+    await using checkpoint = await this.checkpoint()
+    return await checkpoint.fork(options)
+  }
+
+  async reset(options: GuestResetOptions = {}): Promise<void> {
+    if (!this.#origin) {
+      throw new KvitestError('reset', `${this.name} was booted: it has no checkpoint to go back to`, {
+        code: 'EINVAL',
+        hint: 'reset a guest that host.fork() or guest.fork() made',
+        infra: false,
+      })
+    }
+    await this.#alone('reset', async () => {
+      this.#resetting = true
+      try {
+        await this.#live().reset()
+      } finally {
+        this.#resetting = false
+      }
+      await this.#announce(options.clock)
+      this.#lastProgress = performance.now()
+    })
   }
 
   async stop(options: { force?: boolean } = {}): Promise<GuestEnd> {
@@ -253,66 +352,85 @@ export class LinuxGuest implements Guest {
     }
   }
 
-  async #execute(argv: string[], options: ExecOptions): Promise<ExecResult> {
-    const { signal, timeout, stdin } = options
-    signal?.throwIfAborted()
-    const started = performance.now()
-    const stdout = new BoundedBytes(outputLimit)
-    const stderr = new BoundedBytes(outputLimit)
-    const process = await this.#agent.spawn(argv, {
-      ...(options.env ? { env: options.env } : {}),
-      ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-      ...(timeout ? { timeout } : {}),
-      stdin: stdin !== undefined,
-      onStdout: (data) => {
-        stdout.push(data)
-        options.onStdout?.(data)
-      },
-      onStderr: (data) => {
-        stderr.push(data)
-        options.onStderr?.(data)
-      },
-    })
-    const overdue = Promise.withResolvers<Awaited<GuestProcess['exited']>>()
-    const timer = timeout
-      ? setTimeout(() => void this.#overdue(started, overdue.resolve), timeout + overdueGrace)
-      : undefined
-    const onAbort = () => void process.kill('SIGKILL').catch(() => {})
-    signal?.addEventListener('abort', onAbort, { once: true })
-    try {
-      // A command need not read all it is given.
-      if (stdin !== undefined) feed(process, stdin)
-      const exit = await Promise.race([process.exited, overdue.promise])
-      signal?.throwIfAborted()
-      return { ...exit, stdout: stdout.toString(), stderr: stderr.toString() }
-    } finally {
-      clearTimeout(timer)
-      signal?.removeEventListener('abort', onAbort)
-    }
+  #execute(argv: string[], options: ExecOptions): Promise<ExecResult> {
+    return execute(this.#agent, argv, options, () => this.#overdue())
   }
 
   /** A command is over its time and the agent has not reported its end. */
-  async #overdue(started: number, giveUp: (exit: Awaited<GuestProcess['exited']>) => void): Promise<void> {
-    if (this.#settled) return
+  async #overdue(): Promise<boolean> {
+    if (this.#settled) return false
     const pulse = { lastProgress: () => this.#lastProgress, ping: () => this.#agent.ping() }
     const idle = performance.now() - this.#lastProgress
-    if (await answersWithin(pulse, overduePatience)) {
-      // Alive, but the command cannot be killed: it sleeps in the kernel.
-      giveUp({ status: null, signal: null, timedOut: true, duration: performance.now() - started })
-    } else {
-      await this.#hung(idle + overduePatience)
+    if (await answersWithin(pulse, overduePatience)) return true
+    await this.#hung(idle + overduePatience)
+    return false
+  }
+
+  /** Work that no other checkpoint or reset may come between. */
+  async #alone<T>(operation: string, work: () => Promise<T>): Promise<T> {
+    if (this.#busy) {
+      throw new KvitestError(operation, `${this.name}: a checkpoint or a reset is being made`, {
+        code: 'EBUSY',
+        hint: 'wait for the first one',
+        infra: false,
+      })
+    }
+    this.#busy = true
+    try {
+      return await this.#whileAlive(operation, work)
+    } finally {
+      this.#busy = false
     }
   }
 
-  #scriptEnvironment(name: string): Record<string, string> {
-    return {
-      KVITEST_CPUS: String(this.#options.cpus),
-      KVITEST_MEMORY: String(this.#options.memory),
-      KVITEST_KERNEL: this.kernel.name,
-      KVITEST_ACCELERATOR: this.host.accelerator,
-      KVITEST_SCRIPT: name,
-      KVITEST_VARIANT: '',
+  /** A conversation with the agent, of a fork from where the checkpoint's stopped. */
+  #converse(): AgentClient {
+    const write = (data: Uint8Array) => {
+      if (this.#resetting) return Promise.reject(this.#cancelled())
+      return this.#live().write(agentPort, data)
     }
+    const onFailure = (error: KvitestError) => this.#agentFailed(error)
+    if (!this.#origin) return new AgentClient(write, onFailure)
+    return AgentClient.resume(this.#origin.agent, write, onFailure)
+  }
+
+  /** Tells a fork that it is one: forks of one checkpoint must not share random numbers and ids. */
+  async #announce(clock: Clock): Promise<void> {
+    await this.#agent.forked(forkedMessage(clock === 'now'))
+  }
+
+  #atMark(mark: 'checkpoint' | 'reset'): void {
+    if (mark === 'checkpoint') {
+      // Nobody saves a guest that has not greeted: its owner does not have it yet.
+      if (this.#hello) this.#marked = this.#sidecar()
+      return
+    }
+    const before = this.#agent
+    this.#resetting = false
+    this.#agent = this.#converse()
+    before.fail(this.#cancelled())
+    for (const [name, port] of this.#ports) port.reset(this.#origin?.openPorts.includes(name) ?? false)
+    this.console.note(resetNote)
+  }
+
+  #sidecar(): GuestSidecar {
+    const ports = [...this.#ports.values()].filter((port) => port.open)
+    return {
+      agent: this.#agent.snapshot(),
+      console: boundedConsole(this.console.text()),
+      openPorts: ports.map((port) => port.name),
+      bootTime: this.#origin?.bootTime ?? this.#bootTime,
+      kernel: this.kernel,
+      name: this.name,
+      cmdline: this.#options.cmdline,
+    }
+  }
+
+  #cancelled(): KvitestError {
+    return new KvitestError(`guest ${this.name}`, 'it was reset to its checkpoint', {
+      code: 'ECANCELED',
+      infra: false,
+    })
   }
 
   async #hung(milliseconds: number): Promise<void> {
@@ -374,25 +492,4 @@ export class LinuxGuest implements Guest {
     // Gives back what a host keeps for a machine that has ended.
     this.#machine?.stop().catch(() => {})
   }
-}
-
-async function feed(process: GuestProcess, stdin: Uint8Array | string): Promise<void> {
-  try {
-    await process.writeStdin(stdin)
-    await process.closeStdin()
-  } catch {
-    // The command has ended, or the guest has; its exit says so.
-  }
-}
-
-/** The kernel's ENOENT for a script means its interpreter. */
-function explainScript(error: unknown, name: string, data: Buffer): unknown {
-  if (!(error instanceof KvitestError) || error.code !== 'ENOENT') return error
-  const interpreter = data.toString('latin1', 2, data.indexOf(10)).trim().split(/\s/)[0]
-  return new KvitestError(`run ${name}`, `the guest has no interpreter ${interpreter}`, {
-    code: 'ENOENT',
-    hint: "put it there with the option 'files', or use /bin/sh",
-    infra: false,
-    cause: error,
-  })
 }

@@ -71,6 +71,12 @@ export class MachinePort implements GuestPort {
     this.#wake()
   }
 
+  /** The guest went back to its checkpoint: what it wrote since was never written. */
+  reset(open: boolean): void {
+    this.#queue = []
+    this.guestOpened(open)
+  }
+
   /** The machine has ended; what is queued can still be read. */
   end(reason: string): void {
     this.#ended = reason

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { KvitestError } from '../native/error.ts'
+import type { Guest } from './types.ts'
 
 export interface Script {
   /** A plain file name. */
@@ -37,6 +38,22 @@ export async function loadScript(script: string): Promise<Script> {
     throw refused(script, words[code ?? ''] ?? String(code), hint, code)
   }
   return checked(basename(script).replace(/[^\w.+-]/g, '_'), script, data)
+}
+
+/** What a script finds in its environment. */
+export function scriptEnvironment(
+  name: string,
+  { cpus, memory }: { cpus: number; memory: number },
+  { kernel, host }: Pick<Guest, 'kernel' | 'host'>,
+): Record<string, string> {
+  return {
+    KVITEST_CPUS: String(cpus),
+    KVITEST_MEMORY: String(memory),
+    KVITEST_KERNEL: kernel.name,
+    KVITEST_ACCELERATOR: host.accelerator,
+    KVITEST_SCRIPT: name,
+    KVITEST_VARIANT: '',
+  }
 }
 
 /** Why no kernel could start this as a script, and the mend; undefined when it can be tried. */

@@ -131,6 +131,43 @@ export interface GuestPort {
   whenOpen(open?: boolean): Promise<void>
 }
 
+export interface GuestForkOptions {
+  name?: string
+  /**
+   * The wall clock of the fork: `resume` (default) goes on where the checkpoint stopped, `now` jumps to the present.
+   * The monotonic clock never jumps.
+   */
+  clock?: 'resume' | 'now'
+  /** What the caller believes the guest to have: the fork is refused when it differs. Memory in bytes. */
+  expected?: { cpus?: number; memory?: number }
+  /** As in BootOptions, until the fork answers. */
+  bootTimeout?: number
+  /** As in BootOptions. */
+  idleLimit?: number
+  /** Every line of the fork's serial console from its fork on; `milliseconds` since then. */
+  onConsoleLine?: ((line: string, milliseconds: number) => void) | undefined
+}
+
+/**
+ * A saved guest: any number of guests can go on from that moment, each with memory, devices, random numbers and ids of
+ * its own. It outlives the guest it was taken from, and its forks outlive it.
+ */
+export interface GuestCheckpoint extends AsyncDisposable {
+  readonly cpus: number
+  /** Bytes. */
+  readonly memory: number
+  /** Bytes of the host's memory that it holds. */
+  readonly bytes: number
+  fork(options?: GuestForkOptions): Promise<Guest>
+  /** Writes it to a file, which Host.restore() takes; nothing is at `path` when that fails. */
+  save(path: string): Promise<void>
+  /** Idempotent. */
+  release(): Promise<void>
+}
+
+/** What Guest.reset() may say of the clock. */
+export type GuestResetOptions = Pick<GuestForkOptions, 'clock'>
+
 export interface Guest extends AsyncDisposable {
   readonly name: string
   readonly kernel: KernelInfo
@@ -139,8 +176,10 @@ export interface Guest extends AsyncDisposable {
   readonly host: HostInfo
   readonly console: ConsoleLog
   readonly ended: Promise<GuestEnd>
-  /** Milliseconds from machine start to the agent's handshake. */
+  /** Milliseconds from machine start to the agent's handshake; of a fork, from the request to the agent's answer. */
   readonly bootTime: number
+  /** Of a fork only: the guest that was booted. */
+  readonly forkedFrom?: { name: string; bootTime: number } | undefined
   spawn(argv: string[], options?: SpawnOptions): Promise<GuestProcess>
   exec(argv: string[], options?: ExecOptions): Promise<ExecResult>
   /**
@@ -151,6 +190,19 @@ export interface Guest extends AsyncDisposable {
   writeFile(path: string, data: Uint8Array | string, mode?: number): Promise<void>
   port(name: string): GuestPort
   inspect(): Promise<VcpuState[]>
+  /** Saves the guest as it is now; it goes on. Rejects with EBUSY while another checkpoint or reset is being made. */
+  checkpoint(): Promise<GuestCheckpoint>
+  /**
+   * A second guest that goes on from this very moment. What its `console` shows begins with what this guest's showed.
+   * A process that runs now goes on in both; its output in the fork has no listener.
+   */
+  fork(options?: GuestForkOptions): Promise<Guest>
+  /**
+   * Takes a fork back to its checkpoint, in place. Calls that wait reject with ECANCELED; unread bytes of ports are
+   * dropped; the console keeps what it showed, and a line says where the reset was. Scripts that ran, and splats that
+   * were seen, still count for its verdict. Rejects with EINVAL for a guest that was booted.
+   */
+  reset(options?: GuestResetOptions): Promise<void>
   /** Power-off asked for through the agent, forced after a grace time. Idempotent. */
   stop(options?: { force?: boolean }): Promise<GuestEnd>
 }
@@ -158,6 +210,15 @@ export interface Guest extends AsyncDisposable {
 /** A place where guests boot. `await using host = await openHost()`. */
 export interface Host extends AsyncDisposable {
   readonly info: HostInfo
+  /** A cold boot. */
   boot(options?: BootOptions): Promise<Guest>
+  /**
+   * A fork of a guest that was booted with these options and saved as soon as its agent greeted, before anything else
+   * ran. The host keeps such checkpoints, bounded; it boots the guest when it has none, and a boot that fails or leaves
+   * a splat in the kernel log rejects as a GuestError. For everything else as boot().
+   */
+  fork(options?: BootOptions & Pick<GuestForkOptions, 'clock'>): Promise<Guest>
+  /** Reads a file that GuestCheckpoint.save() wrote. Rejects with EBADMSG for one that was truncated or changed. */
+  restore(path: string): Promise<GuestCheckpoint>
   close(): Promise<void>
 }

@@ -2,25 +2,48 @@ import { availableParallelism, release, totalmem } from 'node:os'
 import { loadAddon } from '../native/addon.ts'
 import type {
   Channel,
+  ForkOptions,
   MachineEnd,
   MachineEvent,
   MachineSpec,
   NativeAddon,
+  NativeCheckpoint,
   NativeMachine,
   VcpuState,
 } from '../native/contract.ts'
 import { type Calibration, calibrateLocal, canRunLinux } from './calibrate.ts'
-import type { HostInfo, HostMachine, MachineHost } from './machine-host.ts'
+import { CheckpointStore, neverKept } from './checkpoint-store.ts'
+import type {
+  CachedFork,
+  CachedForkRequest,
+  HostCheckpoint,
+  HostInfo,
+  HostMachine,
+  MachineHost,
+} from './machine-host.ts'
+
+/** The share of this machine's memory that cached checkpoints may hold. */
+const checkpointShare = 1 / 4
+/** How often a checkpoint that went before it was forked from is made again. */
+const makeAttempts = 3
+
+/** What one LocalHost holds: its machines, the checkpoints of its users, and those it keeps itself. */
+interface Holdings {
+  machines: Set<LocalMachine>
+  checkpoints: Set<LocalCheckpoint>
+  store: CheckpointStore<LocalCheckpoint>
+}
 
 class LocalMachine implements HostMachine {
   readonly ended: Promise<MachineEnd>
   readonly #native: NativeMachine
-  readonly #onStopped: () => void
+  readonly #holdings: Holdings
 
-  constructor(native: NativeMachine, ended: Promise<MachineEnd>, onStopped: () => void) {
+  constructor(native: NativeMachine, ended: Promise<MachineEnd>, holdings: Holdings) {
     this.#native = native
     this.ended = ended
-    this.#onStopped = onStopped
+    this.#holdings = holdings
+    holdings.machines.add(this)
   }
 
   start(): Promise<void> {
@@ -29,7 +52,7 @@ class LocalMachine implements HostMachine {
 
   async stop(): Promise<MachineEnd> {
     const end = await this.#native.stop()
-    this.#onStopped()
+    this.#holdings.machines.delete(this)
     return end
   }
 
@@ -56,6 +79,40 @@ class LocalMachine implements HostMachine {
   nmi(): Promise<void> {
     return this.#native.nmi()
   }
+
+  async checkpoint(): Promise<HostCheckpoint> {
+    return new LocalCheckpoint(await this.#native.checkpoint(), this.#holdings)
+  }
+
+  reset(options?: ForkOptions): Promise<void> {
+    return this.#native.reset(options)
+  }
+}
+
+class LocalCheckpoint implements HostCheckpoint {
+  readonly info: NativeCheckpoint['info']
+  readonly #native: NativeCheckpoint
+  readonly #holdings: Holdings
+
+  constructor(native: NativeCheckpoint, holdings: Holdings) {
+    this.info = native.info
+    this.#native = native
+    this.#holdings = holdings
+    holdings.checkpoints.add(this)
+  }
+
+  fork(options: ForkOptions, onEvent: (event: MachineEvent) => void): Promise<HostMachine> {
+    return adopt(this.#holdings, onEvent, (listener) => this.#native.fork(options, listener))
+  }
+
+  save(path: string): Promise<void> {
+    return this.#native.save(path)
+  }
+
+  async release(): Promise<void> {
+    this.#holdings.checkpoints.delete(this)
+    this.#native.release()
+  }
 }
 
 /** This machine's own /dev/kvm, driven by the addon in this process. */
@@ -63,27 +120,26 @@ export class LocalHost implements MachineHost {
   readonly info: HostInfo
   readonly calibration: Calibration
   readonly #addon: NativeAddon
-  readonly #machines: Set<LocalMachine>
+  readonly #holdings: Holdings
 
-  private constructor(
-    addon: NativeAddon,
-    info: HostInfo,
-    calibration: Calibration,
-    machines: Set<LocalMachine>,
-  ) {
+  private constructor(addon: NativeAddon, info: HostInfo, calibration: Calibration, holdings: Holdings) {
     this.#addon = addon
     this.info = info
     this.calibration = calibration
-    this.#machines = machines
+    this.#holdings = holdings
   }
 
   /** Rejects with a KvitestError when there is no usable /dev/kvm (ENOENT, EACCES) or bare guests do not run on it. */
   static async open(): Promise<LocalHost> {
     const addon = loadAddon()
     const kvm = await addon.probe()
-    const machines = new Set<LocalMachine>()
+    const holdings: Holdings = {
+      machines: new Set(),
+      checkpoints: new Set(),
+      store: new CheckpointStore(Math.floor(totalmem() * checkpointShare)),
+    }
     const create = (spec: MachineSpec, onEvent: (event: MachineEvent) => void) =>
-      createLocal(addon, machines, spec, onEvent)
+      adopt(holdings, onEvent, (listener) => addon.createMachine(spec, listener))
     const calibration = await calibrateLocal({ createMachine: create })
     const info: HostInfo = {
       name: 'local',
@@ -93,15 +149,43 @@ export class LocalHost implements MachineHost {
       memory: Math.floor(totalmem() * 0.8),
       kvm,
     }
-    return new LocalHost(addon, info, calibration, machines)
+    return new LocalHost(addon, info, calibration, holdings)
   }
 
   createMachine(spec: MachineSpec, onEvent: (event: MachineEvent) => void): Promise<HostMachine> {
-    return createLocal(this.#addon, this.#machines, spec, onEvent)
+    return adopt(this.#holdings, onEvent, (listener) => this.#addon.createMachine(spec, listener))
+  }
+
+  async forkCached(request: CachedForkRequest, onEvent: (event: MachineEvent) => void): Promise<CachedFork> {
+    const { store } = this.#holdings
+    const owner = {}
+    try {
+      for (let attempt = 0; attempt < makeAttempts; attempt++) {
+        const kept = await store.take(owner, request.key)
+        if (kept) {
+          return { machine: await kept.checkpoint.fork(request.options, onEvent), sidecar: kept.sidecar }
+        }
+        await request.make({
+          createMachine: (spec, listener) => this.createMachine(spec, listener),
+          keep: async (checkpoint, sidecar) =>
+            store.keep(owner, request.key, { checkpoint: checkpoint as LocalCheckpoint, sidecar }),
+        })
+      }
+    } finally {
+      store.release(owner)
+    }
+    throw neverKept()
+  }
+
+  async loadCheckpoint(path: string): Promise<HostCheckpoint> {
+    return new LocalCheckpoint(await this.#addon.loadCheckpoint(path), this.#holdings)
   }
 
   async close(): Promise<void> {
-    await Promise.allSettled([...this.#machines].map((machine) => machine.stop()))
+    const { machines, checkpoints, store } = this.#holdings
+    await Promise.allSettled([...machines].map((machine) => machine.stop()))
+    store.close()
+    for (const checkpoint of checkpoints) await checkpoint.release()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -109,18 +193,16 @@ export class LocalHost implements MachineHost {
   }
 }
 
-async function createLocal(
-  addon: NativeAddon,
-  machines: Set<LocalMachine>,
-  spec: MachineSpec,
+/** Makes a machine and holds it until it was stopped. */
+async function adopt(
+  holdings: Holdings,
   onEvent: (event: MachineEvent) => void,
+  make: (listener: (event: MachineEvent) => void) => Promise<NativeMachine>,
 ): Promise<HostMachine> {
   const end = Promise.withResolvers<MachineEnd>()
-  const native = await addon.createMachine(spec, (event) => {
+  const native = await make((event) => {
     onEvent(event)
     if (event.type === 'end') end.resolve(event.end)
   })
-  const machine: LocalMachine = new LocalMachine(native, end.promise, () => machines.delete(machine))
-  machines.add(machine)
-  return machine
+  return new LocalMachine(native, end.promise, holdings)
 }

@@ -1,5 +1,7 @@
 import type {
   Channel,
+  CheckpointInfo,
+  ForkOptions,
   KvmProbe,
   MachineEnd,
   MachineEvent,
@@ -33,6 +35,49 @@ export interface HostMachine {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
   nmi(): Promise<void>
+  /** As NativeMachine.checkpoint(). The checkpoint outlives the machine. */
+  checkpoint(): Promise<HostCheckpoint>
+  /** As NativeMachine.reset(). */
+  reset(options?: ForkOptions): Promise<void>
+}
+
+/** A saved running machine on a host. The same for the addon in this process and for one in a lab. */
+export interface HostCheckpoint {
+  readonly info: CheckpointInfo
+  /** A machine in the same place that goes on from here once it is started. */
+  fork(options: ForkOptions, onEvent: (event: MachineEvent) => void): Promise<HostMachine>
+  /** Writes it to a new file of *this* machine. */
+  save(path: string): Promise<void>
+  /** Idempotent. Its forks live on. */
+  release(): Promise<void>
+}
+
+/** Where the maker of a checkpoint works: the very place that its forks will run in. */
+export interface MakerPlace {
+  /** As MachineHost.createMachine. */
+  createMachine(spec: MachineSpec, onEvent: (event: MachineEvent) => void): Promise<HostMachine>
+  /** Hands the checkpoint over to the place, with what the owner of a fork must know. */
+  keep(checkpoint: HostCheckpoint, sidecar: unknown): Promise<void>
+}
+
+/** A machine forked from a checkpoint that its place keeps. */
+export interface CachedFork {
+  machine: HostMachine
+  /** As keep() was given it. */
+  sidecar: unknown
+}
+
+/** What to fork: the machine that `key` stands for. */
+export interface CachedForkRequest {
+  /** Names everything the checkpoint was made of. */
+  key: string
+  /** What a fork will take, for placing it. */
+  cpus: number
+  /** Bytes. */
+  memory: number
+  options: ForkOptions
+  /** Called when the place has no such checkpoint: boots a machine there, keeps a checkpoint of it, and stops it. */
+  make: (place: MakerPlace) => Promise<void>
 }
 
 /**
@@ -43,6 +88,14 @@ export interface MachineHost extends AsyncDisposable {
   readonly info: HostInfo
   /** Creates and loads, does not start. Rejects with a KvitestError. `onEvent` follows NativeAddon.createMachine. */
   createMachine(spec: MachineSpec, onEvent: (event: MachineEvent) => void): Promise<HostMachine>
+  /**
+   * A fork of the checkpoint that the place keeps under a key. Who finds none makes it, while others who want the same
+   * one wait; when the making fails its maker rejects with the reason, and the next one tries. `onEvent` gets nothing
+   * before start().
+   */
+  forkCached(request: CachedForkRequest, onEvent: (event: MachineEvent) => void): Promise<CachedFork>
+  /** Reads a file of *this* machine that HostCheckpoint.save() wrote. Rejects with EBADMSG for one it is not. */
+  loadCheckpoint(path: string): Promise<HostCheckpoint>
   /** Ends this user's machines on the host, not the host of others. */
   close(): Promise<void>
 }

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { KvitestError } from '../native/error.ts'
+import { bytesOf } from '../native/size.ts'
 
 /** MemAvailable of this machine, in bytes. */
 export async function memoryAvailable(): Promise<number> {
@@ -7,15 +8,14 @@ export async function memoryAvailable(): Promise<number> {
   return Number(/^MemAvailable:\s+(\d+) kB$/m.exec(text)?.[1] ?? 0) * 1024
 }
 
-/** Bytes of `512M`, `2G` or `1073741824`. */
+/** Bytes of `512M`, `2G` or `1073741824`; throws a KvitestError for what is no size. */
 export function parseSize(text: string): number {
-  const match = /^(\d+)([KMG]?)$/i.exec(text)
-  const unit = { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 }[match?.[2]?.toUpperCase() ?? '']
-  if (!match || unit === undefined) {
+  const bytes = bytesOf(text)
+  if (bytes === undefined) {
     throw new KvitestError('read a size', `${text}: not a size`, {
       code: 'EINVAL',
       hint: 'write bytes, 512M or 2G',
     })
   }
-  return Number(match[1]) * unit
+  return bytes
 }

@@ -28,12 +28,14 @@ export interface Outcome {
   vcpus?: VcpuState[]
 }
 
-/** Boots one guest, runs the script in it once, and lets tests wait for its points. */
+/** Forks or boots one guest, runs the script in it once, and lets tests wait for its points. */
 export class Attempt {
   readonly ended: Promise<Outcome>
   readonly #plan: ScriptPlan
   readonly #variant: Variant
   readonly #onPoint: (point: Point, elapsed: number) => void
+  /** The one point that is run, of a script whose points have a fork each. */
+  readonly #only: string | undefined
   readonly #points = new Map<string, { point: Point; elapsed: number }>()
   readonly #waiting = new Map<string, (() => void)[]>()
   readonly #abort = new AbortController()
@@ -46,10 +48,12 @@ export class Attempt {
     variant: Variant,
     lease: HostLease,
     onPoint: (point: Point, elapsed: number) => void = () => {},
+    only?: string,
   ) {
     this.#plan = plan
     this.#variant = variant
     this.#onPoint = onPoint
+    this.#only = only
     this.ended = lease
       .with((host) => this.#run(host))
       .catch((error: Error) => this.#failed(error, error instanceof KvitestError ? 'infra' : 'boot-fail'))
@@ -79,7 +83,9 @@ export class Attempt {
 
   async #run(host: Host): Promise<Outcome> {
     if (this.#abort.signal.aborted) return this.#failed(new Error('stopped before it booted'), 'skip')
-    const guest = await host.boot(this.#bootOptions())
+    const options = this.#bootOptions()
+    const isBooted = this.#plan.header.guest.fork === 'none'
+    const guest = await (isBooted ? host.boot(options) : host.fork(options))
     this.#guest = guest
     try {
       return await this.#script(guest)
@@ -136,7 +142,7 @@ export class Attempt {
       modules: guest.modules,
       files: Object.fromEntries(files),
       bootTimeout: guest.bootTimeout,
-      name: [this.#scriptName(), this.#variant.name].filter(Boolean).join(' '),
+      name: [this.#scriptName(), this.#variant.name, this.#only].filter(Boolean).join(' '),
       ...(guest.entry === undefined ? {} : { entry: guest.entry }),
       ...(guest.cmdline === undefined ? {} : { cmdline: guest.cmdline }),
     }
@@ -151,6 +157,7 @@ export class Attempt {
       KVITEST_VARIANT: this.#variant.name,
       KVITEST_SCRIPT: this.#scriptName(),
       KVITEST_ACCELERATOR: guest.host.accelerator,
+      ...(this.#only === undefined ? {} : { KVITEST_POINT: this.#only }),
     }
   }
 

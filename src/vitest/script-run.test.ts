@@ -97,12 +97,100 @@ describe.concurrent('a run', { timeout: 60_000 }, () => {
       { kernels: ['debian:6.12-cloud', 'debian:6.1-cloud'] },
     )
     const run = await project.run()
-    expect(run.guests.filter((line) => line.startsWith('boot')).sort()).toEqual([
-      'boot a.tap.sh debian:6.1-cloud',
-      'boot a.tap.sh debian:6.12-cloud',
+    expect(run.guests.filter((line) => line.startsWith('fork')).sort()).toEqual([
+      'fork a.tap.sh debian:6.1-cloud',
+      'fork a.tap.sh debian:6.12-cloud',
     ])
     expect(run.junit).toContain('classname="debian:6_1-cloud.a"')
     expect(run.status).toBe(0)
+  })
+})
+
+describe.concurrent('fork:', { timeout: 60_000 }, () => {
+  const begun = (guests: string[]) => guests.filter((line) => !line.startsWith('stop')).sort()
+  const THREE = script(
+    '# guest: { fork: point }',
+    '. /lib/kvitest/tap.sh',
+    'echo "ran for $KVITEST_POINT"',
+    'is "one" 1 1',
+    'is "two" 2 3',
+    "point 'three' true",
+    'done_testing',
+  )
+
+  test('none boots the guest', async () => {
+    using project = new TemporaryProject({
+      'a.tap.sh': script('# guest: { fork: none }', '# point: x', 'echo "ok 1 - x"', 'echo 1..1'),
+    })
+    const run = await project.run()
+    expect(begun(run.guests)).toEqual(['boot a.tap.sh undefined'])
+    expect(run.status).toBe(0)
+  })
+
+  test('point runs each point alone, in a fork of its own', async () => {
+    using project = new TemporaryProject({ 'a.tap.sh': THREE })
+    const run = await project.run()
+    expect(begun(run.guests)).toEqual(
+      ['one', 'three', 'two'].map((name) => `fork a.tap.sh ${name} undefined`),
+    )
+    expect(run.tests).toMatchObject({
+      one: { status: 'passed', line: 5 },
+      two: { status: 'failed', line: 6 },
+      three: { status: 'passed' },
+      script: { status: 'passed' },
+    })
+    expect(Object.keys(run.tests)).toHaveLength(4)
+    expect(run.status).toBe(1)
+  })
+
+  test('point runs only the points that were asked for', async () => {
+    using project = new TemporaryProject({ 'a.tap.sh': THREE })
+    const run = await project.run('-t', 'three')
+    expect(begun(run.guests)).toEqual(['fork a.tap.sh three undefined'])
+    expect(run.status).toBe(0)
+  })
+
+  test('point runs all when only the script itself was asked for, and a retry in a new fork', async () => {
+    using project = new TemporaryProject({ 'a.tap.sh': THREE })
+    const whole = await project.run('-t', 'script')
+    expect(begun(whole.guests)).toHaveLength(3)
+    const again = await project.run('-t', 'two', '--retry=1')
+    expect(begun(again.guests)).toEqual(Array(2).fill('fork a.tap.sh two undefined'))
+  })
+
+  test('point tells at the script what no point can, by the name of its run', async () => {
+    using project = new TemporaryProject({
+      'a.tap.sh': THREE.replace('done_testing', '[ "$KVITEST_POINT" != one ] || exit 99\ndone_testing'),
+    })
+    const run = await project.run()
+    expect(run.tests).toMatchObject({ one: { status: 'passed' }, script: { status: 'failed' } })
+    expect(run.output).toContain('alone, "one":')
+    expect(run.output).toContain('panic: Kernel panic - not syncing: stand-in')
+  })
+
+  test.each([
+    [
+      'uses no library',
+      ['is "a" 1 1'],
+      /a\.tap\.sh:2: fork: point: the script does not use .lib.kvitest.tap\.sh/,
+    ],
+    ['declares nothing', ['. /lib/kvitest/tap.sh', 'true'], /:2: fork: point: the script declares no points/],
+    [
+      'makes names',
+      ['. /lib/kvitest/tap.sh', 'is "a $i" 1 1'],
+      /:4: fork: point: a point whose name is made/,
+    ],
+    [
+      'prints points',
+      ['. /lib/kvitest/tap.sh', '# point: b'],
+      /:4: fork: point: a point that another program prints/,
+    ],
+  ])('point is refused for a script that %s', async (_, lines, message) => {
+    using project = new TemporaryProject({ 'a.tap.sh': script('# guest: { fork: point }', ...lines) })
+    const run = await project.run()
+    expect(run.output).toMatch(message)
+    expect(run.status).toBe(1)
+    expect(run.guests).toEqual([])
   })
 })
 
@@ -113,7 +201,7 @@ describe.concurrent('selecting', { timeout: 60_000 }, () => {
     using project = new TemporaryProject(files)
     const run = await project.run('-t', 'good')
     expect(run.tests).toMatchObject({ good: { status: 'passed' }, bad: { status: 'skipped' } })
-    expect(run.guests.filter((line) => line.startsWith('boot'))).toEqual(['boot two.tap.sh undefined'])
+    expect(run.guests.filter((line) => line.startsWith('fork'))).toEqual(['fork two.tap.sh undefined'])
     expect(run.status).toBe(0)
   })
 
@@ -157,14 +245,14 @@ describe.concurrent('selecting', { timeout: 60_000 }, () => {
     })
     const run = await project.run('--allowOnly')
     expect(run.tests).toMatchObject({ x: { status: 'skipped' }, y: { status: 'passed' } })
-    expect(run.guests.filter((line) => line.startsWith('boot'))).toEqual(['boot b.tap.sh undefined'])
+    expect(run.guests.filter((line) => line.startsWith('fork'))).toEqual(['fork b.tap.sh undefined'])
     expect(run.junit).toContain('<skipped message="no such device here"/>')
     expect(checkSchema(project)).toBe('valid')
   })
 })
 
 describe.concurrent('going on after a failure', { timeout: 60_000 }, () => {
-  test('--retry boots a guest for the retried point, and the report calls it flaky', async () => {
+  test('--retry forks a guest for the retried point, and the report calls it flaky', async () => {
     using project = new TemporaryProject({
       'flaky.tap.sh': script(
         '# point: steady',
@@ -177,7 +265,7 @@ describe.concurrent('going on after a failure', { timeout: 60_000 }, () => {
     })
     const run = await project.run('--retry=2')
     expect(run.tests).toMatchObject({ steady: { status: 'passed' }, flaky: { status: 'passed' } })
-    expect(run.guests.filter((line) => line.startsWith('boot'))).toHaveLength(2)
+    expect(run.guests.filter((line) => line.startsWith('fork'))).toHaveLength(2)
     expect(run.junit).toContain('<flakyFailure message="not ok 2 - flaky" type="ScriptFailure">')
     expect(run.output).toMatch(
       /1 flaky test, failed and then passed:\n.*flaky\.tap\.sh > flaky: not ok 2 - flaky/,

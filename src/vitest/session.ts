@@ -23,6 +23,8 @@ export class ScriptRun {
   readonly #variant: Variant
   readonly #lease: HostLease
   #first: Attempt | undefined
+  /** Of a script whose points have a fork each: their first runs, by name. */
+  readonly #own = new Map<string, Attempt>()
   #suite: RunnerTestSuite | undefined
   #appender: PointAppender | undefined
 
@@ -32,9 +34,17 @@ export class ScriptRun {
     this.#lease = lease
   }
 
-  /** Boots and starts the script; does not wait, so that every failure is a test's own. */
+  /** Forks or boots, and starts the script; does not wait, so that every failure is a test's own. */
   start(suite: RunnerTestSuite): void {
     this.#suite = suite
+    if (this.#isPointwise) {
+      // Only what was asked for: -t, a line. The lease says how many run at once.
+      const asked = new Set(suite.tasks.filter((task) => task.mode === 'run').map((task) => task.name))
+      for (const name of this.#names().filter((one) => asked.has(one))) {
+        this.#own.set(name, this.#alone(name))
+      }
+      return
+    }
     const declared = new Set(this.#plan.points.declared.map((point) => point.name))
     this.#appender = appenderFor(suite)
     this.#first = new Attempt(this.#plan, this.#variant, this.#lease, (point, elapsed) => {
@@ -46,7 +56,7 @@ export class ScriptRun {
   }
 
   async stop(): Promise<void> {
-    await this.#first?.stop()
+    await Promise.all([this.#first, ...this.#own.values()].map((attempt) => attempt?.stop()))
     await this.#publish()
     await this.#appender?.flush()
   }
@@ -54,7 +64,7 @@ export class ScriptRun {
   /** The test of one declared point. */
   async point(context: TestContext, name: string, line: number): Promise<void> {
     this.#skipIfAsked(context)
-    await this.#attempt(context, async (attempt) => {
+    await this.#attempt(context, name, async (attempt) => {
       const settled = await attempt.point(name)
       const place = { file: this.#plan.file, line }
       if (!settled) {
@@ -74,23 +84,36 @@ export class ScriptRun {
   /** The last test: what no single point can tell. */
   async script(context: TestContext): Promise<void> {
     this.#skipIfAsked(context)
-    await this.#attempt(context, async (attempt) => {
-      const outcome = await attempt.ended
-      await this.#publish()
-      await this.#appender?.flush()
-      const problems = problemsOf(outcome)
-      if (problems.length > 0) {
-        throw new ScriptFailure(problems.join('\n'), { file: this.#plan.file, line: this.#plan.header.line })
-      }
-      if (outcome.tap?.skipAll !== undefined) context.skip(outcome.tap.skipAll)
+    const outcomes: { name: string | undefined; outcome: Outcome }[] = []
+    for (const name of this.#runsFor(context)) {
+      await this.#attempt(context, name, async (attempt) => {
+        outcomes.push({ name, outcome: await attempt.ended })
+      })
+    }
+    await this.#publish()
+    await this.#appender?.flush()
+    const problems = outcomes.flatMap(({ name, outcome }) => {
+      const found = problemsOf(outcome)
+      return found.length > 0 && name !== undefined ? [`alone, "${name}":`, ...found] : found
     })
+    if (problems.length > 0) {
+      throw new ScriptFailure(problems.join('\n'), { file: this.#plan.file, line: this.#plan.header.line })
+    }
+    const skipped = outcomes.find(({ outcome }) => outcome.tap?.skipAll !== undefined)
+    if (skipped) context.skip(skipped.outcome.tap!.skipAll)
   }
 
-  /** The streaming attempt; a retry gets a guest of its own. */
-  async #attempt(context: TestContext, use: (attempt: Attempt) => Promise<void>): Promise<void> {
-    const result = context.task.result
-    if (!(result?.retryCount || result?.repeatCount)) return use(this.#first!)
-    const attempt = new Attempt(this.#plan, this.#variant, this.#lease)
+  /** The streaming attempt, or the point's own; a retry gets a guest of its own. */
+  async #attempt(
+    context: TestContext,
+    point: string | undefined,
+    use: (attempt: Attempt) => Promise<void>,
+  ): Promise<void> {
+    const first = this.#isPointwise ? this.#own.get(point!) : this.#first
+    if (first && !isRetry(context)) return use(first)
+    const attempt = this.#isPointwise
+      ? this.#alone(point!)
+      : new Attempt(this.#plan, this.#variant, this.#lease)
     try {
       await use(attempt)
     } finally {
@@ -98,8 +121,32 @@ export class ScriptRun {
     }
   }
 
+  /** The runs that the `script` test looks at; when no point was asked for, all of them. */
+  #runsFor(context: TestContext): (string | undefined)[] {
+    if (!this.#isPointwise) return [undefined]
+    return this.#own.size > 0 && !isRetry(context) ? [...this.#own.keys()] : this.#names()
+  }
+
+  get #isPointwise(): boolean {
+    return this.#plan.header.guest.fork === 'point'
+  }
+
+  #names(): string[] {
+    return this.#plan.points.declared.map((point) => point.name)
+  }
+
+  /** A run of one point in a fork of its own. */
+  #alone(point: string): Attempt {
+    return new Attempt(this.#plan, this.#variant, this.#lease, () => {}, point)
+  }
+
+  /** Of several guests the first that did not end well stands for all. */
   async #publish(): Promise<void> {
-    if (this.#suite && this.#first) this.#suite.meta.kvitestGuest = (await this.#first.ended).meta
+    if (!this.#suite) return
+    const attempts = [...(this.#first ? [this.#first] : []), ...this.#own.values()]
+    const metas = await Promise.all(attempts.map(async (attempt) => (await attempt.ended).meta))
+    const meta = metas.find(({ verdict }) => !HARMLESS.includes(verdict)) ?? metas[0]
+    if (meta) this.#suite.meta.kvitestGuest = meta
   }
 
   #skipIfAsked(context: TestContext): void {
@@ -114,6 +161,11 @@ export class ScriptRun {
   #lineOf(point: Point): number {
     return lineOf(this.#plan.points, nameOf(point)) ?? this.#plan.header.line
   }
+}
+
+function isRetry(context: TestContext): boolean {
+  const result = context.task.result
+  return Boolean(result?.retryCount || result?.repeatCount)
 }
 
 function nameOf(point: Point): string {

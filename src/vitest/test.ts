@@ -14,6 +14,14 @@ const MAX_CONSOLE = 64 * 1024
 /** Ends that are the test's own business; a guest that ends otherwise fails the test that booted it. */
 const ORDERLY: Verdict[] = ['pass', 'fail', 'skip']
 
+/** How the `guest` of a test comes to be. */
+export interface GuestOptions extends BootOptions {
+  /** `test` (default): each test gets a fork of its own of a guest that was booted with these options. `none`: a boot. */
+  fork?: 'test' | 'none'
+  /** Of the fork, as in GuestForkOptions. */
+  clock?: 'resume' | 'now'
+}
+
 /**
  * vitest's `test` with a `host` (one a worker) and a `guest` (one a test). `test.override('guestOptions', {...})` says
  * which guest; `test.override('allowedVerdicts', ['panic'])` lets one end badly on purpose.
@@ -25,10 +33,12 @@ export const test = base
     onCleanup(() => host.close())
     return host
   })
-  .extend('guestOptions', {} as BootOptions)
+  .extend('guestOptions', {} as GuestOptions)
   .extend('allowedVerdicts', ORDERLY)
   .extend('guest', async ({ host, guestOptions, allowedVerdicts, task }, { onCleanup }) => {
-    const guest = await host.boot({ name: task.name, ...guestOptions })
+    const { fork = 'test', ...options } = guestOptions
+    const boot = { name: task.name, ...options }
+    const guest = await (fork === 'none' ? host.boot(boot) : host.fork(boot))
     onCleanup(async () => {
       const end = await guest.stop()
       task.meta.kvitestGuest = {

@@ -1,5 +1,5 @@
 /** The real agent binary on this machine, over a UNIX socket in place of the virtio-serial port. */
-import { createHash } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { readFileSync, statSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -57,6 +57,24 @@ test('merged stderr arrives in order with stdout', async () => {
   const { client } = await agent.conversation()
   const result = await collect(client, sh('echo 1; echo 2 >&2; echo 3'), { merge: true })
   expect(result).toMatchObject({ stdout: '1\n2\n3\n', stderr: '' })
+})
+
+test('the message to a fork is answered; outside a guest only the random pool is told', async () => {
+  const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8')
+  const { client } = await agent.conversation()
+  const told = client.forked({ entropy: randomBytes(64), bootId: randomBytes(16), clock: 1n })
+  // Who may credit entropy is the machine's own affair: without the right, the error names the operation.
+  const error = await told.catch((caught) => caught.message)
+  expect([undefined, 'fork: RNDADDENTROPY in the guest: EPERM']).toContain(error)
+  expect(readFileSync('/proc/sys/kernel/random/boot_id', 'utf8')).toBe(bootId)
+  expect(await collect(client, ['true'])).toMatchObject({ status: 0 })
+})
+
+test('a message to a fork that is cut short ends the conversation', async () => {
+  const { client, closed } = await agent.conversation()
+  const told = client.forked({ entropy: randomBytes(63), bootId: randomBytes(16) })
+  await expect(told).rejects.toMatchObject({ code: 'EPIPE' })
+  await closed
 })
 
 test('a process that a signal ends reports the signal', async () => {
@@ -417,7 +435,7 @@ test('an agent of another version is refused by the host', async () => {
   )
   client.receive(encodeFrame(toHost.HELLO, 0, u32(9), text('6.1'), textList([])))
   await expect(client.ready).rejects.toThrowErrorMatchingInlineSnapshot(
-    `[KvitestError: agent protocol: the agent speaks version 9, not 1; build the agent and the initramfs again: npm run setup]`,
+    `[KvitestError: agent protocol: the agent speaks version 9, not 2; build the agent and the initramfs again: npm run setup]`,
   )
   expect(failures).toHaveLength(1)
 })

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { getSystemErrorName } from 'node:util'
 import { KvitestError } from '../../native/error.ts'
 import type { SpawnOptions } from '../types.ts'
@@ -19,6 +20,32 @@ export interface AgentHello {
   kernelRelease: string
   /** What went wrong in the agent's set-up, one line each. */
   warnings: string[]
+}
+
+/** The conversation at the moment of a checkpoint, as plain data. */
+export interface AgentSnapshot {
+  hello: AgentHello
+  /** The beginning of a frame whose end was not said yet. */
+  partial: Uint8Array
+  nextId: number
+  /** Ids of processes that ran, and of requests that waited for an answer. */
+  inherited: number[]
+}
+
+/** What a guest that goes on from a checkpoint is told. */
+export interface ForkedMessage {
+  /** 64 bytes. */
+  entropy: Uint8Array
+  /** 16 bytes. */
+  bootId: Uint8Array
+  /** Nanoseconds of CLOCK_REALTIME; absent leaves the clock alone. */
+  clock?: bigint
+}
+
+/** A message with fresh entropy and a fresh id; `toNow` sets the wall clock to this machine's. */
+export function forkedMessage(toNow: boolean): ForkedMessage {
+  const clock = toNow ? { clock: BigInt(Date.now()) * 1_000_000n } : {}
+  return { entropy: randomBytes(64), bootId: randomBytes(16), ...clock }
 }
 
 export interface AgentSpawnOptions extends SpawnOptions {
@@ -48,7 +75,9 @@ export class AgentClient {
   readonly #requests = new Map<number, Request>()
   readonly #processes = new Map<number, AgentProcess>()
   readonly #onFailure: ((error: KvitestError) => void) | undefined
-  #greeted = false
+  /** Ids of another client: what is said about them here has no listener. */
+  readonly #inherited = new Set<number>()
+  #greeting: AgentHello | undefined
   #nextId = 1
   #failure: KvitestError | undefined
 
@@ -61,6 +90,33 @@ export class AgentClient {
     this.#onFailure = onFailure
     this.ready = this.#hello.promise
     this.ready.catch(() => {})
+  }
+
+  /**
+   * The client of a guest that goes on from the moment of `snapshot`. A process that ran then goes on in the fork,
+   * and a request that was sent is still obeyed there; what the agent says about them is dropped.
+   */
+  static resume(snapshot: AgentSnapshot, ...rest: ConstructorParameters<typeof AgentClient>): AgentClient {
+    const client = new AgentClient(...rest)
+    client.#greeting = snapshot.hello
+    client.#nextId = snapshot.nextId
+    for (const id of snapshot.inherited) client.#inherited.add(id)
+    client.#hello.resolve(snapshot.hello)
+    client.receive(snapshot.partial)
+    return client
+  }
+
+  /** For a checkpoint, at exactly its place in the stream of bytes. Throws before the agent has greeted. */
+  snapshot(): AgentSnapshot {
+    if (!this.#greeting) {
+      throw new KvitestError('make a checkpoint', 'the agent has not greeted yet', { code: 'EAGAIN' })
+    }
+    return {
+      hello: this.#greeting,
+      partial: new Uint8Array(this.#decoder.partial()),
+      nextId: this.#nextId,
+      inherited: [...this.#inherited, ...this.#processes.keys(), ...this.#requests.keys()],
+    }
   }
 
   /** Bytes from the guest. Never throws: a broken stream fails everything that waits. */
@@ -144,6 +200,13 @@ export class AgentClient {
     await this.#request(id, 'ping', encodeFrame(toAgent.PING, id))
   }
 
+  /** Tells a guest that it is a fork. Rejects with the guest's errno as `code`. */
+  async forked(message: ForkedMessage): Promise<void> {
+    const { entropy, bootId, clock = 0n } = message
+    const id = this.#nextId++
+    await this.#request(id, 'fork', encodeFrame(toAgent.FORKED, id, entropy, bootId, u64(clock)))
+  }
+
   /** Resolves when the request is on its way; the machine's end says that it was obeyed. */
   async powerOff(how: keyof typeof power = 'OFF'): Promise<void> {
     await this.#send(encodeFrame(toAgent.POWEROFF, 0, u32(power[how])))
@@ -175,8 +238,12 @@ export class AgentClient {
 
   #take(frame: Frame): void {
     const { type, id, payload } = frame
-    if (!this.#greeted && type !== toHost.HELLO) {
+    if (!this.#greeting && type !== toHost.HELLO) {
       throw new KvitestError('agent protocol', `frame ${type} before the greeting`, { code: 'EPROTO' })
+    }
+    if (id !== 0 && this.#inherited.has(id)) {
+      this.#drop(type, id)
+      return
     }
     switch (type) {
       case toHost.HELLO:
@@ -208,8 +275,18 @@ export class AgentClient {
     }
   }
 
+  /** A frame about what another client began: known to be no mistake, and of no use here. */
+  #drop(type: number, id: number): void {
+    const known: readonly number[] = Object.values(toHost)
+    if (!known.includes(type)) {
+      throw new KvitestError('agent protocol', `unknown frame ${type}`, { code: 'EPROTO' })
+    }
+    const last: readonly number[] = [toHost.EXIT, toHost.ERROR, toHost.PONG, toHost.DONE]
+    if (last.includes(type)) this.#inherited.delete(id)
+  }
+
   #greet(payload: Buffer): void {
-    if (this.#greeted) {
+    if (this.#greeting) {
       throw new KvitestError('agent protocol', 'the agent greeted twice: it started anew', {
         code: 'EPROTO',
         hint: 'see the console for why it gave up the first conversation',
@@ -228,7 +305,7 @@ export class AgentClient {
       )
     }
     const hello = { kernelRelease: reader.text(), warnings: reader.textList() }
-    this.#greeted = true
+    this.#greeting = hello
     this.#send(encodeFrame(toAgent.HELLO, 0, u32(protocolVersion))).then(
       () => this.#hello.resolve(hello),
       (error) => this.#hello.reject(error),

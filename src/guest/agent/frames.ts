@@ -35,7 +35,7 @@ export function u32(value: number): Buffer {
   return bytes
 }
 
-export function u64(value: number): Buffer {
+export function u64(value: number | bigint): Buffer {
   const bytes = Buffer.alloc(8)
   bytes.writeBigUInt64LE(BigInt(value))
   return bytes
@@ -95,7 +95,12 @@ export class PayloadReader {
 export class FrameDecoder {
   #chunks: Buffer[] = []
   #length = 0
-  #needed = frameHeader;
+  #needed = frameHeader
+
+  /** A copy of the bytes of a frame that is not complete yet. */
+  partial(): Buffer {
+    return Buffer.concat(this.#chunks)
+  }
 
   /** Yields the frames that `chunk` completes; throws a KvitestError when the stream is no stream of frames. */
   *push(chunk: Uint8Array): Generator<Frame> {

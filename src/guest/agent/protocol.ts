@@ -1,9 +1,9 @@
 /**
- * The agent protocol, version 1: docs/agent-protocol.md says what it means, native/agent/protocol.h is the
+ * The agent protocol, version 2: docs/agent-protocol.md says what it means, native/agent/protocol.h is the
  * agent's copy, protocol.test.ts compares the three.
  */
 export const agentPort = 'org.kvitest.agent'
-export const protocolVersion = 1
+export const protocolVersion = 2
 export const frameHeader = 12
 export const framePayloadMax = 65536
 
@@ -17,6 +17,7 @@ export const toAgent = {
   FILE: 7,
   PING: 8,
   POWEROFF: 9,
+  FORKED: 10,
 } as const
 
 export const toHost = {

@@ -1,4 +1,4 @@
-import type { HostInfo, HostMachine } from '../../host/machine-host.ts'
+import type { HostCheckpoint, HostInfo, HostMachine } from '../../host/machine-host.ts'
 import type { MachineEnd, MachineEvent } from '../../native/contract.ts'
 import { agentPort } from '../agent/protocol.ts'
 import { LocalAgent } from './local-agent.ts'
@@ -83,6 +83,15 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
   async nmi(): Promise<void> {}
+
+  // A process cannot be forked as a guest can: played-machine.ts plays one that can.
+  checkpoint(): Promise<HostCheckpoint> {
+    return Promise.reject(new Error('a stand-in with a real agent has no checkpoint'))
+  }
+
+  reset(): Promise<void> {
+    return Promise.reject(new Error('a stand-in with a real agent has no checkpoint'))
+  }
 
   async inspect() {
     return [{ index: 0, registers: { rip: '0x1000' }, mpState: 'runnable', interruptsEnabled: true }]

@@ -1,141 +1,36 @@
-import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { stat } from 'node:fs/promises'
-import { connect, type Socket } from 'node:net'
-import { deserialize, serialize } from 'node:v8'
-import type { BirpcReturn } from 'birpc'
-import { fileHash } from '../../image/hash.ts'
-import type { Channel, MachineEnd, MachineEvent, MachineSpec, VcpuState } from '../../native/contract.ts'
+import type {
+  Channel,
+  CheckpointInfo,
+  ForkOptions,
+  MachineEnd,
+  MachineEvent,
+  MachineSpec,
+  VcpuState,
+} from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
-import type { HostInfo, HostMachine, MachineHost } from '../machine-host.ts'
-import { encodeFrame, FrameReader, frameKind } from './frame.ts'
-import {
-  type ClientFunctions,
-  chunkSize,
-  fromWire,
-  type LabFunctions,
-  openRpc,
-  protocolVersion,
-  type SessionLost,
-  type SessionOpened,
-} from './rpc.ts'
+import { neverKept } from '../checkpoint-store.ts'
+import type {
+  CachedFork,
+  CachedForkRequest,
+  HostCheckpoint,
+  HostInfo,
+  HostMachine,
+  MachineHost,
+} from '../machine-host.ts'
+import { LabConnection, type LabRpc } from './connection.ts'
+import { chunkSize } from './rpc.ts'
+import { fetchSaved, sendFile, sendPayload, window } from './transfer.ts'
 
-/** Calls of one transfer on their way at once: enough to hide the round trip, little enough to stay small. */
-const window = 4
+/** How often a checkpoint that went before it was forked from is made again. */
+const makeAttempts = 3
 
-type LabRpc = BirpcReturn<LabFunctions, ClientFunctions>
-
-/** One connection to a broker: one session in a lab. */
-export class LabConnection {
-  readonly rpc: LabRpc
-  /** Rejects when the lab dies or the connection breaks; never resolves. */
-  readonly lost: Promise<never>
-  readonly #socket: Socket
-  readonly #opened = Promise.withResolvers<Extract<SessionOpened, { type: 'opened' }>>()
-  readonly #lost = Promise.withResolvers<never>()
-  #isClosed = false
-
-  constructor(socketPath: string, onEvent: (event: MachineEvent) => void) {
-    this.lost = this.#lost.promise
-    this.lost.catch(() => {})
-    this.#opened.promise.catch(() => {})
-    this.#socket = connect(socketPath)
-    const { rpc, receive } = openRpc<LabFunctions, ClientFunctions>(
-      { event: onEvent },
-      ['consumed'],
-      (message) => {
-        this.#socket.write(encodeFrame(frameKind.data, message))
-      },
-    )
-    this.rpc = rpc
-    const reader = new FrameReader((kind, payload) => {
-      if (kind === frameKind.data) receive(payload)
-      else this.#control(deserialize(payload) as SessionOpened | SessionLost)
-    })
-    this.#socket.on('data', (chunk: Buffer) => reader.write(chunk))
-    this.#socket.on('error', (error: NodeJS.ErrnoException) => {
-      const isGone = error.code === 'ENOENT' || error.code === 'ECONNREFUSED'
-      this.#fail(
-        new KvitestError('reach the labs', `${socketPath}: ${isGone ? 'nobody serves it' : error.message}`, {
-          code: error.code,
-          hint: isGone ? 'unset KVITEST_LAB_SOCKET to let this process start its own' : undefined,
-          cause: error,
-        }),
-      )
-    })
-    this.#socket.on('close', () => {
-      this.#fail(new KvitestError('use a lab', 'the process that owns the labs went away', { code: 'EPIPE' }))
-    })
-  }
-
-  /** Asks for a session; resolves when its lab runs. */
-  async open(
-    kernel: string,
-    cpus: number,
-    memory: number,
-  ): Promise<Extract<SessionOpened, { type: 'opened' }>> {
-    const request = { version: protocolVersion, kernel, cpus, memory }
-    this.#socket.write(encodeFrame(frameKind.control, serialize(request)))
-    return this.#opened.promise
-  }
-
-  /** Ends the session; the lab stops its machine. */
-  close(): void {
-    if (this.#isClosed) return
-    this.#fail(new KvitestError('use a lab', 'the session was closed', { code: 'ECANCELED' }))
-    this.#socket.end()
-  }
-
-  #control(message: SessionOpened | SessionLost): void {
-    if (message.type === 'opened') this.#opened.resolve(message)
-    else this.#fail(fromWire(message.error))
-  }
-
-  #fail(error: KvitestError): void {
-    if (this.#isClosed) return
-    this.#isClosed = true
-    this.#opened.reject(error)
-    this.#lost.reject(error)
-    // birpc hands the error to every call that still waits, and refuses later ones.
-    this.rpc.$close(error)
-  }
-}
-
-async function sendFile(rpc: LabRpc, path: string): Promise<string> {
-  const sha256 = await fileHash(path)
-  const { size } = await stat(path)
-  if ((await rpc.ensureBlob(sha256, size)) === 'present') return sha256
-  const hash = createHash('sha256')
-  const onTheWay: Promise<void>[] = []
-  let bytes = 0
-  for await (const chunk of createReadStream(path, { highWaterMark: chunkSize, end: size - 1 })) {
-    hash.update(chunk as Buffer)
-    bytes += (chunk as Buffer).length
-    const isLast = bytes === size
-    if (isLast && hash.digest('hex') !== sha256) break
-    if (onTheWay.length >= window) await onTheWay.shift()
-    const sent = rpc.writeBlob(sha256, chunk as Buffer)
-    sent.catch(() => {})
-    onTheWay.push(sent)
-    if (isLast) {
-      await Promise.all(onTheWay)
-      return sha256
-    }
-  }
-  throw new KvitestError('send a file to the lab', `${path}: it changed while it was sent`, {
-    code: 'EILSEQ',
-    hint: 'try again',
-  })
-}
-
-async function sendPayload(rpc: LabRpc, spec: MachineSpec): Promise<MachineSpec> {
-  const { payload } = spec
-  if (payload.kind === 'bare')
-    return { ...spec, payload: { ...payload, elf: await sendFile(rpc, payload.elf) } }
-  const kernel = await sendFile(rpc, payload.kernel)
-  const initramfs =
-    payload.initramfs === undefined ? {} : { initramfs: await sendFile(rpc, payload.initramfs) }
-  return { ...spec, payload: { ...payload, kernel, ...initramfs } }
+/** What one LabHost holds, and how its parts get at each other's lab. */
+interface Holdings {
+  machines: Set<LabMachine>
+  checkpoints: Set<LabCheckpoint>
+  connect(onEvent: (event: MachineEvent) => void): LabConnection
+  /** The kernel of the labs. */
+  kernel: string
 }
 
 class LabMachine implements HostMachine {
@@ -143,13 +38,19 @@ class LabMachine implements HostMachine {
   readonly #connection: LabConnection
   readonly #rpc: LabRpc
   readonly #writes = new Map<Channel, Promise<void>>()
-  readonly #onClosed: () => void
+  /** Counts resets. */
+  #epoch = 0
+  readonly #holdings: Holdings
+  /** Name of the lab it runs in. */
+  readonly #lab: string
   #stopping: Promise<MachineEnd> | undefined
 
-  constructor(connection: LabConnection, end: Promise<MachineEnd>, onClosed: () => void) {
+  constructor(connection: LabConnection, lab: string, end: Promise<MachineEnd>, holdings: Holdings) {
     this.#connection = connection
     this.#rpc = connection.rpc
-    this.#onClosed = onClosed
+    this.#lab = lab
+    this.#holdings = holdings
+    holdings.machines.add(this)
     this.ended = Promise.race([end, connection.lost])
     this.ended.catch(() => {})
   }
@@ -166,7 +67,8 @@ class LabMachine implements HostMachine {
   write(channel: Channel, data: Uint8Array): Promise<void> {
     // One write after the other: a long one is cut into several calls.
     const before = this.#writes.get(channel) ?? Promise.resolve()
-    const mine = before.then(() => this.#call(() => this.#send(channel, data)))
+    const epoch = this.#epoch
+    const mine = before.then(() => this.#call(() => this.#send(channel, data, epoch)))
     this.#writes.set(
       channel,
       mine.catch(() => {}),
@@ -194,6 +96,27 @@ class LabMachine implements HostMachine {
     return this.#call(() => this.#rpc.nmi())
   }
 
+  async checkpoint(): Promise<HostCheckpoint> {
+    const { id, info } = await this.#call(() => this.#rpc.checkpoint())
+    // A session of its own: the checkpoint outlives the machine.
+    const connection = this.#holdings.connect(() => {})
+    try {
+      await connection.open({ kernel: this.#holdings.kernel, cpus: 0, memory: 0, lab: this.#lab })
+      await connection.rpc.adoptCheckpoint(id)
+    } catch (error) {
+      connection.close()
+      throw error
+    }
+    return new LabCheckpoint(connection, this.#lab, id, info, this.#holdings)
+  }
+
+  reset(options?: ForkOptions): Promise<void> {
+    // What waits for its turn here was meant for the time before.
+    this.#epoch++
+    this.#writes.clear()
+    return this.#call(() => this.#rpc.reset(options))
+  }
+
   /** After the session's end a call says why it ended. */
   async #call<T>(call: () => Promise<T>): Promise<T> {
     if (this.#rpc.$closed) return this.#connection.lost
@@ -208,14 +131,20 @@ class LabMachine implements HostMachine {
       return end
     } finally {
       this.#connection.close()
-      this.#onClosed()
+      this.#holdings.machines.delete(this)
     }
   }
 
-  async #send(channel: Channel, data: Uint8Array): Promise<void> {
+  async #send(channel: Channel, data: Uint8Array, epoch: number): Promise<void> {
     const onTheWay: Promise<void>[] = []
     for (let at = 0; at < data.length || at === 0; at += chunkSize) {
       if (onTheWay.length >= window) await onTheWay.shift()
+      if (epoch !== this.#epoch) {
+        throw new KvitestError('write', `${channel}: the machine was reset`, {
+          code: 'ECANCELED',
+          infra: false,
+        })
+      }
       const sent = this.#rpc.write(channel, data.subarray(at, at + chunkSize))
       sent.catch(() => {})
       onTheWay.push(sent)
@@ -224,16 +153,78 @@ class LabMachine implements HostMachine {
   }
 }
 
+/** A checkpoint in a lab, held by a session of its own. */
+class LabCheckpoint implements HostCheckpoint {
+  readonly info: CheckpointInfo
+  readonly id: number
+  readonly #connection: LabConnection
+  readonly #lab: string
+  readonly #holdings: Holdings
+
+  constructor(connection: LabConnection, lab: string, id: number, info: CheckpointInfo, holdings: Holdings) {
+    this.#connection = connection
+    this.#lab = lab
+    this.id = id
+    this.info = info
+    this.#holdings = holdings
+    holdings.checkpoints.add(this)
+  }
+
+  async fork(options: ForkOptions, onEvent: (event: MachineEvent) => void): Promise<HostMachine> {
+    const { kernel } = this.#holdings
+    const { cpus, memory } = this.info.spec
+    const want = { kernel, cpus, memory, lab: this.#lab }
+    return openMachine(this.#holdings, want, onEvent, async ({ rpc }) => {
+      await rpc.forkCheckpoint(this.id, options)
+    })
+  }
+
+  async save(path: string): Promise<void> {
+    if (this.#connection.rpc.$closed) return this.#connection.lost
+    const size = await this.#connection.rpc.saveCheckpoint(this.id)
+    await fetchSaved(this.#connection.rpc, size, path)
+  }
+
+  async release(): Promise<void> {
+    this.#holdings.checkpoints.delete(this)
+    this.#connection.close()
+  }
+}
+
+/** A session with a machine in it, which `make` makes; the session ends when that fails. */
+async function openMachine(
+  holdings: Holdings,
+  want: Parameters<LabConnection['open']>[0],
+  onEvent: (event: MachineEvent) => void,
+  make: (connection: LabConnection, lab: string) => Promise<void>,
+): Promise<HostMachine> {
+  const end = Promise.withResolvers<MachineEnd>()
+  const connection = holdings.connect((event) => {
+    onEvent(event)
+    if (event.type === 'end') end.resolve(event.end)
+  })
+  try {
+    const { lab } = await connection.open(want)
+    await make(connection, lab)
+    return new LabMachine(connection, lab, end.promise, holdings)
+  } catch (error) {
+    connection.close()
+    throw error
+  }
+}
+
 /** The labs of a broker as one host; every machine has its own session, put where there is least to do. */
 export class LabHost implements MachineHost {
   readonly info: HostInfo
-  readonly #socketPath: string
-  readonly #kernel: string
-  readonly #machines = new Set<LabMachine>()
+  readonly #holdings: Holdings
 
   private constructor(socketPath: string, kernel: string, info: HostInfo) {
-    this.#socketPath = socketPath
-    this.#kernel = kernel
+    this.#holdings = {
+      machines: new Set(),
+      checkpoints: new Set(),
+      connect: (onEvent) => new LabConnection(socketPath, onEvent),
+      kernel,
+    }
     this.info = info
   }
 
@@ -241,7 +232,7 @@ export class LabHost implements MachineHost {
   static async connect(socketPath: string, kernel: string): Promise<LabHost> {
     const connection = new LabConnection(socketPath, () => {})
     try {
-      const opened = await connection.open(kernel, 0, 0)
+      const opened = await connection.open({ kernel, cpus: 0, memory: 0 })
       const lab = await connection.rpc.describe()
       return new LabHost(socketPath, kernel, {
         name: `lab:${kernel}`,
@@ -256,29 +247,66 @@ export class LabHost implements MachineHost {
     }
   }
 
-  async createMachine(spec: MachineSpec, onEvent: (event: MachineEvent) => void): Promise<HostMachine> {
-    const end = Promise.withResolvers<MachineEnd>()
-    const connection = new LabConnection(this.#socketPath, (event) => {
-      onEvent(event)
-      if (event.type === 'end') end.resolve(event.end)
+  createMachine(spec: MachineSpec, onEvent: (event: MachineEvent) => void): Promise<HostMachine> {
+    return this.#createMachine(spec, onEvent)
+  }
+
+  async forkCached(
+    { key, cpus, memory, options, make }: CachedForkRequest,
+    onEvent: (event: MachineEvent) => void,
+  ): Promise<CachedFork> {
+    let sidecar: unknown
+    const want = { kernel: this.#holdings.kernel, cpus, memory, checkpoint: key }
+    const machine = await openMachine(this.#holdings, want, onEvent, async ({ rpc }, lab) => {
+      for (let attempt = 0; attempt < makeAttempts; attempt++) {
+        const fork = await rpc.forkKept(key, options)
+        sidecar = fork?.sidecar
+        if (fork) return
+        // This session stays the maker; the machine to be saved has one of its own beside it.
+        await make({
+          createMachine: (spec, listener) => this.#createMachine(spec, listener, lab),
+          keep: async (checkpoint, made) => {
+            await rpc.keepCheckpoint(key, (checkpoint as LabCheckpoint).id, made)
+            await checkpoint.release()
+          },
+        })
+      }
+      throw neverKept()
     })
+    return { machine, sidecar }
+  }
+
+  async loadCheckpoint(path: string): Promise<HostCheckpoint> {
+    const connection = this.#holdings.connect(() => {})
     try {
-      await connection.open(this.#kernel, spec.cpus, spec.memory)
-      await connection.rpc.createMachine(await sendPayload(connection.rpc, spec))
+      const { lab } = await connection.open({ kernel: this.#holdings.kernel, cpus: 0, memory: 0 })
+      const { id, info } = await connection.rpc.loadCheckpoint(await sendFile(connection.rpc, path))
+      return new LabCheckpoint(connection, lab, id, info, this.#holdings)
     } catch (error) {
       connection.close()
       throw error
     }
-    const machine: LabMachine = new LabMachine(connection, end.promise, () => this.#machines.delete(machine))
-    this.#machines.add(machine)
-    return machine
   }
 
   async close(): Promise<void> {
-    await Promise.allSettled([...this.#machines].map((machine) => machine.stop()))
+    const { machines, checkpoints } = this.#holdings
+    await Promise.allSettled([...machines].map((machine) => machine.stop()))
+    for (const checkpoint of checkpoints) await checkpoint.release()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+
+  #createMachine(
+    spec: MachineSpec,
+    onEvent: (event: MachineEvent) => void,
+    lab?: string,
+  ): Promise<HostMachine> {
+    const { cpus, memory } = spec
+    const want = { kernel: this.#holdings.kernel, cpus, memory, ...(lab ? { lab } : {}) }
+    return openMachine(this.#holdings, want, onEvent, async ({ rpc }) => {
+      await rpc.createMachine(await sendPayload(rpc, spec))
+    })
   }
 }

@@ -5,7 +5,8 @@ import { builtFile } from '../../image/initramfs.ts'
 import type { MachineEnd, MachineEvent, MachineSpec } from '../../native/contract.ts'
 import { startLabs } from '../index.ts'
 import type { HostMachine } from '../machine-host.ts'
-import { LabConnection, LabHost } from './client.ts'
+import { LabHost } from './client.ts'
+import { LabConnection } from './connection.ts'
 
 async function bare(guest: string, ring: 0 | 3 = 0): Promise<MachineSpec> {
   const elf = await builtFile(`guests/${guest}.elf`)
@@ -125,7 +126,7 @@ describe.each(['debian:6.12-cloud', 'debian:6.1-cloud'])('a lab of %s', (kernel)
   test('a client killed with SIGKILL leaves no machine', async () => {
     const watcher = new LabConnection(labs.socket, () => {})
     onTestFinished(() => watcher.close())
-    await watcher.open(kernel, 0, 0)
+    await watcher.open({ kernel, cpus: 0, memory: 0 })
     const program = `
       import { LabHost } from ${JSON.stringify(new URL('client.ts', import.meta.url).href)}
       const host = await LabHost.connect(${JSON.stringify(labs.socket)}, ${JSON.stringify(kernel)})
@@ -227,7 +228,9 @@ test('as many labs as allowed share the guests', async () => {
   const connections = Array.from({ length: 4 }, () => new LabConnection(labs.socket, () => {}))
 
   const opened = await Promise.all(
-    connections.map((connection) => connection.open('debian:6.12-cloud', 1, 64 << 20)),
+    connections.map((connection) =>
+      connection.open({ kernel: 'debian:6.12-cloud', cpus: 1, memory: 64 << 20 }),
+    ),
   )
 
   const names = opened.map(({ lab }) => lab).sort()

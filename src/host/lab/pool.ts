@@ -3,6 +3,7 @@ import { resolveKernel } from '../../image/resolve.ts'
 import { KvitestError } from '../../native/error.ts'
 import { memoryAvailable, parseSize } from '../memory.ts'
 import { Lab, type LabSession, type SessionReceiver } from './lab.ts'
+import { type PlaceRequest, placeFor } from './placement.ts'
 import type { LabAccelerator } from './qemu.ts'
 
 export interface PoolOptions {
@@ -24,6 +25,8 @@ export interface Placement {
 interface Place {
   starting: Promise<Lab>
   lab: Lab | undefined
+  /** Keys of the checkpoints that sessions were sent there to fork: it has them, or is making them. */
+  checkpoints: Set<string>
   /** vCPUs and bytes of the guests placed there. */
   cpus: number
   memory: number
@@ -51,13 +54,17 @@ export class LabPool {
     this.#options = options
   }
 
-  /** Opens a session in the least loaded lab; starts one more while all are in use and the cores allow it. */
-  async open(want: { cpus: number; memory: number }, receiver: SessionReceiver): Promise<Placement> {
+  /**
+   * Opens a session in the least loaded lab; starts one more while all are in use and the cores allow it. A lab that
+   * has the wanted checkpoint may be busier than one that must make it first.
+   */
+  async open(want: PlaceRequest, receiver: SessionReceiver): Promise<Placement> {
     this.#plan ??= this.#makePlan()
     const plan = await this.#plan
     if (this.#closed)
       throw new KvitestError('use a lab', 'the pool of labs was closed', { code: 'ECANCELED' })
-    const place = this.#choose(plan.labs, want)
+    const place = want.lab === undefined ? this.#choose(plan.labs, want) : this.#named(want.lab)
+    if (want.checkpoint !== undefined) place.checkpoints.add(want.checkpoint)
     place.cpus += want.cpus
     place.memory += want.memory
     const leave = () => {
@@ -108,16 +115,26 @@ export class LabPool {
     return { accelerator, labs, memory }
   }
 
-  #choose(limit: number, want: { cpus: number }): Place {
-    const byLoad = [...this.#places].sort((a, b) => a.cpus - b.cpus || a.memory - b.memory)
-    const least = byLoad[0]
-    const isFree = least !== undefined && (least.cpus === 0 || want.cpus === 0)
-    if (isFree || (least && this.#places.size >= limit)) return least
-    return this.#start()
+  #named(name: string): Place {
+    for (const place of this.#places) if (place.lab?.name === name) return place
+    throw new KvitestError('use a lab', `${name} is gone`, {
+      code: 'EPIPE',
+      hint: 'what was saved there went with it: boot the guest again',
+    })
+  }
+
+  #choose(limit: number, want: PlaceRequest): Place {
+    return placeFor(this.#places, want, this.#places.size < limit) ?? this.#start()
   }
 
   #start(): Place {
-    const place: Place = { starting: this.#boot(++this.#started), lab: undefined, cpus: 0, memory: 0 }
+    const place: Place = {
+      starting: this.#boot(++this.#started),
+      lab: undefined,
+      checkpoints: new Set(),
+      cpus: 0,
+      memory: 0,
+    }
     this.#places.add(place)
     place.starting.then(
       (lab) => {

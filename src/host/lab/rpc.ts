@@ -2,6 +2,8 @@ import { deserialize, serialize } from 'node:v8'
 import { type BirpcReturn, createBirpc } from 'birpc'
 import type {
   Channel,
+  CheckpointInfo,
+  ForkOptions,
   KvmProbe,
   MachineEnd,
   MachineEvent,
@@ -15,7 +17,7 @@ import { KvitestError } from '../../native/error.ts'
  * The RPC between a client and a lab. One session is one connection, and holds at most one machine: what one
  * client does or fails to do ends with its session.
  */
-export const protocolVersion = 1
+export const protocolVersion = 2
 
 /** Name of the virtio-serial port that carries the sessions. */
 export const portName = 'org.kvitest.rpc'
@@ -29,6 +31,12 @@ export interface LabDescription {
   /** Bytes that guests may take. */
   memory: number
   kvm: KvmProbe
+}
+
+/** A checkpoint in a lab; the id is the lab's own and never used again. */
+export interface LabCheckpointInfo {
+  id: number
+  info: CheckpointInfo
 }
 
 /** What the lab serves to a session. */
@@ -55,6 +63,28 @@ export interface LabFunctions {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
   nmi(): Promise<void>
+  /** Of the session's machine. It goes with the session, unless another adopts it or the lab keeps it. */
+  checkpoint(): Promise<LabCheckpointInfo>
+  reset(options?: ForkOptions): Promise<void>
+  /** Makes a checkpoint of another session this one's own. */
+  adoptCheckpoint(id: number): Promise<void>
+  releaseCheckpoint(id: number): Promise<void>
+  /** A fork of the checkpoint, of any session, becomes this session's machine. */
+  forkCheckpoint(id: number, options: ForkOptions): Promise<void>
+  /**
+   * As forkCheckpoint, of the checkpoint that the lab keeps under a key. Undefined: there is none, and it is this
+   * session that makes it; others that ask wait until it is kept or this session ends.
+   */
+  forkKept(key: string, options: ForkOptions): Promise<{ sidecar: unknown } | undefined>
+  /** The lab takes the checkpoint, of any session, over. */
+  keepCheckpoint(key: string, id: number, sidecar: unknown): Promise<void>
+  /** Keys of the checkpoints that the lab keeps, the least recently used first. */
+  contents(): Promise<string[]>
+  /** Writes the checkpoint to a file in the lab and returns its size. The file goes with its last byte, or the session. */
+  saveCheckpoint(id: number): Promise<number>
+  readSaved(offset: number, length: number): Promise<Uint8Array>
+  /** A checkpoint from a blob that ensureBlob named before. */
+  loadCheckpoint(sha256: string): Promise<LabCheckpointInfo>
 }
 
 /** What a client serves to the lab. */
@@ -70,6 +100,10 @@ export interface ClientRequest {
   /** What the machine will take, for placing it. */
   cpus: number
   memory: number
+  /** Only in this lab, by the name that SessionOpened gave. */
+  lab?: string
+  /** Key of the checkpoint that the session will fork: rather in a lab that has it. */
+  checkpoint?: string
 }
 
 /** The broker's answer to it. */

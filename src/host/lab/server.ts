@@ -5,7 +5,10 @@
 import { availableParallelism, freemem, release } from 'node:os'
 import { serialize } from 'node:v8'
 import { loadAddon } from '../../native/addon.ts'
+import type { NativeCheckpoint } from '../../native/contract.ts'
+import { CheckpointStore } from '../checkpoint-store.ts'
 import { BlobStore } from './blob-store.ts'
+import { HeldCheckpoints } from './held-checkpoints.ts'
 import { PortLink } from './port-link.ts'
 import { type LabDescription, protocolVersion } from './rpc.ts'
 import { Session } from './session.ts'
@@ -17,14 +20,17 @@ const addon = loadAddon()
 const kvm = await addon.probe()
 const free = freemem()
 const blobLimit = Math.floor(free / 5)
+const checkpointLimit = Math.floor(free / 4)
 const description: LabDescription = {
   kernelRelease: release(),
   cpus: availableParallelism(),
   // Node, page tables of the guests and the lab's own kernel need some of the rest.
-  memory: free - blobLimit - (192 << 20),
+  memory: free - blobLimit - checkpointLimit - (192 << 20),
   kvm,
 }
 const blobs = new BlobStore('/run/blobs', blobLimit)
+const kept = new CheckpointStore<NativeCheckpoint>(checkpointLimit)
+const held = new HeldCheckpoints('/run/checkpoints')
 const sessions = new Map<number, Session>()
 const link = new PortLink(portDescriptor, (error) => {
   console.error(`kvitest lab: ${error.stack}`)
@@ -45,7 +51,14 @@ await link.receive(process.stdin, (client, payload) => {
     return
   }
   if (!session) {
-    session = new Session({ addon, blobs, description, post: (message) => link.send(client, message) })
+    session = new Session({
+      addon,
+      blobs,
+      kept,
+      held,
+      description,
+      post: (message) => link.send(client, message),
+    })
     sessions.set(client, session)
   }
   session.receive(payload)

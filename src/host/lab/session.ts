@@ -1,11 +1,31 @@
-import type { Channel, MachineEvent, MachineSpec, NativeAddon, NativeMachine } from '../../native/contract.ts'
+import type {
+  Channel,
+  MachineEvent,
+  MachineSpec,
+  NativeAddon,
+  NativeCheckpoint,
+  NativeMachine,
+} from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
+import type { CheckpointStore } from '../checkpoint-store.ts'
 import type { BlobStore } from './blob-store.ts'
-import { type ClientFunctions, type LabDescription, type LabFunctions, openRpc } from './rpc.ts'
+import type { HeldCheckpoints } from './held-checkpoints.ts'
+import {
+  type ClientFunctions,
+  chunkSize,
+  type LabCheckpointInfo,
+  type LabDescription,
+  type LabFunctions,
+  openRpc,
+} from './rpc.ts'
 
 export interface SessionParts {
   addon: NativeAddon
   blobs: BlobStore
+  /** The lab's own, by key. */
+  kept: CheckpointStore<NativeCheckpoint>
+  /** The sessions', by id. */
+  held: HeldCheckpoints
   description: LabDescription
   post: (message: Buffer) => void
 }
@@ -26,13 +46,19 @@ export class Session {
 
   readonly #onEvent: (event: MachineEvent) => void
 
+  readonly #listener = (event: MachineEvent) => {
+    if (!this.#ended) this.#onEvent(event)
+  }
+
   receive(message: Buffer): void {
     if (!this.#ended) this.#receive(message)
   }
 
-  /** Stops the machine, whatever state it is in, and lets go of the session's files. */
+  /** Stops the machine, whatever state it is in, and lets go of the session's files and checkpoints. */
   async end(): Promise<void> {
     this.#ended = true
+    this.#parts.kept.release(this)
+    await this.#parts.held.release(this)
     await this.#parts.blobs.release(this)
     const machine = await this.#creating?.catch(() => undefined)
     await machine?.stop().catch(() => {})
@@ -45,19 +71,14 @@ export class Session {
   }
 
   #functions(): LabFunctions {
-    const { addon, blobs, description } = this.#parts
+    const { addon, blobs, kept, held, description } = this.#parts
     return {
       describe: async () => description,
       counts: async () => addon.counts(),
       ping: async (data) => data,
       ensureBlob: (sha256, size) => blobs.ensure(this, sha256, size),
       writeBlob: (sha256, data) => blobs.write(this, sha256, data),
-      createMachine: async (spec) => {
-        if (this.#creating)
-          throw new KvitestError('create the machine', 'the session has one already', { code: 'EBUSY' })
-        this.#creating = this.#create(spec)
-        await this.#creating
-      },
+      createMachine: (spec) => this.#hold(() => this.#create(spec)),
       start: async () => (await this.#machine()).start(),
       stop: async () => (await this.#machine()).stop(),
       write: async (channel, data) => (await this.#machine()).write(channel, data),
@@ -66,14 +87,64 @@ export class Session {
       resize: async (channel, columns, rows) => (await this.#machine()).resize(channel, columns, rows),
       inspect: async () => (await this.#machine()).inspect(),
       nmi: async () => (await this.#machine()).nmi(),
+      checkpoint: async () => this.#held(await (await this.#machine()).checkpoint()),
+      reset: async (options) => (await this.#machine()).reset(options),
+      adoptCheckpoint: async (id) => held.adopt(this, id),
+      releaseCheckpoint: async (id) => held.take(id).release(),
+      forkCheckpoint: (id, options) => this.#hold(() => held.get(id).fork(options, this.#listener)),
+      forkKept: async (key, options) => {
+        const found = await kept.take(this, key)
+        // Ended while it waited: nobody is left who could make it.
+        if (this.#ended) kept.release(this)
+        if (!found || this.#ended) return undefined
+        try {
+          await this.#hold(() => found.checkpoint.fork(options, this.#listener))
+        } finally {
+          // The fork lives on without it.
+          kept.release(this)
+        }
+        return { sidecar: found.sidecar }
+      },
+      keepCheckpoint: async (key, id, sidecar) =>
+        kept.keep(this, key, { checkpoint: held.take(id), sidecar }),
+      contents: async () => kept.keys(),
+      saveCheckpoint: (id) => held.save(this, id),
+      readSaved: (offset, length) => held.read(this, offset, Math.min(length, chunkSize)),
+      loadCheckpoint: async (sha256) => {
+        try {
+          return this.#held(await addon.loadCheckpoint(blobs.path(sha256)))
+        } finally {
+          await blobs.release(this)
+        }
+      },
+    }
+  }
+
+  /** The session's own, unless it ended meanwhile. */
+  #held(checkpoint: NativeCheckpoint): LabCheckpointInfo {
+    if (this.#ended) {
+      checkpoint.release()
+      throw new KvitestError('make a checkpoint', 'the session ended', { code: 'ECANCELED' })
+    }
+    return this.#parts.held.add(this, checkpoint)
+  }
+
+  /** Makes the session's one machine; after a failure it may have another. */
+  async #hold(make: () => Promise<NativeMachine>): Promise<void> {
+    if (this.#creating)
+      throw new KvitestError('create the machine', 'the session has one already', { code: 'EBUSY' })
+    this.#creating = make()
+    try {
+      await this.#creating
+    } catch (error) {
+      this.#creating = undefined
+      throw error
     }
   }
 
   async #create(spec: MachineSpec): Promise<NativeMachine> {
     try {
-      return await this.#parts.addon.createMachine(this.#withPaths(spec), (event) => {
-        if (!this.#ended) this.#onEvent(event)
-      })
+      return await this.#parts.addon.createMachine(this.#withPaths(spec), this.#listener)
     } finally {
       // The payload is in the machine's memory now.
       await this.#parts.blobs.release(this)

@@ -4,7 +4,8 @@
  * runner and the reporters through real `vitest run` processes where no KVM is.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { appendFileSync } from 'node:fs'
+import { appendFileSync, readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import type { BootOptions, Guest, GuestEnd, Host, RunOptions, RunResult } from '../../guest/types.ts'
 import type { HostInfo } from '../../host/machine-host.ts'
 import { KvitestError } from '../../native/error.ts'
@@ -12,6 +13,8 @@ import { TapStream } from '../../tap/stream.ts'
 
 /** A script that exits with this status makes its stand-in guest end as panicked. */
 const PANIC_STATUS = 99
+
+const LIBRARY = fileURLToPath(new URL('../../../native/agent/tap.sh', import.meta.url))
 
 const INFO: HostInfo = {
   name: 'process-host',
@@ -23,16 +26,20 @@ const INFO: HostInfo = {
 }
 
 export async function openHost(): Promise<Host> {
-  const boot = async (options: BootOptions = {}): Promise<Guest> => {
-    // The tests count the guests of a run by these lines.
-    const log = process.env.STAND_IN_LOG
-    if (log) appendFileSync(log, `boot ${options.name} ${options.kernel}\n`)
-    if (options.kernel === 'missing') {
-      throw new KvitestError('kernel missing', 'no such kernel', { hint: 'name one that exists' })
+  const begin =
+    (how: 'boot' | 'fork') =>
+    async (options: BootOptions = {}) => {
+      // The tests count the guests of a run by these lines.
+      const log = process.env.STAND_IN_LOG
+      if (log) appendFileSync(log, `${how} ${options.name} ${options.kernel}\n`)
+      if (options.kernel === 'missing') {
+        throw new KvitestError('kernel missing', 'no such kernel', { hint: 'name one that exists' })
+      }
+      return standInGuest(options, log)
     }
-    return standInGuest(options, log)
-  }
-  return { info: INFO, boot, close: async () => {}, [Symbol.asyncDispose]: async () => {} }
+  const [boot, fork] = [begin('boot'), begin('fork')]
+  const restore = () => Promise.reject(new Error('a stand-in host restores nothing'))
+  return { info: INFO, boot, fork, restore, close: async () => {}, [Symbol.asyncDispose]: async () => {} }
 }
 
 function standInGuest(options: BootOptions, log: string | undefined): Guest {
@@ -47,7 +54,9 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
   async function run(script: string, runOptions: RunOptions = {}): Promise<RunResult> {
     const start = performance.now()
     const tap = new TapStream({ onPoint: runOptions.onPoint, onDiagnostic: runOptions.onDiagnostic })
-    child = spawn('sh', [script], {
+    // The library that every guest has lies elsewhere here.
+    const text = readFileSync(script, 'utf8').replaceAll('/lib/kvitest/tap.sh', LIBRARY)
+    child = spawn('sh', text.includes(LIBRARY) ? ['-c', text, script] : [script], {
       env: { ...process.env, ...runOptions.env },
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -123,6 +132,9 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
       throw new Error('a stand-in guest has no ports')
     },
     inspect: async () => [],
+    checkpoint: notHere,
+    fork: notHere,
+    reset: notHere,
     stop,
     [Symbol.asyncDispose]: async () => void (await stop()),
   }

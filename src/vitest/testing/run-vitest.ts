@@ -16,7 +16,7 @@ export interface VitestRun {
   /** The same by file. */
   files: Record<string, Tests>
   junit: string
-  /** `boot NAME KERNEL` and `stop NAME` lines of the stand-in host. */
+  /** `boot NAME KERNEL` or `fork NAME KERNEL`, and `stop NAME` lines of the stand-in host. */
   guests: string[]
 }
 

@@ -1,7 +1,16 @@
 import type { KernelEntry } from '../../image/boot-image.ts'
 import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
-import { parseDuration, parseSize } from './quantity.ts'
-import { CONTROLLED, PEERS, type Peer, type ScriptGuest, type ScriptPort } from './script.ts'
+import { bytesOf } from '../../native/size.ts'
+import { parseDuration } from './quantity.ts'
+import {
+  CONTROLLED,
+  FORK_MODES,
+  type ForkMode,
+  PEERS,
+  type Peer,
+  type ScriptGuest,
+  type ScriptPort,
+} from './script.ts'
 
 /** A value of the header that cannot be; `path` leads to it within the YAML. */
 export class BadValue extends Error {
@@ -24,6 +33,7 @@ const KEYS = [
   'modules',
   'files',
   'bootTimeout',
+  'fork',
 ] as const
 const ENTRIES: readonly KernelEntry[] = ['auto', 'pvh', 'bzimage']
 const DEVICES = ['virtio-rng', 'virtio-console']
@@ -38,6 +48,7 @@ export const DEFAULT_GUEST: ScriptGuest = {
   modules: [],
   files: {},
   bootTimeout: 60_000,
+  fork: 'file',
 }
 
 /** The value of `# guest:` as a request; throws BadValue. */
@@ -63,6 +74,7 @@ export function parseGuest(value: unknown): ScriptGuest {
     modules: asList(map.modules ?? [], ['modules']).map((name, at) => asText(name, ['modules', at])),
     files: parseFiles(map.files ?? {}),
     bootTimeout: durationAt(map.bootTimeout ?? '60s', ['bootTimeout']),
+    fork: parseFork(map.fork ?? 'file'),
   }
 }
 
@@ -99,8 +111,14 @@ function parseEntry(value: unknown): KernelEntry {
   throw new BadValue(['entry'], `entry: want ${ENTRIES.join(', ')}, got ${JSON.stringify(value)}`)
 }
 
+function parseFork(value: unknown): ForkMode {
+  const mode = FORK_MODES.find((one) => one === value)
+  if (mode) return mode
+  throw new BadValue(['fork'], `fork: want ${FORK_MODES.join(', ')}, got ${JSON.stringify(value)}`)
+}
+
 function parseMemory(value: unknown, path: (string | number)[]): number {
-  const bytes = parseSize(value)
+  const bytes = bytesOf(value)
   if (bytes === undefined || bytes % 4096 !== 0 || bytes < 64 * MIB || bytes > 8192 * MIB) {
     throw new BadValue(path, `memory: want 64M to 8G, got ${JSON.stringify(value)}`)
   }

@@ -89,7 +89,7 @@ describe('one clear error at script:line for', () => {
     [
       'an unknown key',
       ['# guest: { cpu: 1 }'],
-      "x.tap.sh:2: unknown key 'cpu' in guest; known are cpus, memory, kernel, entry, devices, ports, cmdline, modules, files, bootTimeout",
+      "x.tap.sh:2: unknown key 'cpu' in guest; known are cpus, memory, kernel, entry, devices, ports, cmdline, modules, files, bootTimeout, fork",
     ],
     [
       'an unknown key in a block',
@@ -101,6 +101,11 @@ describe('one clear error at script:line for', () => {
     ['too many cpus', ['# guest: { cpus: 99 }'], 'x.tap.sh:2: cpus: want 1 to 8, got 99'],
     ['no cpus', ['# guest: { cpus: [] }'], 'x.tap.sh:2: an empty list of cpus: no guest would run'],
     ['the same cpus twice', ['# guest: { cpus: [2, 2] }'], 'x.tap.sh:2: the same cpus twice'],
+    [
+      'an unknown way to fork',
+      ['# guest: { fork: test }'],
+      'x.tap.sh:2: fork: want file, point, none, got "test"',
+    ],
     ['too little memory', ['# guest: { memory: 1M }'], 'x.tap.sh:2: memory: want 64M to 8G, got "1M"'],
     [
       'an unknown device',

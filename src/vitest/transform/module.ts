@@ -1,5 +1,6 @@
 import { scriptFault } from '../../guest/script.ts'
 import { KvitestError } from '../../native/error.ts'
+import { checkForkMode } from './fork.ts'
 import { parseHeader } from './header.ts'
 import { findPoints } from './points.ts'
 import { type ScriptPlan, variantsOf } from './script.ts'
@@ -26,6 +27,7 @@ export function transformScript(options: TransformOptions): GeneratedModule & { 
     points: findPoints(options.text),
     variants: variantsOf(header.guest),
   }
+  checkForkMode(plan, options.text)
   return { ...joinMapped(moduleLines(options, plan), options.file, options.text), plan }
 }
 

@@ -13,6 +13,10 @@ export interface ScriptPort {
   console: boolean
 }
 
+/** Which of a script's runs get a fork of their own: the whole file, each point; or none, and the guest is booted. */
+export const FORK_MODES = ['file', 'point', 'none'] as const
+export type ForkMode = (typeof FORK_MODES)[number]
+
 /** The `# guest:` of a script, checked; lists are the axes of its variants. */
 export interface ScriptGuest {
   cpus: number[]
@@ -29,6 +33,7 @@ export interface ScriptGuest {
   files: Record<string, string>
   /** Milliseconds. */
   bootTimeout: number
+  fork: ForkMode
 }
 
 export interface ScriptHeader {

@@ -1,0 +1,92 @@
+import { connect, type Socket } from 'node:net'
+import { deserialize, serialize } from 'node:v8'
+import type { BirpcReturn } from 'birpc'
+import type { MachineEvent } from '../../native/contract.ts'
+import { KvitestError } from '../../native/error.ts'
+import { encodeFrame, FrameReader, frameKind } from './frame.ts'
+import {
+  type ClientFunctions,
+  type ClientRequest,
+  fromWire,
+  type LabFunctions,
+  openRpc,
+  protocolVersion,
+  type SessionLost,
+  type SessionOpened,
+} from './rpc.ts'
+
+export type LabRpc = BirpcReturn<LabFunctions, ClientFunctions>
+
+export type OpenedSession = Extract<SessionOpened, { type: 'opened' }>
+
+/** One connection to a broker: one session in a lab. */
+export class LabConnection {
+  readonly rpc: LabRpc
+  /** Rejects when the lab dies or the connection breaks; never resolves. */
+  readonly lost: Promise<never>
+  readonly #socket: Socket
+  readonly #opened = Promise.withResolvers<OpenedSession>()
+  readonly #lost = Promise.withResolvers<never>()
+  #isClosed = false
+
+  constructor(socketPath: string, onEvent: (event: MachineEvent) => void) {
+    this.lost = this.#lost.promise
+    this.lost.catch(() => {})
+    this.#opened.promise.catch(() => {})
+    this.#socket = connect(socketPath)
+    const { rpc, receive } = openRpc<LabFunctions, ClientFunctions>(
+      { event: onEvent },
+      ['consumed'],
+      (message) => {
+        this.#socket.write(encodeFrame(frameKind.data, message))
+      },
+    )
+    this.rpc = rpc
+    const reader = new FrameReader((kind, payload) => {
+      if (kind === frameKind.data) receive(payload)
+      else this.#control(deserialize(payload) as SessionOpened | SessionLost)
+    })
+    this.#socket.on('data', (chunk: Buffer) => reader.write(chunk))
+    this.#socket.on('error', (error: NodeJS.ErrnoException) => {
+      const isGone = error.code === 'ENOENT' || error.code === 'ECONNREFUSED'
+      this.#fail(
+        new KvitestError('reach the labs', `${socketPath}: ${isGone ? 'nobody serves it' : error.message}`, {
+          code: error.code,
+          hint: isGone ? 'unset KVITEST_LAB_SOCKET to let this process start its own' : undefined,
+          cause: error,
+        }),
+      )
+    })
+    this.#socket.on('close', () => {
+      this.#fail(new KvitestError('use a lab', 'the process that owns the labs went away', { code: 'EPIPE' }))
+    })
+  }
+
+  /** Asks for a session; resolves when its lab runs. */
+  async open(request: Omit<ClientRequest, 'version'>): Promise<OpenedSession> {
+    const message: ClientRequest = { version: protocolVersion, ...request }
+    this.#socket.write(encodeFrame(frameKind.control, serialize(message)))
+    return this.#opened.promise
+  }
+
+  /** Ends the session; the lab stops its machine. */
+  close(): void {
+    if (this.#isClosed) return
+    this.#fail(new KvitestError('use a lab', 'the session was closed', { code: 'ECANCELED' }))
+    this.#socket.end()
+  }
+
+  #control(message: SessionOpened | SessionLost): void {
+    if (message.type === 'opened') this.#opened.resolve(message)
+    else this.#fail(fromWire(message.error))
+  }
+
+  #fail(error: KvitestError): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    this.#opened.reject(error)
+    this.#lost.reject(error)
+    // birpc hands the error to every call that still waits, and refuses later ones.
+    this.rpc.$close(error)
+  }
+}

@@ -1,0 +1,39 @@
+import { expect, test } from 'vitest'
+import { type Load, placeFor } from './placement.ts'
+
+const lab = (cpus: number, ...checkpoints: string[]): Load => ({
+  checkpoints: new Set(checkpoints),
+  cpus,
+  memory: cpus << 28,
+})
+const boot = { cpus: 1, memory: 1 << 28 }
+const fork = { ...boot, checkpoint: 'k' }
+
+test('a boot goes to an idle lab, else to a new one while there may be more', () => {
+  const [busy, idle] = [lab(1), lab(0)]
+  expect(placeFor([busy, idle], boot, true)).toBe(idle)
+  expect(placeFor([busy], boot, true)).toBeUndefined()
+  expect(placeFor([], boot, true)).toBeUndefined()
+})
+
+test('a boot goes to the least loaded lab when there can be no more', () => {
+  const [busy, busier] = [lab(2), lab(3)]
+  expect(placeFor([busier, busy], boot, false)).toBe(busy)
+})
+
+test('a fork goes to the lab that has its checkpoint, even when that is busier', () => {
+  const [has, idle] = [lab(1, 'k'), lab(0, 'other')]
+  expect(placeFor([idle, has], fork, false)).toBe(has)
+  expect(placeFor([has], fork, true)).toBe(has)
+})
+
+test('a fork leaves a lab that is too busy for one that must make the checkpoint first', () => {
+  const [has, idle] = [lab(3, 'k'), lab(0)]
+  expect(placeFor([has, idle], fork, false)).toBe(idle)
+  expect(placeFor([has], fork, true)).toBeUndefined()
+})
+
+test('who only asks a question starts no lab', () => {
+  const busy = lab(4)
+  expect(placeFor([busy], { cpus: 0, memory: 0 }, true)).toBe(busy)
+})

@@ -1,0 +1,33 @@
+import type { ClientRequest } from './rpc.ts'
+
+/** What a session needs; as in ClientRequest. */
+export type PlaceRequest = Pick<ClientRequest, 'cpus' | 'memory' | 'lab' | 'checkpoint'>
+
+/** How busy a lab is, and which checkpoints it has or is making. */
+export interface Load {
+  checkpoints: ReadonlySet<string>
+  /** vCPUs and bytes of the guests placed there. */
+  cpus: number
+  memory: number
+}
+
+/** To make a checkpoint first costs about as much as to share the lab with so many vCPUs of others. */
+const makingCost = 1
+
+/**
+ * The least loaded lab; undefined when one more had better be started, which `mayStart` allows. A lab that has the
+ * wanted checkpoint may be busier than one that must make it.
+ */
+export function placeFor<P extends Load>(
+  labs: Iterable<P>,
+  want: PlaceRequest,
+  mayStart: boolean,
+): P | undefined {
+  const extra = ({ checkpoints }: Load) =>
+    want.checkpoint === undefined || checkpoints.has(want.checkpoint) ? 0 : makingCost
+  const cost = (lab: Load) => lab.cpus + extra(lab)
+  const [least] = [...labs].sort((a, b) => cost(a) - cost(b) || extra(a) - extra(b) || a.memory - b.memory)
+  if (!least || !mayStart || want.cpus === 0) return least
+  const ofNew = want.checkpoint === undefined ? 0 : makingCost
+  return cost(least) <= ofNew ? least : undefined
+}

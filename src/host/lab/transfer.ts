@@ -1,0 +1,74 @@
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { open, rm, stat } from 'node:fs/promises'
+import { fileHash } from '../../image/hash.ts'
+import type { MachineSpec } from '../../native/contract.ts'
+import { KvitestError } from '../../native/error.ts'
+import type { LabRpc } from './connection.ts'
+import { chunkSize } from './rpc.ts'
+
+/** Calls of one transfer on their way at once: enough to hide the round trip, little enough to stay small. */
+export const window = 4
+
+/** Puts a file into the lab unless it is there; returns its sha256. */
+export async function sendFile(rpc: LabRpc, path: string): Promise<string> {
+  const sha256 = await fileHash(path)
+  const { size } = await stat(path)
+  if ((await rpc.ensureBlob(sha256, size)) === 'present') return sha256
+  const hash = createHash('sha256')
+  const onTheWay: Promise<void>[] = []
+  let bytes = 0
+  for await (const chunk of createReadStream(path, { highWaterMark: chunkSize, end: size - 1 })) {
+    hash.update(chunk as Buffer)
+    bytes += (chunk as Buffer).length
+    const isLast = bytes === size
+    if (isLast && hash.digest('hex') !== sha256) break
+    if (onTheWay.length >= window) await onTheWay.shift()
+    const sent = rpc.writeBlob(sha256, chunk as Buffer)
+    sent.catch(() => {})
+    onTheWay.push(sent)
+    if (isLast) {
+      await Promise.all(onTheWay)
+      return sha256
+    }
+  }
+  throw new KvitestError('send a file to the lab', `${path}: it changed while it was sent`, {
+    code: 'EILSEQ',
+    hint: 'try again',
+  })
+}
+
+/** The spec with the names of its files in the lab in place of their paths. */
+export async function sendPayload(rpc: LabRpc, spec: MachineSpec): Promise<MachineSpec> {
+  const { payload } = spec
+  if (payload.kind === 'bare')
+    return { ...spec, payload: { ...payload, elf: await sendFile(rpc, payload.elf) } }
+  const kernel = await sendFile(rpc, payload.kernel)
+  const initramfs =
+    payload.initramfs === undefined ? {} : { initramfs: await sendFile(rpc, payload.initramfs) }
+  return { ...spec, payload: { ...payload, kernel, ...initramfs } }
+}
+
+/** Fetches the file that the session saved a checkpoint in to a new file at `path`; a partly written one is removed. */
+export async function fetchSaved(rpc: LabRpc, size: number, path: string): Promise<void> {
+  const file = await open(path, 'wx', 0o600)
+  try {
+    const onTheWay: Promise<Uint8Array>[] = []
+    for (let asked = 0, written = 0; written < size; ) {
+      while (asked < size && onTheWay.length < window) {
+        const part = rpc.readSaved(asked, Math.min(chunkSize, size - asked))
+        part.catch(() => {})
+        onTheWay.push(part)
+        asked += chunkSize
+      }
+      const data = await onTheWay.shift()!
+      await file.writeFile(data)
+      written += data.byteLength
+    }
+    await file.close()
+  } catch (error) {
+    await file.close().catch(() => {})
+    await rm(path, { force: true })
+    throw error
+  }
+}
