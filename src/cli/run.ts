@@ -6,6 +6,7 @@ import { constants } from 'node:os'
 import { parseArgs } from 'node:util'
 import { openHost } from '../guest/host.ts'
 import type { BootOptions, Guest, Host } from '../guest/types.ts'
+import { closeOwnLabs } from '../host/index.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import { KvitestError } from '../native/error.ts'
 
@@ -77,18 +78,25 @@ export async function run(argv: string[]): Promise<number> {
   const interrupted = interruption()
   let host: Host | undefined
   let guest: Guest | undefined
+  let isInterrupted = false
   const work = async (): Promise<number> => {
     host = await openHost(values.host)
     guest = await host.boot(boot)
     return positionals.length > 0 ? await runCommand(guest, positionals, timeout) : await runShell(guest)
   }
   try {
-    return await Promise.race([work(), interrupted.promise])
+    const interruption = interrupted.promise.then((status) => {
+      isInterrupted = true
+      return status
+    })
+    return await Promise.race([work(), interruption])
   } finally {
     interrupted.dispose()
     // Leaving must not depend on the guest's good will.
     await guest?.stop({ force: true }).catch(() => {})
     await host?.close()
+    // Otherwise they are saved when the process comes to its end.
+    if (isInterrupted) await closeOwnLabs({ save: false })
   }
 }
 

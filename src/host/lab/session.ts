@@ -1,7 +1,18 @@
+import { open } from 'node:fs/promises'
 import type { Channel, MachineEvent, MachineSpec, NativeAddon, NativeMachine } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
 import type { BlobStore } from './blob-store.ts'
 import { type ClientFunctions, type LabDescription, type LabFunctions, openRpc } from './rpc.ts'
+
+/** Not by node:crypto, whose generator a restored lab shares with its twins. */
+async function readKernelRandom(size: number): Promise<Uint8Array> {
+  const file = await open('/dev/urandom')
+  try {
+    return (await file.read(Buffer.alloc(size), 0, size)).buffer
+  } finally {
+    await file.close()
+  }
+}
 
 export interface SessionParts {
   addon: NativeAddon
@@ -49,6 +60,7 @@ export class Session {
     return {
       describe: async () => description,
       counts: async () => addon.counts(),
+      random: async () => readKernelRandom(64),
       ping: async (data) => data,
       ensureBlob: (sha256, size) => blobs.ensure(this, sha256, size),
       writeBlob: (sha256, data) => blobs.write(this, sha256, data),
