@@ -66,8 +66,8 @@ export interface LabFunctions {
   describe(): Promise<LabDescription>
   /** Live native resources of the lab's server. */
   counts(): Promise<NativeCounts>
-  /** 64 bytes of the lab's kernel, for tests: no two labs give the same. */
-  random(): Promise<Uint8Array>
+  /** 64 random bytes and the time (milliseconds since 1970) of the lab's kernel. */
+  kernelState(): Promise<{ random: Uint8Array; now: number }>
   /** Returns what it got. */
   ping(data: Uint8Array): Promise<Uint8Array>
   /**

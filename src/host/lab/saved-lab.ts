@@ -329,17 +329,17 @@ export class SavedLabs {
     const { bavail, bsize } = await statfs(this.#directory)
     let taken = entries.reduce((sum, entry) => sum + entry.bytes, 0)
     const limit = this.#limit ?? cacheLimit(bavail * bsize + taken)
-    for (const entry of entries) {
-      if (taken + bytes <= limit) break
-      await this.remove(entry.key)
-      taken -= entry.bytes
-    }
     const hint = 'free some space there, or set KVITEST_CACHE_LIMIT'
     if (bytes > limit) {
       throw new KvitestError('save a lab', `${bytes} bytes, over the limit of ${limit} for saved labs`, {
         code: 'ENOSPC',
         hint,
       })
+    }
+    for (const entry of entries) {
+      if (taken + bytes <= limit) break
+      await this.remove(entry.key)
+      taken -= entry.bytes
     }
     const after = await statfs(this.#directory)
     if (bytes > after.bavail * after.bsize) {

@@ -60,7 +60,7 @@ export class Session {
     return {
       describe: async () => description,
       counts: async () => addon.counts(),
-      random: async () => readKernelRandom(64),
+      kernelState: async () => ({ random: await readKernelRandom(64), now: Date.now() }),
       ping: async (data) => data,
       ensureBlob: (sha256, size) => blobs.ensure(this, sha256, size),
       writeBlob: (sha256, data) => blobs.write(this, sha256, data),
