@@ -6,6 +6,7 @@ const usage = `usage: kvitest <command>
   doctor [--json]                     what this machine can do, which host each kind of guest will use, and why
   run [options] [-- command...]       one guest from the shell: an interactive shell, or one command
   kernel fetch [name...]              fetch kernels into the cache
+  cache ls|prune                      what the cache holds; less of it
   help                                this text
 
 'kvitest <command> --help' tells more. Tests run through vitest: npx vitest run suites/virtio`
@@ -14,6 +15,7 @@ const commands: Record<string, () => Promise<(argv: string[]) => Promise<number>
   doctor: async () => (await import('./doctor.ts')).doctor,
   run: async () => (await import('./run.ts')).run,
   kernel: async () => (await import('./kernel.ts')).kernel,
+  cache: async () => (await import('./cache.ts')).cache,
 }
 
 async function main(argv: string[]): Promise<number> {
