@@ -12,6 +12,7 @@
 #include "native/binding/checkpoint_object.h"
 #include "native/binding/convert.h"
 #include "native/binding/environment.h"
+#include "native/binding/kernel_state.h"
 #include "native/binding/session.h"
 #include "native/error.h"
 #include "native/kvm/system.h"
@@ -116,6 +117,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("counts", Napi::Function::New(env, counts, "counts"));
   exports.Set("setParentDeathSignal",
               Napi::Function::New(env, set_parent_death_signal, "setParentDeathSignal"));
+  export_kernel_state(env, exports);
   return exports;
 }
 

@@ -17,6 +17,12 @@ function millions(value: number): string {
   return `${(value / 1e6).toPrecision(3)} million/s`
 }
 
+function savedLabs({ savedLabs: saved }: HostsReport): string {
+  if (process.env.KVITEST_SAVED_LABS === '0') return 'off (KVITEST_SAVED_LABS=0): every lab boots'
+  if (saved.length === 0) return 'none: the first lab boots, and is saved at the end of its run'
+  return saved.map(({ kernel, bytes }) => `${kernel} (${gibibytes(bytes)})`).join(', ')
+}
+
 function rows(report: HostsReport): [string, string][] {
   const { calibration, kvm } = report
   const device = { usable: '/dev/kvm', absent: 'no /dev/kvm', 'not permitted': '/dev/kvm: permission denied' }
@@ -40,6 +46,7 @@ function rows(report: HostsReport): [string, string][] {
     ['nesting', report.nesting ? 'on' : 'off'],
     ['qemu', report.qemu ?? 'missing'],
     ['labs', report.labAccelerator === 'tcg' ? 'TCG, one vCPU each' : 'KVM, nested'],
+    ['saved labs', savedLabs(report)],
     ['kernels', report.cachedKernels.map((one) => one.version).join(', ') || 'none in the cache'],
     ['Linux guests', `${report.linuxGuests.host}: ${report.linuxGuests.reason}`],
     ['bare guests', `${report.bareGuests.host}: ${report.bareGuests.reason}`],

@@ -7,6 +7,7 @@ const usage = `usage: kvitest <command>
   run [options] [-- command...]       one guest from the shell: an interactive shell, or one command
   checkpoint save|restore ...         a running guest to a file, and guests that go on from it
   kernel fetch [name...]              fetch kernels into the cache
+  cache ls|prune                      what the cache holds; less of it
   help                                this text
 
 'kvitest <command> --help' tells more. Tests run through vitest: npx vitest run suites/virtio`
@@ -16,6 +17,7 @@ const commands: Record<string, () => Promise<(argv: string[]) => Promise<number>
   run: async () => (await import('./run.ts')).run,
   checkpoint: async () => (await import('./checkpoint.ts')).checkpoint,
   kernel: async () => (await import('./kernel.ts')).kernel,
+  cache: async () => (await import('./cache.ts')).cache,
 }
 
 async function main(argv: string[]): Promise<number> {

@@ -1,5 +1,6 @@
 import { constants } from 'node:os'
 import type { Guest, Host } from '../guest/types.ts'
+import { closeOwnLabs } from '../host/index.ts'
 import { KvitestError } from '../native/error.ts'
 
 /** Ctrl-], as telnet and virsh console use it. */
@@ -17,12 +18,19 @@ export interface Session {
 export async function interruptible(work: (session: Session) => Promise<number>): Promise<number> {
   const interrupted = interruption()
   const session: Session = {}
+  let isInterrupted = false
+  const interruptedStatus = interrupted.promise.then((status) => {
+    isInterrupted = true
+    return status
+  })
   try {
-    return await Promise.race([work(session), interrupted.promise])
+    return await Promise.race([work(session), interruptedStatus])
   } finally {
     interrupted.dispose()
     await session.guest?.stop({ force: true }).catch(() => {})
     await session.host?.close()
+    // Otherwise they are saved when the process comes to its end.
+    if (isInterrupted) await closeOwnLabs({ save: false })
   }
 }
 

@@ -7,6 +7,7 @@ import type { KvmProbe } from '../native/contract.ts'
 import { type Calibration, canRunLinux } from './calibrate.ts'
 import { type Decision, decide, findLocal, nestingEnabled } from './choose.ts'
 import type { LabAccelerator } from './lab/qemu.ts'
+import { type SavedLabEntry, SavedLabs } from './lab/saved-lab.ts'
 import { memoryAvailable } from './memory.ts'
 
 /** What this machine can do, as data. */
@@ -25,6 +26,8 @@ export interface HostsReport {
   qemu?: string
   labAccelerator: LabAccelerator
   cachedKernels: KernelPackage[]
+  /** Labs that a run could go on from, if nothing they were made from has changed. */
+  savedLabs: SavedLabEntry[]
   linuxGuests: Decision
   bareGuests: Decision
   /** What stands in the way of the main job, one line each; empty when it can run. */
@@ -80,6 +83,7 @@ export async function describeHosts(): Promise<HostsReport> {
     ...(qemu ? { qemu } : {}),
     labAccelerator: nesting && isHardware ? 'nested' : 'tcg',
     cachedKernels: await cachedKernels(),
+    savedLabs: await new SavedLabs().list(),
     linuxGuests,
     bareGuests,
     problems,

@@ -3,11 +3,13 @@ import { KvitestError } from '../native/error.ts'
 import { chooseAccelerator, decide, findLocal, type GuestKind } from './choose.ts'
 import { Broker } from './lab/broker.ts'
 import { LabHost } from './lab/client.ts'
+import { SavedLabs } from './lab/saved-lab.ts'
 import { LocalHost } from './local.ts'
 import type { MachineHost } from './machine-host.ts'
 
 export { type Decision, decide, findLocal, type GuestKind } from './choose.ts'
 export { describeHosts, type HostsReport } from './describe.ts'
+export { SavedLabs } from './lab/saved-lab.ts'
 export type { HostInfo, HostMachine, MachineHost } from './machine-host.ts'
 
 /** `auto`, `local`, `lab` (of the default kernel) or `lab:KERNEL`. */
@@ -25,26 +27,51 @@ export interface LabsOptions {
   labs?: number
   /** Bytes of a lab. */
   memory?: number
+  /** Where labs are saved and restored from, or `false`: every lab boots. Default: the cache, unless KVITEST_SAVED_LABS is 0. */
+  savedLabs?: SavedLabs | false
+}
+
+export interface Labs {
+  socket: string
+  /**
+   * Ends the labs. Default: saves those that hold something new, for the next run to begin with; whoever closes
+   * because a person interrupted gives `save: false`.
+   */
+  close(options?: { save?: boolean }): Promise<void>
 }
 
 /**
  * Serves labs to this process and others (KVITEST_LAB_SOCKET or `labSocket`) until closed. No lab starts before
  * the first guest needs it. The labs die with this process, however it ends.
  */
-export async function startLabs(
-  options: LabsOptions = {},
-): Promise<{ socket: string; close(): Promise<void> }> {
-  const broker = await Broker.start({ ...options, accelerator: chooseAccelerator })
-  return { socket: broker.socket, close: () => broker.close() }
+export async function startLabs(options: LabsOptions = {}): Promise<Labs> {
+  const { savedLabs = process.env.KVITEST_SAVED_LABS !== '0' && new SavedLabs(), ...rest } = options
+  const broker = await Broker.start({
+    ...rest,
+    accelerator: chooseAccelerator,
+    ...(savedLabs ? { savedLabs } : {}),
+  })
+  return { socket: broker.socket, close: ({ save = true } = {}) => broker.close({ save }) }
 }
 
-let ownLabs: ReturnType<typeof startLabs> | undefined
+let ownLabs: Promise<Labs> | undefined
+
+/** Ends the labs that this process started for its own hosts, if any; as Labs.close. */
+export async function closeOwnLabs(options: { save?: boolean } = {}): Promise<void> {
+  const labs = ownLabs
+  ownLabs = undefined
+  await (await labs)?.close(options)
+}
 
 async function labSocket(options: OpenHostOptions): Promise<string> {
   const given = options.labSocket ?? process.env.KVITEST_LAB_SOCKET
   if (given) return given
-  // Kept for the life of the process: it holds nothing open, and ends with it.
-  ownLabs ??= startLabs()
+  if (!ownLabs) {
+    // Kept for the life of the process: it holds nothing open, and ends with it. A process that comes to its own end
+    // saves its labs; one that exits or is interrupted does not.
+    ownLabs = startLabs()
+    process.once('beforeExit', () => void closeOwnLabs())
+  }
   return (await ownLabs).socket
 }
 

@@ -4,6 +4,7 @@ import { mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { KvitestError } from '../native/error.ts'
+import { registerUser } from './cache-users.ts'
 
 /** `$XDG_CACHE_HOME/kvitest`, by default `~/.cache/kvitest`. Everything in it can be deleted at any time. */
 export function cacheRoot(): string {
@@ -131,6 +132,7 @@ export async function cached(
   build: (target: string) => Promise<void>,
 ): Promise<string> {
   const path = cachePath(...parts)
+  await registerUser(cacheRoot())
   if (await exists(path)) {
     // Marks the product as used, for prune(); a read-only cache that already has it is still good.
     await utimes(path, new Date(), new Date()).catch(() => {})

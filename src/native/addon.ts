@@ -65,6 +65,14 @@ async function converted<T>(promise: Promise<T>): Promise<T> {
   }
 }
 
+function throwing(call: () => void): void {
+  try {
+    call()
+  } catch (error) {
+    throw toKvitestError(error)
+  }
+}
+
 function wrapMachine(machine: NativeMachine): NativeMachine {
   return {
     start: () => converted(machine.start()),
@@ -97,12 +105,8 @@ function wrapAddon(addon: NativeAddon): NativeAddon {
       wrapMachine(await converted(addon.createMachine(spec, onEvent))),
     loadCheckpoint: async (path) => wrapCheckpoint(await converted(addon.loadCheckpoint(path))),
     counts: () => addon.counts(),
-    setParentDeathSignal: (signal) => {
-      try {
-        addon.setParentDeathSignal(signal)
-      } catch (error) {
-        throw toKvitestError(error)
-      }
-    },
+    setParentDeathSignal: (signal) => throwing(() => addon.setParentDeathSignal(signal)),
+    addEntropy: (data) => throwing(() => addon.addEntropy(data)),
+    setClock: (now) => throwing(() => addon.setClock(now)),
   }
 }

@@ -194,6 +194,13 @@ export interface NativeAddon {
   counts(): NativeCounts
   /** prctl(PR_SET_PDEATHSIG): this process gets `signal` when its parent dies. Throws errno errors. */
   setParentDeathSignal(signal: number): void
+  /**
+   * Mixes 1 to 4096 secret bytes into this machine's kernel pool, credits them and reseeds its generator
+   * (RNDADDENTROPY, RNDRESEEDCRNG; random(4)). Throws errno errors; EPERM without CAP_SYS_ADMIN.
+   */
+  addEntropy(data: Uint8Array): void
+  /** Sets this machine's wall clock, milliseconds since 1970. Throws errno errors; EPERM without CAP_SYS_TIME. */
+  setClock(now: number): void
 }
 
 /** Rejections carry these beside `message` (the one line). */

@@ -1,3 +1,4 @@
+import type { TestProject } from 'vitest/node'
 import { startLabs } from '../host/index.ts'
 
 const KEY = Symbol.for('kvitest.labs')
@@ -6,15 +7,20 @@ const KEY = Symbol.for('kvitest.labs')
 interface SharedLabs {
   users: number
   labs: ReturnType<typeof startLabs>
+  /** A person pressed Ctrl-C or q: what ends the run must be quick. */
+  isCancelled: boolean
 }
 
 /** vitest calls it once a project; no lab starts before a guest needs one. */
-export default async function setup(): Promise<() => Promise<void>> {
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   // Somebody serves labs already, such as another vitest or a lab kept warm.
   if (process.env.KVITEST_LAB_SOCKET && !shared()) return async () => {}
   const place = globalThis as { [KEY]?: SharedLabs }
-  place[KEY] ??= { users: 0, labs: startLabs() }
+  place[KEY] ??= { users: 0, labs: startLabs(), isCancelled: false }
   const mine = place[KEY]
+  project.vitest.onCancel((reason) => {
+    if (reason === 'keyboard-input') mine.isCancelled = true
+  })
   mine.users++
   // Workers are forked after this, with this process's environment.
   process.env.KVITEST_LAB_SOCKET = (await mine.labs).socket
@@ -23,7 +29,7 @@ export default async function setup(): Promise<() => Promise<void>> {
     if (mine.users > 0) return
     delete process.env.KVITEST_LAB_SOCKET
     delete place[KEY]
-    await (await mine.labs).close()
+    await (await mine.labs).close({ save: !mine.isCancelled })
   }
 }
 

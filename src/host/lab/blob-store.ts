@@ -35,6 +35,11 @@ export class BlobStore {
     return join(this.#directory, sha256)
   }
 
+  /** sha256 of every file that is there, the least recently used first. */
+  names(): string[] {
+    return [...this.#sizes.keys()]
+  }
+
   async ensure(owner: object, sha256: string, size: number): Promise<'present' | 'send'> {
     if (!/^[0-9a-f]{64}$/.test(sha256)) {
       throw new KvitestError('store a file in the lab', `${sha256} is no sha256`, { code: 'EINVAL' })

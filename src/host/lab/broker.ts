@@ -159,12 +159,12 @@ export class Broker {
     return pool.open(request, receiver)
   }
 
-  /** Ends every session and every lab; returns when no process is left. */
-  async close(): Promise<void> {
+  /** Ends every session and every lab, saves the labs when asked to; returns when no process is left. */
+  async close(options: { save?: boolean } = {}): Promise<void> {
     process.removeListener('exit', this.#sweep)
     this.#server.close()
     for (const client of this.clients) client.destroy()
-    await Promise.all([...this.#pools.values()].map((pool) => pool.close()))
+    await Promise.all([...this.#pools.values()].map((pool) => pool.close(options)))
     await rm(this.#directory, { recursive: true, force: true })
   }
 }

@@ -1,10 +1,14 @@
 import { availableParallelism } from 'node:os'
 import { resolveKernel } from '../../image/resolve.ts'
+import { extractVmlinux } from '../../image/vmlinux.ts'
 import { KvitestError } from '../../native/error.ts'
 import { memoryAvailable, parseSize } from '../memory.ts'
-import { Lab, type LabSession, type SessionReceiver } from './lab.ts'
+import { buildLabImage } from './image.ts'
+import { Lab, type LabOptions, type LabSession, type SessionReceiver } from './lab.ts'
+import { labKey } from './lab-key.ts'
 import { type PlaceRequest, placeFor } from './placement.ts'
 import type { LabAccelerator } from './qemu.ts'
+import type { SavedLabs } from './saved-lab.ts'
 
 export interface PoolOptions {
   /** Labs of one kernel at most. Default: the cores under TCG, one with nesting. KVITEST_LABS overrides it. */
@@ -13,7 +17,12 @@ export interface PoolOptions {
   memory?: number
   /** How labs run here; asked for when the first one starts. */
   accelerator: () => Promise<LabAccelerator>
+  /** Where labs are saved and restored from; none: every lab boots. */
+  savedLabs?: SavedLabs
 }
+
+/** How long the end of a run may wait for a lab to be saved; vitest gives its teardown ten seconds. */
+const saveLimit = 8000
 
 export interface Placement {
   lab: Lab
@@ -21,6 +30,8 @@ export interface Placement {
   /** Labs of this kernel at most. */
   labs: number
 }
+
+type PreparedLab = Omit<LabOptions, 'name'> & { key: string }
 
 interface Place {
   starting: Promise<Lab>
@@ -44,6 +55,7 @@ export class LabPool {
   readonly #options: PoolOptions
   readonly #places = new Set<Place>()
   #plan: Promise<{ accelerator: LabAccelerator; labs: number; memory: number }> | undefined
+  #prepared: Promise<PreparedLab> | undefined
   #closed = false
   #started = 0
   /** The link of a lab has room again. */
@@ -94,12 +106,36 @@ export class LabPool {
     }
   }
 
-  async close(): Promise<void> {
+  /** Ends every lab; with `save` the one that holds most is saved first, if it holds what the saved one does not. */
+  async close({ save = false } = {}): Promise<void> {
     this.#closed = true
-    const labs = await Promise.allSettled([...this.#places].map((place) => place.starting))
-    await Promise.all(
-      labs.map((result) => (result.status === 'fulfilled' ? result.value.close() : undefined)),
-    )
+    const results = await Promise.allSettled([...this.#places].map((place) => place.starting))
+    const labs = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+    if (save && this.#options.savedLabs) await this.#save(this.#options.savedLabs, labs)
+    await Promise.all(labs.map((lab) => lab.close()))
+  }
+
+  async #save(store: SavedLabs, labs: readonly Lab[]): Promise<void> {
+    const candidates = (
+      await Promise.all(
+        labs.map(async (lab) => {
+          const status = await lab.idleStatus()
+          // A kernel that has complained is not what the next run wants to begin with.
+          return status && !status.isTainted ? [{ lab, contents: status.contents }] : []
+        }),
+      )
+    ).flat()
+    const most = candidates.sort((a, b) => b.contents.length - a.contents.length)[0]
+    const { key } = (await this.#prepared?.catch(() => undefined)) ?? {}
+    if (!most || !key) return
+    const before = await store.manifest(key)
+    if (before && most.contents.every((name) => before.contents.includes(name))) return
+    const signal = AbortSignal.timeout(saveLimit)
+    await store.save(key, {
+      kernel: this.#kernel,
+      contents: most.contents,
+      write: (directory, room) => most.lab.save(directory, { signal, beforeWriting: room }),
+    })
   }
 
   async #makePlan() {
@@ -111,8 +147,8 @@ export class LabPool {
     const share = (await memoryAvailable()) / 2 / labs
     const memory = KVITEST_LAB_MEMORY
       ? parseSize(KVITEST_LAB_MEMORY)
-      : (this.#options.memory ?? Math.min(4 * 2 ** 30, Math.max(2 ** 30, share)))
-    return { accelerator, labs, memory }
+      : (this.#options.memory ?? powerOfTwo(Math.min(4 * 2 ** 30, Math.max(2 ** 30, share))))
+    return { accelerator, labs, memory: Math.floor(memory / 2 ** 20) * 2 ** 20 }
   }
 
   #named(name: string): Place {
@@ -139,6 +175,7 @@ export class LabPool {
     place.starting.then(
       (lab) => {
         place.lab = lab
+        for (const key of lab.restoredCheckpoints) place.checkpoints.add(key)
         lab.onDrain = () => this.onDrain(lab)
         // A dead lab takes no more guests; the next one that is needed is a new one.
         lab.ended.then(() => this.#places.delete(place))
@@ -148,14 +185,47 @@ export class LabPool {
     return place
   }
 
-  async #boot(number: number): Promise<Lab> {
+  /** What every lab of this pool is made from. */
+  async #prepare(): Promise<PreparedLab> {
     const { accelerator, memory } = await this.#plan!
-    return Lab.start({
-      name: `lab:${this.#kernel}#${number}`,
-      kernel: await resolveKernel(this.#kernel),
+    const kernel = await resolveKernel(this.#kernel)
+    const parts = {
+      vmlinux: await extractVmlinux(kernel.image),
+      initramfs: await buildLabImage(kernel),
       accelerator,
       cpus: availableParallelism(),
       memory,
-    })
+    }
+    return { ...parts, key: await labKey({ ...parts, image: kernel.image }) }
   }
+
+  async #boot(number: number): Promise<Lab> {
+    this.#prepared ??= this.#prepare()
+    this.#prepared.catch(() => {
+      this.#prepared = undefined // the next lab tries again
+    })
+    const { key, ...parts } = await this.#prepared
+    const options = { ...parts, name: `lab:${this.#kernel}#${number}` }
+    return (await this.#restore(key, options)) ?? Lab.start(options)
+  }
+
+  /** Undefined where there is no saved lab, or none that works: that one is gone then. */
+  async #restore(key: string, options: LabOptions): Promise<Lab | undefined> {
+    const store = this.#options.savedLabs
+    const saved = await store?.open(key)
+    if (!store || !saved) return undefined
+    try {
+      return await Lab.start({ ...options, saved })
+    } catch (error) {
+      await store.drop(key, this.#kernel, (error as Error).message, saved.manifest)
+      return undefined
+    } finally {
+      await saved.close()
+    }
+  }
+}
+
+/** Sizes that differ a little from run to run would make every saved lab useless. */
+function powerOfTwo(bytes: number): number {
+  return 2 ** Math.floor(Math.log2(bytes))
 }

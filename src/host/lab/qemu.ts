@@ -12,12 +12,16 @@ export interface QemuOptions {
   cpus: number
   /** Bytes. */
   memory: number
+  /** Goes on from a saved lab instead of booting: descriptors of its two files. */
+  saved?: { ram: number; state: number }
 }
 
 export interface QemuProcess {
   child: ChildProcess
   /** The other end of the port `org.kvitest.rpc`. */
   link: Socket
+  /** The control channel, for Qmp. */
+  control: Socket
   console: Readable
 }
 
@@ -30,6 +34,10 @@ const labCommandLine = [
   'no_timer_check tsc=reliable',
 ].join(' ')
 
+/** Descriptors that QEMU inherits. */
+const descriptor = { rpc: 3, control: 4, ram: 5, state: 6 }
+
+/** The machine itself: what a saved lab must be restored with. */
 export function qemuArguments(options: QemuOptions): string[] {
   const acceleration =
     options.accelerator === 'tcg'
@@ -43,8 +51,25 @@ export function qemuArguments(options: QemuOptions): string[] {
     ...['-kernel', options.kernel, '-initrd', options.initramfs],
     ...['-append', labCommandLine],
     ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
-    ...['-chardev', 'socket,id=rpc,fd=3', '-device', 'virtio-serial-pci'],
+    ...['-chardev', `socket,id=rpc,fd=${descriptor.rpc}`, '-device', 'virtio-serial-pci'],
     ...['-device', `virtserialport,chardev=rpc,name=${portName}`],
+    ...['-chardev', `socket,id=control,fd=${descriptor.control}`, '-mon', 'chardev=control,mode=control'],
+    // The state of the devices alone, as `xen-save-devices-state` writes it, has neither of the two.
+    ...['-global', 'migration.send-configuration=off', '-machine', 'suppress-vmdesc=on'],
+  ]
+}
+
+/**
+ * RAM mapped privately from the saved file: nothing is read before the lab touches it, labs of one file share the
+ * page cache, and the file stays as it is.
+ */
+function restoreArguments({ memory, saved }: QemuOptions): string[] {
+  if (!saved) return []
+  const size = `${Math.floor(memory / (1 << 20))}M`
+  return [
+    '-object',
+    `memory-backend-file,id=ram,size=${size},mem-path=/proc/self/fd/${descriptor.ram},share=off`,
+    ...['-machine', 'memory-backend=ram', '-incoming', `fd:${descriptor.state}`],
   ]
 }
 
@@ -53,7 +78,14 @@ export function qemuArguments(options: QemuOptions): string[] {
  * port is a socket that only the two of them hold.
  */
 export function spawnQemu(options: QemuOptions): QemuProcess {
-  const argv = ['--pdeathsig', 'KILL', '--', 'qemu-system-x86_64', ...qemuArguments(options)]
-  const child = spawn('setpriv', argv, { stdio: ['ignore', 'pipe', 'pipe', 'pipe'] })
-  return { child, link: child.stdio[3] as Socket, console: child.stdout! }
+  const machine = [...qemuArguments(options), ...restoreArguments(options)]
+  const argv = ['--pdeathsig', 'KILL', '--', 'qemu-system-x86_64', ...machine]
+  const files = options.saved ? [options.saved.ram, options.saved.state] : []
+  const child = spawn('setpriv', argv, { stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', ...files] })
+  return {
+    child,
+    link: child.stdio[descriptor.rpc] as Socket,
+    control: child.stdio[descriptor.control] as Socket,
+    console: child.stdout!,
+  }
 }

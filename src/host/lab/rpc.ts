@@ -39,11 +39,43 @@ export interface LabCheckpointInfo {
   info: CheckpointInfo
 }
 
+/** Names of what a lab has gathered and a freshly booted one lacks: `blob:SHA256`, `checkpoint:KEY`. */
+export type LabContents = string[]
+
+export interface LabStatus {
+  /** Sessions that are open. */
+  sessions: number
+  counts: NativeCounts
+  /** The lab's kernel is tainted by something that it was not at boot: a warning, an oops... */
+  isTainted: boolean
+  contents: LabContents
+}
+
+/** What the server in a lab serves to the process that owns the lab (client 0 of the link). */
+export interface ServerFunctions {
+  /** The first call to a restored lab: whoever gives the nonce back has read it just now. */
+  hello(nonce: string): Promise<{ nonce: string; version: number; description: LabDescription }>
+  /**
+   * The second call to it. Another lab restored from the same file has the same state of every random number
+   * generator and the same clock: `entropy` goes to the kernel's, `now` (milliseconds since 1970) to the wall clock.
+   */
+  restored(moment: { entropy: Uint8Array; now: number }): Promise<void>
+  status(): Promise<LabStatus>
+}
+
+/** What the owner of a lab serves to the server in it. */
+export interface OwnerFunctions {
+  /** Once, when the server has started. */
+  greeting(version: number, description: LabDescription): void
+}
+
 /** What the lab serves to a session. */
 export interface LabFunctions {
   describe(): Promise<LabDescription>
   /** Live native resources of the lab's server. */
   counts(): Promise<NativeCounts>
+  /** 64 random bytes and the time (milliseconds since 1970) of the lab's kernel. */
+  kernelState(): Promise<{ random: Uint8Array; now: number }>
   /** Returns what it got. */
   ping(data: Uint8Array): Promise<Uint8Array>
   /**

@@ -2,15 +2,22 @@
  * The program that a lab runs: serves sessions over the virtio-serial port `org.kvitest.rpc` until the other side
  * is gone. Its standard output and error are the lab's console.
  */
+import { readFile } from 'node:fs/promises'
 import { availableParallelism, freemem, release } from 'node:os'
-import { serialize } from 'node:v8'
 import { loadAddon } from '../../native/addon.ts'
 import type { NativeCheckpoint } from '../../native/contract.ts'
 import { CheckpointStore } from '../checkpoint-store.ts'
 import { BlobStore } from './blob-store.ts'
 import { HeldCheckpoints } from './held-checkpoints.ts'
 import { PortLink } from './port-link.ts'
-import { type LabDescription, protocolVersion } from './rpc.ts'
+import {
+  type LabContents,
+  type LabDescription,
+  type OwnerFunctions,
+  openRpc,
+  protocolVersion,
+  type ServerFunctions,
+} from './rpc.ts'
 import { Session } from './session.ts'
 
 /** The init script opens the port there and pipes what it gives to our standard input. */
@@ -37,11 +44,42 @@ const link = new PortLink(portDescriptor, (error) => {
   process.exit(1)
 })
 
-link.send(0, serialize({ version: protocolVersion, description }))
+/** What makes this lab worth saving again, in order of use. */
+function contents(): LabContents {
+  return [
+    ...blobs.names().map((sha256) => `blob:${sha256}`),
+    ...kept.keys().map((key) => `checkpoint:${key}`),
+  ]
+}
+
+/** Bits of the kernel's taint (admin-guide/tainted-kernels.rst), a decimal number. */
+const readTaint = () => readFile('/proc/sys/kernel/tainted', 'utf8')
+const taintAtBoot = await readTaint()
+
+const owner = openRpc<OwnerFunctions, ServerFunctions>(
+  {
+    hello: async (nonce) => ({ nonce, version: protocolVersion, description }),
+    restored: async ({ entropy, now }) => {
+      addon.addEntropy(entropy)
+      addon.setClock(now)
+    },
+    status: async () => ({
+      sessions: sessions.size,
+      counts: addon.counts(),
+      isTainted: (await readTaint()) !== taintAtBoot,
+      contents: contents(),
+    }),
+  },
+  ['greeting'],
+  (message) => link.send(0, message),
+)
+void owner.rpc.greeting(protocolVersion, description)
+
 await link.receive(process.stdin, (client, payload) => {
   if (client === 0) {
-    // Sent back as it came: the broker sees that this process still runs.
-    link.send(0, payload)
+    // An empty one is sent back as it came: the broker sees that this process still runs.
+    if (payload.length === 0) link.send(0, payload)
+    else owner.receive(payload)
     return
   }
   let session = sessions.get(client)
