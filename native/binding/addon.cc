@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "native/binding/checkpoint_object.h"
 #include "native/binding/convert.h"
 #include "native/binding/environment.h"
 #include "native/binding/session.h"
@@ -87,6 +88,7 @@ Napi::Value counts(const Napi::CallbackInfo& info) {
   Napi::Object counts = Napi::Object::New(info.Env());
   counts.Set("machines", live_machines.load());
   counts.Set("threads", live_threads.load());
+  counts.Set("checkpoints", live_checkpoints.load());
   return counts;
 }
 
@@ -110,6 +112,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("version", KVITEST_VERSION);
   exports.Set("probe", Napi::Function::New(env, probe, "probe"));
   exports.Set("createMachine", Napi::Function::New(env, create_machine, "createMachine"));
+  exports.Set("loadCheckpoint", Napi::Function::New(env, CheckpointObject::load, "loadCheckpoint"));
   exports.Set("counts", Napi::Function::New(env, counts, "counts"));
   exports.Set("setParentDeathSignal",
               Napi::Function::New(env, set_parent_death_signal, "setParentDeathSignal"));

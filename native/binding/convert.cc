@@ -1,5 +1,6 @@
 #include "native/binding/convert.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -53,6 +54,29 @@ DeviceSpec device_spec(const Napi::Value& value) {
   if (type == "virtio-console") return console_spec(device);
   if (type == "virtio-rng") return RngSpec{};
   refuse(kSpec, "no device of type \"" + type + "\"");
+}
+
+std::vector<DeviceSpec> devices_of(const Napi::Value& value) {
+  const Napi::Array devices = array_of(value, "devices");
+  std::vector<DeviceSpec> specs;
+  for (std::uint32_t i = 0; i < devices.Length(); ++i) specs.push_back(device_spec(devices.Get(i)));
+  return specs;
+}
+
+Napi::Value to_js(Napi::Env env, const DeviceSpec& device) {
+  Napi::Object object = Napi::Object::New(env);
+  const auto* console = std::get_if<ConsoleSpec>(&device);
+  object.Set("type", console == nullptr ? "virtio-rng" : "virtio-console");
+  if (console == nullptr) return object;
+  Napi::Array ports = Napi::Array::New(env);
+  for (const ConsolePortSpec& spec : console->ports) {
+    Napi::Object port = Napi::Object::New(env);
+    port.Set("name", spec.name);
+    port.Set("console", spec.console);
+    ports.Set(ports.Length(), port);
+  }
+  object.Set("ports", ports);
+  return object;
 }
 
 std::variant<LinuxPayload, BarePayload> payload_of(const Napi::Value& value) {
@@ -129,13 +153,65 @@ MachineSpec machine_spec(const Napi::Value& value) {
   spec.cpus = static_cast<unsigned>(integer_of(object.Get("cpus"), kSpec, "cpus", 0, 1024));
   spec.memory = integer_of(object.Get("memory"), kSpec, "memory", 0, kMaxSafeInteger);
   spec.payload = payload_of(object.Get("payload"));
-  const Napi::Array devices = array_of(object.Get("devices"), "devices");
-  for (std::uint32_t i = 0; i < devices.Length(); ++i) {
-    spec.devices.push_back(device_spec(devices.Get(i)));
-  }
+  spec.devices = devices_of(object.Get("devices"));
   const bool is_linux = std::holds_alternative<LinuxPayload>(spec.payload);
   spec.irqchip = boolean_or(object.Get("irqchip"), "irqchip", is_linux || !spec.devices.empty());
   return spec;
+}
+
+ForkOptions fork_options(const Napi::Value& value, const char* operation) {
+  ForkOptions options;
+  if (value.IsUndefined()) return options;
+  const Napi::Object object = object_of(value, operation, "the options");
+  if (!object.Get("name").IsUndefined()) {
+    options.name = string_of(object.Get("name"), operation, "name");
+  }
+  if (!object.Get("generationId").IsUndefined()) {
+    const std::vector<std::byte> bytes = bytes_of(object.Get("generationId"), operation);
+    options.generation_id.emplace();
+    if (bytes.size() != options.generation_id->size()) {
+      refuse(operation, "generationId has " + std::to_string(bytes.size()) + " bytes, not 16");
+    }
+    std::ranges::copy(bytes, options.generation_id->begin());
+  }
+  if (object.Get("expected").IsUndefined()) return options;
+  const Napi::Object expected = object_of(object.Get("expected"), operation, "expected");
+  if (!expected.Get("cpus").IsUndefined()) {
+    options.expected_cpus = static_cast<unsigned>(
+        integer_of(expected.Get("cpus"), operation, "expected.cpus", 0, 1024));
+  }
+  if (!expected.Get("memory").IsUndefined()) {
+    options.expected_memory =
+        integer_of(expected.Get("memory"), operation, "expected.memory", 0, kMaxSafeInteger);
+  }
+  if (!expected.Get("devices").IsUndefined()) {
+    options.expected_devices = devices_of(expected.Get("devices"));
+  }
+  return options;
+}
+
+Napi::Value to_js(Napi::Env env, const MachineSpec& spec) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("name", spec.name);
+  object.Set("cpus", spec.cpus);
+  object.Set("memory", static_cast<double>(spec.memory));
+  Napi::Object payload = Napi::Object::New(env);
+  if (const auto* linux_payload = std::get_if<LinuxPayload>(&spec.payload)) {
+    payload.Set("kind", "linux");
+    payload.Set("kernel", linux_payload->kernel);
+    if (!linux_payload->initramfs.empty()) payload.Set("initramfs", linux_payload->initramfs);
+    payload.Set("cmdline", linux_payload->cmdline);
+  } else {
+    payload.Set("kind", "bare");
+    payload.Set("elf", std::get<BarePayload>(spec.payload).elf);
+    payload.Set("ring", std::get<BarePayload>(spec.payload).ring);
+  }
+  object.Set("payload", payload);
+  Napi::Array devices = Napi::Array::New(env);
+  for (const DeviceSpec& device : spec.devices) devices.Set(devices.Length(), to_js(env, device));
+  object.Set("devices", devices);
+  object.Set("irqchip", spec.irqchip);
+  return object;
 }
 
 Napi::Value to_js(Napi::Env env, const std::vector<VcpuState>& states) {
@@ -171,6 +247,9 @@ Napi::Value to_js(Napi::Env env, const Event& event) {
   } else if (const auto* pvpanic = std::get_if<PvpanicEvent>(&event)) {
     object.Set("type", "pvpanic");
     object.Set("event", static_cast<double>(pvpanic->event));
+  } else if (const auto* mark = std::get_if<MarkEvent>(&event)) {
+    object.Set("type", "mark");
+    object.Set("mark", mark->reset ? "reset" : "checkpoint");
   } else {
     object.Set("type", "end");
     object.Set("end", to_js(env, std::get<EndEvent>(event).end));

@@ -9,12 +9,15 @@
 
 #include "native/machine/end.h"
 #include "native/machine/event_queue.h"
+#include "native/machine/fork_options.h"
 #include "native/machine/spec.h"
 
 namespace kvitest {
 
 // Throws Error (EINVAL) naming the field that is not as the contract says.
 MachineSpec machine_spec(const Napi::Value& value);
+// undefined: no options. Throws Error (EINVAL) naming the field that is not as the contract says.
+ForkOptions fork_options(const Napi::Value& value, const char* operation);
 // A copy of a Uint8Array's bytes. Throws Error (EINVAL).
 std::vector<std::byte> bytes_of(const Napi::Value& value, const char* operation);
 // Throws Error (EINVAL).
@@ -25,6 +28,7 @@ std::uint64_t integer_of(const Napi::Value& value, const char* operation, const 
 
 Napi::Value to_js(Napi::Env env, const Event& event);
 Napi::Value to_js(Napi::Env env, const MachineEnd& end);
+Napi::Value to_js(Napi::Env env, const MachineSpec& spec);
 Napi::Value to_js(Napi::Env env, const std::vector<VcpuState>& states);
 // A NativeError: message, and code, operation and hint where they are known.
 Napi::Value to_js(Napi::Env env, const std::exception_ptr& error);

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "native/binding/checkpoint_object.h"
 #include "native/binding/machine_object.h"
 #include "native/binding/session.h"
 
@@ -47,6 +48,7 @@ void Wakeup::call_js(Napi::Env env, Napi::Function, Environment* environment, vo
 Environment::Environment(Napi::Env env, Napi::Object) : env_(env) {
   wakeup_ = std::make_shared<Wakeup>(*this);
   machine_class = Napi::Persistent(MachineObject::define(env, *this));
+  checkpoint_class = Napi::Persistent(CheckpointObject::define(env, *this));
   // After the thread-safe function was made: hooks run in reverse, so ours comes before the one by
   // which Node closes that function.
   env.AddCleanupHook([](Environment* self) { self->shut_down(); }, this);
@@ -75,6 +77,7 @@ void Environment::shut_down() {
   }
   sessions_.clear();
   machine_class.Reset();
+  checkpoint_class.Reset();
 }
 
 }  // namespace kvitest

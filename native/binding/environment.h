@@ -23,6 +23,7 @@
 namespace kvitest {
 
 class Session;
+struct Checkpoint;
 class Environment;
 
 // How native threads wake the JS thread.
@@ -65,6 +66,9 @@ class Environment {
   Napi::FunctionReference machine_class;
   // Only during our own `new`: JS cannot make machines by itself.
   std::shared_ptr<Session> constructing;
+  // The same for checkpoints.
+  Napi::FunctionReference checkpoint_class;
+  std::shared_ptr<const Checkpoint> constructing_checkpoint;
 
  private:
   void shut_down();

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "native/binding/checkpoint_object.h"
 #include "native/binding/convert.h"
 #include "native/error.h"
 
@@ -25,6 +26,8 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::resize>("resize"),
                          InstanceMethod<&MachineObject::inspect>("inspect"),
                          InstanceMethod<&MachineObject::nmi>("nmi"),
+                         InstanceMethod<&MachineObject::checkpoint>("checkpoint"),
+                         InstanceMethod<&MachineObject::reset>("reset"),
                      },
                      &environment);
 }
@@ -134,6 +137,25 @@ Napi::Value MachineObject::inspect(const Napi::CallbackInfo&) {
 
 Napi::Value MachineObject::nmi(const Napi::CallbackInfo&) {
   return promise([this](std::uint64_t operation) { session_->machine().nmi(settles(operation)); });
+}
+
+Napi::Value MachineObject::checkpoint(const Napi::CallbackInfo&) {
+  return promise([this](std::uint64_t operation) {
+    session_->machine().checkpoint(
+        [session = session_.get(), operation](std::shared_ptr<const Checkpoint> checkpoint,
+                                              std::exception_ptr error) {
+          session->settle(operation, std::move(error),
+                          [checkpoint = std::move(checkpoint)](Napi::Env env) {
+                            return CheckpointObject::make(env, checkpoint);
+                          });
+        });
+  });
+}
+
+Napi::Value MachineObject::reset(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    session_->machine().reset(fork_options(info[0], "reset"), settles(operation));
+  });
 }
 
 }  // namespace kvitest

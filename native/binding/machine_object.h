@@ -36,6 +36,8 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value resize(const Napi::CallbackInfo& info);
   Napi::Value inspect(const Napi::CallbackInfo& info);
   Napi::Value nmi(const Napi::CallbackInfo& info);
+  Napi::Value checkpoint(const Napi::CallbackInfo& info);
+  Napi::Value reset(const Napi::CallbackInfo& info);
 
   // A promise of what `call` starts; what `call` throws rejects it.
   Napi::Value promise(const std::function<void(std::uint64_t operation)>& call);

@@ -20,8 +20,18 @@ Session::Session(Environment& environment, MachineSpec spec)
     : environment_(&environment),
       wakeup_(environment.wakeup()),
       number_(environment.next_number()),
-      machine_(std::move(spec), {[this] { wake(); },
-                                 [this] { post([this](Napi::Env env) { on_released(env); }); }}) {}
+      machine_(std::move(spec), owner()) {}
+
+Session::Session(Environment& environment, std::shared_ptr<const Checkpoint> origin,
+                 ForkOptions options)
+    : environment_(&environment),
+      wakeup_(environment.wakeup()),
+      number_(environment.next_number()),
+      machine_(std::move(origin), std::move(options), owner()) {}
+
+Machine::Owner Session::owner() {
+  return {[this] { wake(); }, [this] { post([this](Napi::Env env) { on_released(env); }); }};
+}
 
 void Session::on_released(Napi::Env env) {
   machine_.join();  // the loop's thread posted this as its last action: nothing to wait for

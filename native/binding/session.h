@@ -26,6 +26,7 @@ class Session : public std::enable_shared_from_this<Session> {
   using Answer = std::function<Napi::Value(Napi::Env)>;
 
   Session(Environment& environment, MachineSpec spec);
+  Session(Environment& environment, std::shared_ptr<const Checkpoint> origin, ForkOptions options);
 
   std::uint64_t number() const { return number_; }
   Machine& machine() { return machine_; }
@@ -65,6 +66,7 @@ class Session : public std::enable_shared_from_this<Session> {
   };
   using Reply = std::function<void(Napi::Env)>;
 
+  Machine::Owner owner();
   void post(Reply reply);
   void wake();
   void deliver(Napi::Env env, const Event& event);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "native/bus/little_endian.h"
 #include "native/error.h"
@@ -25,23 +26,24 @@ std::uint16_t checked_count(std::uint16_t vectors) {
 
 }  // namespace
 
-Msix::Msix(std::uint16_t vectors, InterruptController& controller)
-    : controller_(controller), table_(checked_count(vectors)) {}
+Msix::Msix(std::uint16_t vectors, InterruptController& controller) : controller_(controller) {
+  state_.table.resize(checked_count(vectors));
+}
 
 std::uint16_t Msix::control() const {
   const std::lock_guard lock(mutex_);
-  const auto size = static_cast<std::uint16_t>(table_.size() - 1);
-  return static_cast<std::uint16_t>(size | (function_masked_ ? kControlFunctionMask : 0) |
-                                    (enabled_ ? kControlEnable : 0));
+  const auto size = static_cast<std::uint16_t>(state_.table.size() - 1);
+  return static_cast<std::uint16_t>(size | (state_.function_masked ? kControlFunctionMask : 0) |
+                                    (state_.enabled ? kControlEnable : 0));
 }
 
 bool Msix::enabled() const {
   const std::lock_guard lock(mutex_);
-  return enabled_;
+  return state_.enabled;
 }
 
-bool Msix::take(Entry& entry) {
-  if (!enabled_ || function_masked_ || entry.masked() || !entry.pending) return false;
+bool Msix::take(MsixEntry& entry) {
+  if (!state_.enabled || state_.function_masked || entry.masked() || !entry.pending) return false;
   entry.pending = false;
   return true;
 }
@@ -50,12 +52,12 @@ void Msix::set_control(std::uint16_t control) {
   std::vector<MsiMessage> due;
   {
     const std::lock_guard lock(mutex_);
-    enabled_ = (control & kControlEnable) != 0;
-    function_masked_ = (control & kControlFunctionMask) != 0;
-    for (Entry& entry : table_) {
+    state_.enabled = (control & kControlEnable) != 0;
+    state_.function_masked = (control & kControlFunctionMask) != 0;
+    for (MsixEntry& entry : state_.table) {
       // A message that was pending when the function stopped using MSI-X means nothing to the
       // driver that enables it next.
-      if (!enabled_) entry.pending = false;
+      if (!state_.enabled) entry.pending = false;
       if (take(entry)) due.push_back({entry.address, entry.data});
     }
   }
@@ -64,8 +66,8 @@ void Msix::set_control(std::uint16_t control) {
 
 std::uint32_t Msix::load(std::uint64_t offset) const {
   const std::uint64_t index = offset / kMsixEntrySize;
-  if (index >= table_.size()) return 0;
-  const Entry& entry = table_[index];
+  if (index >= state_.table.size()) return 0;
+  const MsixEntry& entry = state_.table[index];
   switch (offset % kMsixEntrySize) {
     case 0:
       return static_cast<std::uint32_t>(entry.address);
@@ -80,8 +82,8 @@ std::uint32_t Msix::load(std::uint64_t offset) const {
 
 void Msix::store(std::uint64_t offset, std::uint32_t value) {
   const std::uint64_t index = offset / kMsixEntrySize;
-  if (index >= table_.size()) return;
-  Entry& entry = table_[index];
+  if (index >= state_.table.size()) return;
+  MsixEntry& entry = state_.table[index];
   switch (offset % kMsixEntrySize) {
     case 0:
       entry.address = (entry.address & ~std::uint64_t{0xffff'ffff}) | (value & ~std::uint32_t{3});
@@ -116,8 +118,8 @@ void Msix::table_write(std::uint64_t offset, std::span<const std::byte> data) {
       store(offset + i, static_cast<std::uint32_t>(read_le(data.subspan(i, 4))));
     }
     const std::uint64_t index = offset / kMsixEntrySize;
-    if (index >= table_.size() || !take(table_[index])) return;
-    message = {table_[index].address, table_[index].data};
+    if (index >= state_.table.size() || !take(state_.table[index])) return;
+    message = {state_.table[index].address, state_.table[index].data};
   }
   controller_.signal_msi(message);
 }
@@ -128,7 +130,7 @@ void Msix::pending_read(std::uint64_t offset, std::span<std::byte> data) const {
   const std::lock_guard lock(mutex_);
   for (std::size_t bit = 0; bit < data.size() * 8; ++bit) {
     const std::uint64_t vector = offset * 8 + bit;
-    if (vector < table_.size() && table_[vector].pending) {
+    if (vector < state_.table.size() && state_.table[vector].pending) {
       data[bit / 8] |= static_cast<std::byte>(1u << (bit % 8));
     }
   }
@@ -138,13 +140,32 @@ void Msix::raise(std::uint16_t vector) {
   MsiMessage message{};
   {
     const std::lock_guard lock(mutex_);
-    if (!enabled_ || vector >= table_.size()) return;
-    Entry& entry = table_[vector];
+    if (!state_.enabled || vector >= state_.table.size()) return;
+    MsixEntry& entry = state_.table[vector];
     entry.pending = true;
     if (!take(entry)) return;
     message = {entry.address, entry.data};
   }
   controller_.signal_msi(message);
+}
+
+void Msix::save(StateWriter& writer) const {
+  const std::lock_guard lock(mutex_);
+  writer.save(state_);
+}
+
+void Msix::load(StateReader& reader) {
+  MsixState state = reader.load<MsixState>();
+  const std::lock_guard lock(mutex_);
+  if (state.table.size() != state_.table.size()) {
+    reader.fail(std::to_string(state.table.size()) + " vectors, this function has " +
+                std::to_string(state_.table.size()));
+  }
+  for (const MsixEntry& entry : state.table) {
+    // What no write to the table leaves behind.
+    if ((entry.address & 3) != 0 || entry.control > 1) reader.fail("a vector that cannot be");
+  }
+  state_ = std::move(state);
 }
 
 }  // namespace kvitest

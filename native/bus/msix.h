@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "native/bus/interrupts.h"
+#include "native/state/archive.h"
 
 namespace kvitest {
 
@@ -15,13 +16,36 @@ inline constexpr std::uint8_t kMsixCapabilityId = 0x11;
 inline constexpr std::uint16_t kMsixMaxVectors = 2048;
 inline constexpr std::uint64_t kMsixEntrySize = 16;
 
+struct MsixEntry {
+  std::uint64_t address = 0;
+  std::uint32_t data = 0;
+  std::uint32_t control = 1;  // bit 0: masked, set at reset
+  bool pending = false;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(address, data, control, pending);
+  }
+  bool masked() const { return (control & 1) != 0; }
+};
+
+struct MsixState {
+  static constexpr StateTag kTag{"msix", 1};
+  std::vector<MsixEntry> table;
+  bool enabled = false;
+  bool function_masked = false;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(table, enabled, function_masked);
+  }
+};
+
 // Locks itself. Messages leave with no lock held, so a controller may call back.
 class Msix {
  public:
   // vectors: 1..2048. Throws Error (EINVAL). controller must outlive this.
   Msix(std::uint16_t vectors, InterruptController& controller);
 
-  std::uint16_t vectors() const { return static_cast<std::uint16_t>(table_.size()); }
+  std::uint16_t vectors() const { return static_cast<std::uint16_t>(state_.table.size()); }
 
   // The message control word: bits 10-0 are the table size - 1, bit 14 masks the function, bit 15
   // enables. Writing keeps only the upper two. Unmasking sends what was pending.
@@ -40,23 +64,18 @@ class Msix {
   // happens for a vector out of range or while MSI-X is disabled.
   void raise(std::uint16_t vector);
 
+  void save(StateWriter& writer) const;
+  // Sends nothing. Throws Error (EBADMSG).
+  void load(StateReader& reader);
+
  private:
-  struct Entry {
-    std::uint64_t address = 0;
-    std::uint32_t data = 0;
-    std::uint32_t control = 1;  // bit 0: masked, set at reset
-    bool pending = false;
-    bool masked() const { return (control & 1) != 0; }
-  };
   std::uint32_t load(std::uint64_t offset) const;
   void store(std::uint64_t offset, std::uint32_t value);
-  bool take(Entry& entry);
+  bool take(MsixEntry& entry);
 
   mutable std::mutex mutex_;
   InterruptController& controller_;
-  std::vector<Entry> table_;
-  bool enabled_ = false;
-  bool function_masked_ = false;
+  MsixState state_;
 };
 
 }  // namespace kvitest

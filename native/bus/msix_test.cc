@@ -6,6 +6,7 @@
 
 #include "native/bus/little_endian.h"
 #include "native/error.h"
+#include "native/state/test_checkpoint.h"
 
 namespace kvitest {
 namespace {
@@ -161,6 +162,59 @@ TEST_CASE("msix: only aligned four- and eight-byte accesses exist") {
   CHECK(read(msix, 0, 8) == 0x1'fee0'1000);
   CHECK(read(msix, 8, 2) == 0);
   CHECK(read(msix, 4, 8) == 0);
+}
+
+TEST_CASE("msix checkpoint: what waits behind a mask is sent once it is lifted, and only then") {
+  Messages before;
+  Msix msix(3, before);
+  msix.set_control(kEnable);
+  fill(msix, 0, false);
+  fill(msix, 1, true);
+  msix.raise(1);
+
+  Messages after;
+  Msix fork(3, after);
+  load(fork, saved(msix));
+
+  CHECK(after.sent.empty());
+  CHECK(fork.control() == msix.control());
+  CHECK(read(fork, 16, 8) == 0x1'fee0'1000);
+  CHECK(pending(fork) == 0b10);
+  write(fork, 16 + 12, 4, 0);
+  REQUIRE(after.sent.size() == 1);
+  CHECK(after.sent[0].data == 0x41);
+  CHECK(pending(fork) == 0);
+  CHECK(before.sent.empty());
+}
+
+TEST_CASE("msix checkpoint: the function mask holds back in the fork too") {
+  Messages before;
+  Msix msix(1, before);
+  fill(msix, 0, false);
+  msix.set_control(kEnable | kFunctionMask);
+  msix.raise(0);
+
+  Messages after;
+  Msix fork(1, after);
+  load(fork, saved(msix));
+
+  CHECK(after.sent.empty());
+  fork.set_control(kEnable);
+  CHECK(after.sent.size() == 1);
+}
+
+TEST_CASE(
+    "msix checkpoint: another version, another table size and impossible vectors are refused") {
+  Messages messages;
+  Msix msix(2, messages);
+  Msix larger(3, messages);
+  std::vector<std::byte> bytes = saved(msix);
+
+  CHECK(refusal(msix, with_version(bytes, "msix", 2)).find("section msix: it has version 2") !=
+        std::string::npos);
+  CHECK(refusal(larger, bytes).find("2 vectors, this function has 3") != std::string::npos);
+  bytes[8 + 4 + 4 + 8 + 8] = std::byte{1};  // bit 0 of the first vector's address
+  CHECK(refusal(msix, bytes).find("a vector that cannot be") != std::string::npos);
 }
 
 }  // namespace

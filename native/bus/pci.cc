@@ -28,9 +28,17 @@ class HostBridge : public PciFunction {
     const std::lock_guard lock(mutex_);
     config_.write(offset, data);
   }
+  void save(StateWriter& writer) const override {
+    const std::lock_guard lock(mutex_);
+    config_.save(writer);
+  }
+  void load(StateReader& reader) override {
+    const std::lock_guard lock(mutex_);
+    config_.load(reader);
+  }
 
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   PciConfigSpace config_{PciIdentity{.vendor = 0x1b36, .device = 0x0008, .class_code = 0x06'0000}};
 };
 
@@ -106,6 +114,40 @@ void PciBus::io_write(std::uint64_t offset, std::span<const std::byte> data) {
   std::uint8_t register_offset = 0;
   PciFunction* function = select(offset, register_offset);
   if (function != nullptr) function->config_write(register_offset, data);
+}
+
+std::vector<std::uint8_t> PciBus::taken_slots() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::uint8_t> taken;
+  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+    if (slots_[slot] != nullptr) taken.push_back(static_cast<std::uint8_t>(slot));
+  }
+  return taken;
+}
+
+void PciBus::save(StateWriter& writer) const {
+  PciBusState state{.address = 0, .slots = taken_slots()};
+  {
+    const std::lock_guard lock(mutex_);
+    state.address = address_;
+  }
+  writer.save(state);
+  for (const std::uint8_t slot : state.slots) slots_[slot]->save(writer);
+}
+
+void PciBus::load(StateReader& reader) {
+  const auto state = reader.load<PciBusState>();
+  if (state.slots != taken_slots()) reader.fail("other slots are taken than in this machine");
+  {
+    const std::lock_guard lock(mutex_);
+    address_ = state.address & kAddressWritable;
+  }
+  for (const std::uint8_t slot : state.slots) slots_[slot]->load(reader);
+  for (const std::uint8_t slot : state.slots) slots_[slot]->place();
+}
+
+void PciBus::resume() {
+  for (const std::uint8_t slot : taken_slots()) slots_[slot]->resume();
 }
 
 }  // namespace kvitest

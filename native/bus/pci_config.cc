@@ -37,12 +37,12 @@ PciConfigSpace::PciConfigSpace(const PciIdentity& identity) {
 }
 
 std::uint64_t PciConfigSpace::value(std::uint8_t offset, std::size_t length) const {
-  return read_le(std::span(bytes_).subspan(offset, length));
+  return read_le(std::span(state_.bytes).subspan(offset, length));
 }
 
 void PciConfigSpace::define(std::uint8_t offset, std::size_t length, std::uint64_t value,
                             std::uint64_t writable) {
-  write_le(std::span(bytes_).subspan(offset, length), value);
+  write_le(std::span(state_.bytes).subspan(offset, length), value);
   write_le(std::span(writable_).subspan(offset, length), writable);
 }
 
@@ -65,41 +65,42 @@ std::uint8_t PciConfigSpace::add_capability(std::uint8_t id, std::span<const std
   if (body.size() != writable.size()) {
     throw Error("add PCI capability", EINVAL, "body and writable mask differ in length");
   }
-  if (offset + 2 + body.size() > bytes_.size()) {
+  if (offset + 2 + body.size() > state_.bytes.size()) {
     throw Error("add PCI capability", ENOSPC, "configuration space is full");
   }
-  bytes_[offset] = std::byte{id};
-  std::ranges::copy(body, bytes_.begin() + static_cast<std::ptrdiff_t>(offset + 2));
+  state_.bytes[offset] = std::byte{id};
+  std::ranges::copy(body, state_.bytes.begin() + static_cast<std::ptrdiff_t>(offset + 2));
   std::ranges::copy(writable, writable_.begin() + static_cast<std::ptrdiff_t>(offset + 2));
-  bytes_[capability_link_] = static_cast<std::byte>(offset);
+  state_.bytes[capability_link_] = static_cast<std::byte>(offset);
   capability_link_ = offset + 1;
   capability_end_ = (offset + 2 + body.size() + 3) & ~std::size_t{3};
-  bytes_[kPciStatus] |= std::byte{kStatusCapabilities};
+  state_.bytes[kPciStatus] |= std::byte{kStatusCapabilities};
   return static_cast<std::uint8_t>(offset);
 }
 
 void PciConfigSpace::read(std::uint8_t offset, std::span<std::byte> data) const {
-  std::ranges::copy(std::span(bytes_).subspan(offset, data.size()), data.begin());
+  std::ranges::copy(std::span(state_.bytes).subspan(offset, data.size()), data.begin());
 }
 
 void PciConfigSpace::write(std::uint8_t offset, std::span<const std::byte> data) {
   for (std::size_t i = 0; i < data.size(); ++i) {
     const std::byte mask = writable_[offset + i];
-    bytes_[offset + i] = (bytes_[offset + i] & ~mask) | (data[i] & mask);
+    state_.bytes[offset + i] = (state_.bytes[offset + i] & ~mask) | (data[i] & mask);
   }
 }
 
 void PciConfigSpace::store(std::uint8_t offset, std::span<const std::byte> data) {
-  std::ranges::copy(data, bytes_.begin() + offset);
+  std::ranges::copy(data, state_.bytes.begin() + offset);
 }
 
 void PciConfigSpace::set_command(std::uint16_t command) {
-  write_le(std::span(bytes_).subspan(kPciCommand, 2), command);
+  write_le(std::span(state_.bytes).subspan(kPciCommand, 2), command);
 }
 
 void PciConfigSpace::set_interrupt_status(bool pending) {
   const std::uint64_t others = value(kPciStatus, 2) & ~std::uint64_t{kStatusInterrupt};
-  write_le(std::span(bytes_).subspan(kPciStatus, 2), others | (pending ? kStatusInterrupt : 0));
+  write_le(std::span(state_.bytes).subspan(kPciStatus, 2),
+           others | (pending ? kStatusInterrupt : 0));
 }
 
 std::uint16_t PciConfigSpace::command() const {
@@ -108,6 +109,23 @@ std::uint16_t PciConfigSpace::command() const {
 
 std::uint64_t PciConfigSpace::memory_bar64(unsigned index) const {
   return value(static_cast<std::uint8_t>(kPciBar0 + 4 * index), 8) & ~kBarFlags;
+}
+
+void PciConfigSpace::save(StateWriter& writer) const {
+  writer.save(state_);
+}
+
+void PciConfigSpace::load(StateReader& reader) {
+  const auto state = reader.load<PciConfigState>();
+  for (std::size_t i = 0; i < state.bytes.size(); ++i) {
+    std::byte fixed = ~writable_[i];
+    // The device's own, set anew whenever software reads it.
+    if (i == kPciStatus) fixed &= ~std::byte{kStatusInterrupt};
+    if (((state.bytes[i] ^ state_.bytes[i]) & fixed) != std::byte{0}) {
+      reader.fail("another function than this machine's: byte " + std::to_string(i) + " differs");
+    }
+  }
+  state_ = state;
 }
 
 }  // namespace kvitest

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <span>
 
+#include "native/state/archive.h"
+
 namespace kvitest {
 
 struct PciIdentity {
@@ -30,6 +32,15 @@ inline constexpr std::uint8_t kPciCommand = 0x04;
 inline constexpr std::uint8_t kPciStatus = 0x06;
 inline constexpr std::uint8_t kPciBar0 = 0x10;
 inline constexpr std::uint8_t kPciCapabilityPointer = 0x34;
+
+struct PciConfigState {
+  static constexpr StateTag kTag{"pci-config", 1};
+  std::array<std::byte, 256> bytes{};
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(bytes);
+  }
+};
 
 class PciConfigSpace {
  public:
@@ -58,11 +69,16 @@ class PciConfigSpace {
   std::uint16_t command() const;
   std::uint64_t memory_bar64(unsigned index) const;
 
+  void save(StateWriter& writer) const;
+  // Throws Error (EBADMSG) for the space of another function: what software cannot write must be
+  // the same, identity, BAR sizes and capabilities with it.
+  void load(StateReader& reader);
+
  private:
   std::uint64_t value(std::uint8_t offset, std::size_t length) const;
   void define(std::uint8_t offset, std::size_t length, std::uint64_t value, std::uint64_t writable);
 
-  std::array<std::byte, 256> bytes_{};
+  PciConfigState state_;
   std::array<std::byte, 256> writable_{};
   std::size_t capability_link_ = kPciCapabilityPointer;  // where the next capability is linked from
   std::size_t capability_end_ = 0x40;

@@ -8,6 +8,7 @@
 #include "native/bus/little_endian.h"
 #include "native/bus/pci_config.h"
 #include "native/error.h"
+#include "native/state/test_checkpoint.h"
 
 namespace kvitest {
 namespace {
@@ -20,6 +21,8 @@ class PlainFunction : public PciFunction {
   void config_write(std::uint8_t offset, std::span<const std::byte> data) override {
     config.write(offset, data);
   }
+  void save(StateWriter& writer) const override { config.save(writer); }
+  void load(StateReader& reader) override { config.load(reader); }
   PciConfigSpace config{PciIdentity{.vendor = 0x1af4,
                                     .device = 0x1044,
                                     .revision = 1,
@@ -174,6 +177,81 @@ TEST_CASE("pci config: a BAR that is no power of two or misplaced is refused") {
   CHECK_THROWS_AS(function.config.add_memory_bar64(0, 0x3000, 0), Error);
   CHECK_THROWS_AS(function.config.add_memory_bar64(0, 0x1000, 0x800), Error);
   CHECK_THROWS_AS(function.config.add_memory_bar64(5, 0x1000, 0), Error);
+}
+
+TEST_CASE("pci config checkpoint: what software wrote is back") {
+  PlainFunction function;
+  function.config.add_memory_bar64(0, 0x8'0000, 0x10'0000);
+  store(function.config, 0x10, 4, 0x0020'0000);
+  store(function.config, 0x04, 2, 0xffff);
+  store(function.config, 0x3c, 1, 11);
+
+  PlainFunction fork;
+  fork.config.add_memory_bar64(0, 0x8'0000, 0x10'0000);
+  load(fork, saved(function));
+
+  CHECK(fork.config.memory_bar64(0) == 0x20'0000);
+  CHECK(fork.config.command() == function.config.command());
+  CHECK(load(fork.config, 0x3c, 1) == 11);
+}
+
+TEST_CASE("pci config checkpoint: another identity, BAR size or version is refused") {
+  PlainFunction function;
+  function.config.add_memory_bar64(0, 0x8'0000, 0x10'0000);
+  const std::vector<std::byte> bytes = saved(function);
+
+  PlainFunction smaller;
+  smaller.config.add_memory_bar64(0, 0x4'0000, 0x10'0000);
+  PlainFunction without;
+  store(function.config, 0x10, 4, 0xffff'ffff);
+  CHECK(refusal(smaller, saved(function)) == "");
+  store(smaller.config, 0x10, 4, 0xffff'ffff);
+  CHECK(refusal(function, saved(smaller)).find("another function") != std::string::npos);
+  CHECK(refusal(without, bytes).find("another function") != std::string::npos);
+  CHECK(refusal(function, with_version(bytes, "pci-config", 2)).find("version 2") !=
+        std::string::npos);
+}
+
+TEST_CASE(
+    "pci config checkpoint: a pending interrupt in the status register is no other identity") {
+  PlainFunction function;
+  function.config.set_interrupt_status(true);
+  PlainFunction fork;
+  CHECK(refusal(fork, saved(function)) == "");
+}
+
+TEST_CASE("pci checkpoint: the address register and every function come back") {
+  IoBus bus;
+  PciBus pci(bus);
+  PlainFunction function;
+  pci.attach(3, function);
+  out(bus, 0xcf8, 4, 0x8000'183c);
+  out(bus, 0xcfc, 1, 7);
+  const std::vector<std::byte> bytes = saved(pci);
+
+  IoBus fork_bus;
+  PciBus fork(fork_bus);
+  PlainFunction fork_function;
+  fork.attach(3, fork_function);
+  load(fork, bytes);
+
+  CHECK(in(fork_bus, 0xcf8, 4) == 0x8000'183c);
+  CHECK(in(fork_bus, 0xcfc, 1) == 7);
+}
+
+TEST_CASE("pci checkpoint: functions in other slots are refused") {
+  IoBus bus;
+  PciBus pci(bus);
+  PlainFunction function;
+  pci.attach(3, function);
+  IoBus fork_bus;
+  PciBus fork(fork_bus);
+  PlainFunction fork_function;
+  fork.attach(4, fork_function);
+
+  CHECK(refusal(fork, saved(pci)).find("other slots") != std::string::npos);
+  CHECK(refusal(pci, with_version(saved(pci), "pci-bus", 9)).find("version 9") !=
+        std::string::npos);
 }
 
 }  // namespace

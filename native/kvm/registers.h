@@ -44,6 +44,10 @@ struct CpuidEntry {
   std::uint32_t index = 0;
   std::uint32_t flags = 0;  // kCpuidSignificantIndex: index selects a subleaf
   std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(function, index, flags, eax, ebx, ecx, edx);
+  }
 };
 
 // KVM_CPUID_FLAG_SIGNIFCANT_INDEX
@@ -52,6 +56,10 @@ inline constexpr std::uint32_t kCpuidSignificantIndex = 1;
 struct MsrEntry {
   std::uint32_t index = 0;
   std::uint64_t value = 0;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(index, value);
+  }
 };
 
 }  // namespace kvitest

@@ -147,6 +147,7 @@ void Vcpu::set_cpuid(std::span<const CpuidEntry> entries) {
   }
   kvm_ioctl(fd_.get(), kSetCpuid2, "KVM_SET_CPUID2", table.data(),
             std::to_string(entries.size()) + " entries");
+  cpuid_.assign(entries.begin(), entries.end());
 }
 
 void Vcpu::set_msrs(std::span<const MsrEntry> entries) {
@@ -164,6 +165,15 @@ void Vcpu::set_msrs(std::span<const MsrEntry> entries) {
     throw Error("KVM_SET_MSRS", 0,
                 "KVM refused MSR " + hex(entries[done].index) + " = " + hex(entries[done].value));
   }
+}
+
+bool Vcpu::try_set_msr(const MsrEntry& entry) {
+  MsrTable table(1);
+  kvm_msr_entry k{};
+  k.index = entry.index;
+  k.data = entry.value;
+  table.set(0, k);
+  return kvm_ioctl(fd_.get(), kSetMsrs, "KVM_SET_MSRS", table.data()) == 1;
 }
 
 GeneralRegisters Vcpu::registers() const {
@@ -301,6 +311,14 @@ std::optional<std::string> Vcpu::mp_state() const {
 
 void Vcpu::nmi() {
   kvm_ioctl(fd_.get(), KVM_NMI, "KVM_NMI", 0UL);
+}
+
+void Vcpu::set_run_cr8(std::uint64_t value) {
+  static_cast<kvm_run*>(run_)->cr8 = value;
+}
+
+void Vcpu::set_complete_only() {
+  __atomic_store_n(&static_cast<kvm_run*>(run_)->immediate_exit, 1, __ATOMIC_SEQ_CST);
 }
 
 void Vcpu::clear_kick() {

@@ -29,12 +29,18 @@ class Vcpu {
   Vcpu& operator=(const Vcpu&) = delete;
 
   unsigned index() const { return index_; }
+  int fd() const { return fd_.get(); }
+  const Vm& vm() const { return vm_; }
 
   // KVM_SET_CPUID2, once and before the first run() (EINVAL after it since Linux 5.16) and before
   // set_msrs(): KVM accepts an MSR only when CPUID shows its feature.
   void set_cpuid(std::span<const CpuidEntry> entries);
+  // As it was set.
+  std::span<const CpuidEntry> cpuid() const { return cpuid_; }
   // Throws Error naming the first MSR that KVM refused.
   void set_msrs(std::span<const MsrEntry> entries);
+  // False when KVM refuses it. Throws Error.
+  bool try_set_msr(const MsrEntry& entry);
 
   GeneralRegisters registers() const;
   void set_registers(const GeneralRegisters& registers);
@@ -44,6 +50,10 @@ class Vcpu {
 
   // XCR0, which states XSAVE saves (KVM_SET_XCRS); after set_cpuid(), which says which are allowed.
   void set_xcr0(std::uint64_t value);
+
+  // CR8 that the next run() enters the guest with: without irqchip KVM takes it from kvm_run,
+  // whatever the special registers say.
+  void set_run_cr8(std::uint64_t value);
 
   // One 32-bit LAPIC register, offset as in the SDM's table 11-1; needs the irqchip.
   std::uint32_t lapic_register(std::size_t offset) const;
@@ -58,6 +68,9 @@ class Vcpu {
   // KVM_RUN. The spans of the answer are valid until the next call. Throws Error when KVM_RUN
   // itself fails.
   Exit run();
+  // Makes run() only complete the exit before: it then answers Interrupted without having been in
+  // the guest, or the exit that completing gave. Until clear_kick(). On the vCPU's own thread.
+  void set_complete_only();
   // Between a kick and this, run() returns Interrupted at once.
   void clear_kick();
   // From any thread: makes `thread`, which is in or about to enter run(), return from it.
@@ -72,6 +85,7 @@ class Vcpu {
   UniqueFd fd_;
   std::size_t run_size_ = 0;
   void* run_ = nullptr;
+  std::vector<CpuidEntry> cpuid_;
   std::array<std::uint64_t, kExitReasons> exit_counts_{};
 };
 

@@ -7,6 +7,7 @@
 #include "native/bus/interrupts.h"
 #include "native/bus/io_bus.h"
 #include "native/bus/pci.h"
+#include "native/bus/shared_lines.h"
 #include "native/platform/debug_port.h"
 #include "native/platform/exit_port.h"
 #include "native/platform/i8042.h"
@@ -25,11 +26,6 @@ namespace {
 constexpr std::uint64_t kVirtioBarSize = 512 * 1024;
 constexpr std::uint64_t kPioEnd = 0x1'0000;
 
-// IOAPIC inputs 16 to 23 are free of ISA interrupts; slots share them in turn.
-constexpr std::uint8_t slot_gsi(unsigned slot) {
-  return static_cast<std::uint8_t>(16 + slot % 8);
-}
-
 class VmInterrupts : public InterruptController {
  public:
   explicit VmInterrupts(Vm& vm) : vm_(vm) {}
@@ -45,6 +41,40 @@ class VmInterrupts : public InterruptController {
   Vm& vm_;
 };
 
+constexpr const char* kLinux = "linux";
+constexpr const char* kBare = "bare";
+
+// What the board is made of, ahead of its devices: a checkpoint of other ones is refused before a
+// device reads what is not its own.
+struct BoardState {
+  static constexpr StateTag kTag{"board", 1};
+  bool irqchip = false;
+  std::string payload;
+  std::vector<std::string> devices;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(irqchip, payload, devices);
+  }
+  bool operator==(const BoardState&) const = default;
+};
+
+BoardState describe(const MachineSpec& spec) {
+  BoardState state{.irqchip = spec.irqchip,
+                   .payload = std::holds_alternative<LinuxPayload>(spec.payload) ? kLinux : kBare,
+                   .devices = {}};
+  for (const DeviceSpec& device : spec.devices) {
+    state.devices.push_back(std::holds_alternative<ConsoleSpec>(device) ? "console" : "rng");
+  }
+  return state;
+}
+
+std::string text(const BoardState& state) {
+  std::string line = "a " + state.payload + " guest " +
+                     (state.irqchip ? "with irqchip" : "without irqchip") + " and devices [";
+  for (const std::string& device : state.devices) line += " " + device;
+  return line + " ]";
+}
+
 ConsoleSink& console_sink(BoardOwner& owner) {
   return owner;
 }
@@ -52,8 +82,10 @@ ConsoleSink& console_sink(BoardOwner& owner) {
 }  // namespace
 
 struct Board::Parts {
-  Parts(GuestMemory& memory, Vm& vm, BoardOwner& owner)
-      : interrupts(vm),
+  Parts(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner)
+      : description(describe(spec)),
+        interrupts(vm),
+        pci_lines(interrupts),
         serial(&interrupts, kSerialGsi,
                {[&owner](std::span<const std::byte> data) { owner.output(kSerialChannel, data); },
                 [&owner](std::size_t) { owner.serial_writable(); }}),
@@ -84,7 +116,8 @@ struct Board::Parts {
     } else {
       devices.push_back(make_rng(std::get<RngSpec>(spec)));
     }
-    functions.push_back(make_virtio_pci(*devices.back(), memory, mmio, interrupts,
+    line_sources.push_back(std::make_unique<SharedLines::Source>(pci_lines));
+    functions.push_back(make_virtio_pci(*devices.back(), memory, mmio, *line_sources.back(),
                                         kPciMmio32Base + (slot - 1) * kVirtioBarSize,
                                         pci_slot_gsi(slot)));
     pci.attach(slot, *functions.back());
@@ -92,9 +125,11 @@ struct Board::Parts {
 
   // In the order in which each needs the ones before it: what sits on a bus leaves it when it is
   // destroyed.
+  const BoardState description;
   IoBus pio;
   IoBus mmio;
   VmInterrupts interrupts;
+  SharedLines pci_lines;  // slots share inputs
   Serial serial;
   DebugPort debug_port;
   TestExit test_exit;
@@ -105,12 +140,13 @@ struct Board::Parts {
   VmGenId vmgenid;
   std::vector<std::unique_ptr<VirtioDevice>> devices;
   std::map<std::string, Console*> console_ports;
+  std::vector<std::unique_ptr<SharedLines::Source>> line_sources;
   std::vector<std::unique_ptr<PciFunction>> functions;
   PciBus pci;
 };
 
 Board::Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner)
-    : parts_(std::make_unique<Parts>(memory, vm, owner)) {
+    : parts_(std::make_unique<Parts>(spec, memory, vm, owner)) {
   std::uint8_t slot = 1;
   for (const DeviceSpec& device : spec.devices) parts_->attach(device, slot++, memory, owner);
   if (std::holds_alternative<LinuxPayload>(spec.payload)) parts_->vmgenid.initialize();
@@ -158,6 +194,32 @@ std::size_t Board::host_write(const std::string& channel, std::span<const std::b
   if (channel == kSerialChannel) return parts_->serial.host_write(data);
   Console* console = console_of(channel);
   return console == nullptr ? 0 : console->host_write(channel, data);
+}
+
+void Board::save(StateWriter& writer) const {
+  writer.save(parts_->description);
+  parts_->serial.save(writer);
+  parts_->i8042.save(writer);
+  parts_->rtc.save(writer);
+  parts_->pci.save(writer);
+}
+
+void Board::load(StateReader& reader) {
+  const auto saved = reader.load<BoardState>();
+  if (saved != parts_->description) {
+    reader.fail("it is of " + text(saved) + ", this machine is " + text(parts_->description));
+  }
+  parts_->serial.load(reader);
+  parts_->i8042.load(reader);
+  parts_->rtc.load(reader);
+  parts_->pci.load(reader);
+}
+
+void Board::resume(const std::array<std::byte, 16>& generation_id) {
+  // First, so that a guest that a queue wakes finds the new id.
+  if (parts_->description.payload == kLinux) parts_->vmgenid.renew(generation_id);
+  parts_->serial.resume();
+  parts_->pci.resume();
 }
 
 }  // namespace kvitest

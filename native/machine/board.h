@@ -1,6 +1,7 @@
 // The hardware around the vCPUs: buses and devices, composed from a MachineSpec.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "native/kvm/vm.h"
 #include "native/machine/spec.h"
 #include "native/memory/guest_memory.h"
+#include "native/state/archive.h"
 #include "native/virtio/console/console.h"
 
 namespace kvitest {
@@ -52,6 +54,18 @@ class Board {
   Console* console_of(const std::string& channel) const;
   // Bytes for the guest; returns how many were taken.
   std::size_t host_write(const std::string& channel, std::span<const std::byte> data);
+
+  // Appends what the devices remember. While no vCPU runs and none is in a device's handler.
+  void save(StateWriter& writer) const;
+  // On a board just built from the same spec, before any vCPU runs, once guest memory is restored:
+  // nothing in it is changed, no interrupt raised, no queue looked at. Tells the owner of every
+  // port that the guest has open. Throws Error (EBADMSG) for a checkpoint that is damaged or of
+  // other devices; the board is then good for destruction only.
+  void load(StateReader& reader);
+  // After load(), once the irqchip and the vCPUs are restored too: drives the interrupt lines as
+  // they were, serves what waits in the queues, and gives a Linux guest its new generation id, with
+  // the interrupt that tells it. Throws Error.
+  void resume(const std::array<std::byte, 16>& generation_id);
 
  private:
   struct Parts;

@@ -7,6 +7,7 @@ namespace kvitest {
 
 inline std::atomic<int> live_threads{0};   // started and not yet joined
 inline std::atomic<int> live_machines{0};  // Machine objects that hold KVM fds or guest RAM
+inline std::atomic<int> live_checkpoints{0};
 
 // Counts for as long as it lives.
 class Counted {

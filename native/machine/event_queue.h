@@ -31,11 +31,16 @@ struct PvpanicEvent {
   std::uint8_t event;
 };
 
+// The moment of a checkpoint or of a reset, between what came before it and what comes after.
+struct MarkEvent {
+  bool reset;
+};
+
 struct EndEvent {
   MachineEnd end;
 };
 
-using Event = std::variant<DataEvent, PortEvent, PvpanicEvent, EndEvent>;
+using Event = std::variant<DataEvent, PortEvent, PvpanicEvent, MarkEvent, EndEvent>;
 
 // Bytes of `serial` or `debug` that may be unacknowledged before the writing vCPU waits. Console
 // ports have the same window in their device (kPortWindow).
@@ -62,6 +67,9 @@ class EventQueue {
 
   // The owner took `bytes` of data_with_credit of this channel.
   void consumed(const std::string& channel, std::size_t bytes);
+  // While on, nobody waits for credit: a vCPU must come out of its handler for a checkpoint. What
+  // each then writes too much is what is left of one exit.
+  void waive_credit(bool on);
   // For good: the machine ends, nobody may wait for the owner any more.
   void cancel_waits();
 
@@ -84,6 +92,7 @@ class EventQueue {
   std::condition_variable credit_;
   std::vector<Event> events_;
   std::map<std::string, std::size_t> unacknowledged_;
+  bool waived_ = false;
   bool cancelled_ = false;
 };
 

@@ -28,6 +28,18 @@ void HostWrites::pump(const std::string& channel) {
   writes_.erase(found);
 }
 
+std::map<std::string, std::vector<std::byte>> HostWrites::pending() const {
+  std::map<std::string, std::vector<std::byte>> pending;
+  for (const auto& [channel, queue] : writes_) {
+    std::vector<std::byte>& bytes = pending[channel];
+    for (const Write& write : queue) {
+      bytes.insert(bytes.end(), write.data.begin() + static_cast<std::ptrdiff_t>(write.taken),
+                   write.data.end());
+    }
+  }
+  return pending;
+}
+
 void HostWrites::fail(std::exception_ptr reason) {
   const auto writes = std::exchange(writes_, {});
   for (const auto& [channel, queue] : writes) {

@@ -25,6 +25,8 @@ class HostWrites {
   void add(const std::string& channel, std::vector<std::byte> data, Done done);
   // The device of this channel may have room again.
   void pump(const std::string& channel);
+  // The bytes that no device took yet, by channel.
+  std::map<std::string, std::vector<std::byte>> pending() const;
   // Every write that is not done fails.
   void fail(std::exception_ptr reason);
 

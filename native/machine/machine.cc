@@ -43,6 +43,17 @@ Machine::Machine(MachineSpec spec, Owner owner)
       }),
       loop_(spec_.name, std::move(owner.released)) {}
 
+Machine::Machine(std::shared_ptr<const Checkpoint> origin, ForkOptions options, Owner owner)
+    : origin_(std::move(origin)),
+      fork_options_(std::move(options)),
+      spec_(fork_spec(*origin_, fork_options_)),
+      events_(owner.events_ready,
+              [this, ready = owner.events_ready] { loop_.post_later(kOutputDelay, ready); }),
+      writes_([this](const std::string& channel, std::span<const std::byte> data) {
+        return board_->host_write(channel, data);
+      }),
+      loop_(spec_.name, std::move(owner.released)) {}
+
 Machine::~Machine() {
   stop([](const MachineEnd&) {});
   join();
@@ -68,7 +79,7 @@ void Machine::create(Done done) {
   loop_.post([this, done = std::move(done)] {
     std::exception_ptr error;
     try {
-      build();
+      origin_ == nullptr ? build() : build_fork();
       state_ = State::kCreated;
     } catch (...) {
       error = std::current_exception();
@@ -223,7 +234,7 @@ void Machine::start_vcpus() {
   try {
     for (const auto& vcpu : vcpus_) {
       threads_.push_back(std::make_unique<VcpuThread>(*vcpu, spec_.name, handler));
-      threads_.back()->start();
+      threads_.back()->start(origin_ != nullptr && origin_->machine.halted.at(vcpu->index()));
     }
   } catch (...) {
     end("vmm-error", what(std::current_exception()));
@@ -253,6 +264,7 @@ void Machine::finish() {
   for (const auto& thread : threads_) thread->request_stop();
   for (const auto& thread : threads_) thread->join();
   threads_.clear();
+  drain_consoles();
   {
     const std::lock_guard lock(end_mutex_);
     end_.panicked = (panic_events_ & 1) != 0;
@@ -270,6 +282,16 @@ void Machine::finish() {
   release();
   for (const auto& waiter : std::exchange(stop_waiters_, {})) waiter(end_);
   loop_.finish();
+}
+
+// Several channels may belong to one device.
+void Machine::drain_consoles() {
+  if (board_ == nullptr) return;
+  std::set<Console*> consoles;
+  for (const std::string& channel : board_->channels()) {
+    if (Console* console = board_->console_of(channel)) consoles.insert(console);
+  }
+  for (Console* console : consoles) console->drain();
 }
 
 void Machine::release() {
@@ -310,7 +332,7 @@ std::map<std::string, std::uint64_t> Machine::count_exits() const {
 
 // ---- on vCPU threads
 
-bool Machine::handle_exit(Vcpu& vcpu, const Exit& exit) {
+VcpuThread::Next Machine::handle_exit(Vcpu& vcpu, const Exit& exit) {
   const std::string on_vcpu = " on vCPU " + std::to_string(vcpu.index());
   std::visit(Overloaded{[](const Interrupted&) {}, [](const IgnoredExit&) {},
                         [this](const IoExit& io) {
@@ -339,9 +361,10 @@ bool Machine::handle_exit(Vcpu& vcpu, const Exit& exit) {
                                                ", which this machine cannot handle");
                         }},
              exit);
-  // The guest must not run past what ended it. A halted vCPU without interrupt controller never
-  // runs again.
-  return !ending_ && !std::holds_alternative<HaltExit>(exit);
+  // The guest must not run past what ended it.
+  if (ending_) return VcpuThread::Next::kEnd;
+  // Without interrupt controller nothing wakes it.
+  return std::holds_alternative<HaltExit>(exit) ? VcpuThread::Next::kHalt : VcpuThread::Next::kRun;
 }
 
 void Machine::output(const char* channel, std::span<const std::byte> data) {

@@ -23,9 +23,11 @@
 #include "native/kvm/vcpu.h"
 #include "native/kvm/vm.h"
 #include "native/machine/board.h"
+#include "native/machine/checkpoint.h"
 #include "native/machine/counts.h"
 #include "native/machine/end.h"
 #include "native/machine/event_queue.h"
+#include "native/machine/fork_options.h"
 #include "native/machine/host_writes.h"
 #include "native/machine/spec.h"
 #include "native/machine/task_loop.h"
@@ -47,11 +49,13 @@ class Machine : private BoardOwner {
   using Done = std::function<void(std::exception_ptr)>;
 
   Machine(MachineSpec spec, Owner owner);
+  // A fork: goes on where the checkpoint was.
+  Machine(std::shared_ptr<const Checkpoint> origin, ForkOptions options, Owner owner);
   // As stop(), and waits for it.
   ~Machine() override;
 
-  // Creates the VM and loads the payload; after an error the machine is released and no EndEvent
-  // comes.
+  // Creates the VM and loads the payload, or restores the checkpoint; after an error the machine is
+  // released and no EndEvent comes.
   void create(Done done);
   void start(Done done);
   // Ends the machine if it has not ended, answers when everything is released.
@@ -62,6 +66,12 @@ class Machine : private BoardOwner {
   void resize(std::string channel, std::uint16_t columns, std::uint16_t rows, Done done);
   void inspect(std::function<void(std::vector<VcpuState>, std::exception_ptr)> done);
   void nmi(Done done);
+  // Answers Error EBUSY while another checkpoint or reset is under way, EPIPE after the end. The
+  // MarkEvent stands between what the guest did before it and what it does after.
+  void checkpoint(std::function<void(std::shared_ptr<const Checkpoint>, std::exception_ptr)> done);
+  // Takes a fork back to its checkpoint. As checkpoint(), and EINVAL for a machine that was booted.
+  // Should the reset itself fail, the machine ends.
+  void reset(ForkOptions options, Done done);
 
   std::vector<Event> take_events() { return events_.take(); }
   // Waits until the device loop has ended. Not from a callback of this machine.
@@ -82,12 +92,20 @@ class Machine : private BoardOwner {
   void port_writable(const std::string& port, std::size_t room) override;
 
   // On vCPU threads.
-  bool handle_exit(Vcpu& vcpu, const Exit& exit);
+  VcpuThread::Next handle_exit(Vcpu& vcpu, const Exit& exit);
   // The first cause wins. Any thread.
   void end(std::string reason, std::string detail, std::optional<std::uint64_t> code = {});
 
+  // Holds every vCPU out of the guest with its last exit completed; on the device loop.
+  class Settled;
+
   // On the device loop.
   void build();
+  void build_fork();
+  void restore(const ForkOptions& options);
+  std::shared_ptr<const Checkpoint> take_checkpoint();
+  void take_back(const ForkOptions& options);
+  void drain_consoles();
   void start_vcpus();
   void finish();
   void release();
@@ -97,6 +115,8 @@ class Machine : private BoardOwner {
   void require_running(const char* operation) const;
   void answer(const Done& done, const std::function<void()>& action);
 
+  const std::shared_ptr<const Checkpoint> origin_;  // null for a machine that is booted
+  const ForkOptions fork_options_;
   const MachineSpec spec_;
   EventQueue events_;
   HostWrites writes_;
@@ -112,6 +132,7 @@ class Machine : private BoardOwner {
   std::vector<std::unique_ptr<VcpuThread>> threads_;
 
   std::atomic<bool> ending_{false};
+  std::atomic<bool> saving_{false};  // a checkpoint or a reset was asked for and is not answered
   std::atomic<unsigned> halted_{0};
   std::atomic<std::uint64_t> unhandled_io_{0};
   std::atomic<std::uint64_t> unhandled_mmio_{0};

@@ -26,6 +26,10 @@ TestMachine::TestMachine(MachineSpec spec)
     : machine_(
           std::make_unique<Machine>(std::move(spec), Machine::Owner{[this] { take(); }, [] {}})) {}
 
+TestMachine::TestMachine(std::shared_ptr<const Checkpoint> origin, ForkOptions options)
+    : machine_(std::make_unique<Machine>(std::move(origin), std::move(options),
+                                         Machine::Owner{[this] { take(); }, [] {}})) {}
+
 TestMachine::~TestMachine() {
   stop();
   machine_->join();
@@ -37,11 +41,16 @@ void TestMachine::take() {
     if (const auto* data = std::get_if<DataEvent>(&event)) {
       const std::string piece(reinterpret_cast<const char*>(data->data.data()), data->data.size());
       text_[data->channel] += piece;
+      log_.push_back(data->channel + ":" + piece);
       if (acknowledge_) machine_->consumed(data->channel, data->data.size());
       if (on_output) on_output(data->channel, piece);
     }
+    if (const auto* mark = std::get_if<MarkEvent>(&event)) {
+      log_.push_back(mark->reset ? "mark:reset" : "mark:checkpoint");
+    }
     if (auto* end = std::get_if<EndEvent>(&event)) {
       end_ = std::move(end->end);
+      log_.push_back("end");
       ++end_events_;
     }
   }
@@ -81,6 +90,23 @@ std::vector<VcpuState> TestMachine::inspect() {
   return promise.get_future().get();
 }
 
+std::shared_ptr<const Checkpoint> TestMachine::checkpoint() {
+  std::promise<std::shared_ptr<const Checkpoint>> promise;
+  machine_->checkpoint(
+      [&promise](std::shared_ptr<const Checkpoint> checkpoint, std::exception_ptr error) {
+        if (error) {
+          promise.set_exception(error);
+        } else {
+          promise.set_value(std::move(checkpoint));
+        }
+      });
+  return promise.get_future().get();
+}
+
+void TestMachine::reset(ForkOptions options) {
+  await([&](Machine::Done done) { machine_->reset(std::move(options), std::move(done)); });
+}
+
 MachineEnd TestMachine::wait_for_end(std::chrono::seconds limit) {
   std::unique_lock lock(mutex_);
   if (!changed_.wait_for(lock, limit, [this] { return end_.has_value(); })) {
@@ -102,6 +128,17 @@ void TestMachine::wait_for_text(const std::string& channel, const std::string& t
 std::string TestMachine::text(const std::string& channel) {
   const std::lock_guard lock(mutex_);
   return text_[channel];
+}
+
+std::vector<std::string> TestMachine::log() {
+  const std::lock_guard lock(mutex_);
+  return log_;
+}
+
+void TestMachine::clear_text() {
+  const std::lock_guard lock(mutex_);
+  text_.clear();
+  log_.clear();
 }
 
 int TestMachine::end_events() {

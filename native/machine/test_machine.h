@@ -16,6 +16,7 @@ namespace kvitest {
 class TestMachine {
  public:
   explicit TestMachine(MachineSpec spec);
+  explicit TestMachine(std::shared_ptr<const Checkpoint> origin, ForkOptions options = {});
   ~TestMachine();
 
   // Throw what the machine answers.
@@ -24,6 +25,8 @@ class TestMachine {
   MachineEnd stop();
   void write(const std::string& channel, const std::string& text);
   std::vector<VcpuState> inspect();
+  std::shared_ptr<const Checkpoint> checkpoint();
+  void reset(ForkOptions options = {});
 
   // Credit is given back by itself unless this is off.
   void acknowledge(bool on) { acknowledge_ = on; }
@@ -33,6 +36,9 @@ class TestMachine {
                      std::chrono::seconds limit = std::chrono::seconds(60));
   std::string text(const std::string& channel);
   int end_events();
+  // Everything that came, in order: "CHANNEL:TEXT", "mark:checkpoint", "end"...
+  std::vector<std::string> log();
+  void clear_text();
 
   Machine& machine() { return *machine_; }
   // Called with every piece of output, on a native thread.
@@ -46,6 +52,7 @@ class TestMachine {
   std::map<std::string, std::string> text_;
   std::optional<MachineEnd> end_;
   int end_events_ = 0;
+  std::vector<std::string> log_;
   bool acknowledge_ = true;
   std::unique_ptr<Machine> machine_;
 };

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <system_error>
 #include <utility>
+#include <variant>
 
 #include "native/error.h"
 #include "native/kvm/kick_signal.h"
@@ -21,7 +22,8 @@ VcpuThread::~VcpuThread() {
   join();
 }
 
-void VcpuThread::start() {
+void VcpuThread::start(bool halted) {
+  halted_ = halted;
   kick_signal();  // installed before any thread could be kicked
   sigset_t all;
   sigset_t before;
@@ -38,15 +40,23 @@ void VcpuThread::start() {
   ++live_threads;
 }
 
-bool VcpuThread::enter() {
+VcpuThread::Entry VcpuThread::enter() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return stop_ || pauses_ == 0; });
-  if (stop_) return false;
+  changed_.wait(lock, [this] {
+    if (stop_) return true;
+    if (settling_ && !settled_) return true;
+    return pauses_ == 0 && !settling_ && !halted_;
+  });
+  if (stop_) return Entry::kNone;
+  if (settling_) {
+    vcpu_.set_complete_only();
+    return Entry::kCompletion;
+  }
   // Under the lock, so that a kick meant for this entry cannot be lost: whoever kicks holds it and
   // has seen in_guest_.
   vcpu_.clear_kick();
   in_guest_ = true;
-  return true;
+  return Entry::kGuest;
 }
 
 void VcpuThread::leave() {
@@ -57,11 +67,28 @@ void VcpuThread::leave() {
   changed_.notify_all();
 }
 
+void VcpuThread::settled(bool ended) {
+  {
+    const std::lock_guard lock(mutex_);
+    settled_ = true;
+    ended_ = ended;
+  }
+  changed_.notify_all();
+}
+
 void VcpuThread::run() {
   name_this_thread(machine_name_, std::to_string(vcpu_.index()));
+  // A thread that ends is out of the guest for good.
+  struct End {
+    VcpuThread& thread;
+    ~End() { thread.settled(true); }
+  };
+  const End end{*this};
   try {
     block_all_but_kick();
-    while (enter()) {
+    for (;;) {
+      const Entry entry = enter();
+      if (entry == Entry::kNone) return;
       struct Leave {
         VcpuThread& thread;
         ~Leave() { thread.leave(); }
@@ -70,11 +97,48 @@ void VcpuThread::run() {
         const Leave leave{*this};
         return vcpu_.run();
       }();
-      if (!handler_.exit(vcpu_, exit)) break;
+      if (entry == Entry::kCompletion && std::holds_alternative<Interrupted>(exit)) {
+        settled(false);
+        continue;
+      }
+      const Next next = handler_.exit(vcpu_, exit);
+      if (next == Next::kEnd) return;
+      if (next == Next::kHalt) {
+        const std::lock_guard lock(mutex_);
+        halted_ = true;
+      }
     }
   } catch (...) {
     handler_.failed(vcpu_, std::current_exception());
   }
+}
+
+void VcpuThread::request_settle() {
+  std::unique_lock lock(mutex_);
+  settling_ = true;
+  settled_ = settled_ || !thread_.joinable();
+  if (in_guest_) vcpu_.kick(thread_.native_handle());
+  lock.unlock();
+  changed_.notify_all();
+}
+
+void VcpuThread::wait_settled() {
+  using namespace std::chrono_literals;
+  std::unique_lock lock(mutex_);
+  while (!changed_.wait_for(lock, 10ms, [this] { return settled_; })) {
+    // As in drive_out().
+    if (in_guest_) vcpu_.kick(thread_.native_handle());
+  }
+}
+
+void VcpuThread::resume(bool halted) {
+  {
+    const std::lock_guard lock(mutex_);
+    settling_ = false;
+    settled_ = ended_;
+    halted_ = halted;
+  }
+  changed_.notify_all();
 }
 
 void VcpuThread::drive_out(std::unique_lock<std::mutex>& lock) {

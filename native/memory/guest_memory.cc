@@ -9,9 +9,12 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <string>
+#include <utility>
 
 #include "native/error.h"
+#include "native/memory/page_map.h"
 
 namespace kvitest {
 namespace {
@@ -22,6 +25,25 @@ constexpr std::uint64_t kHugePagesFrom = 32 << 20;
 std::string mebibytes(std::uint64_t bytes) {
   return std::to_string(bytes >> 20) + " MiB";
 }
+
+// KVM maps a huge page only where guest and host address agree in their low 21 bits.
+std::byte* align_to_huge_page(void* mapping) {
+  const auto address = reinterpret_cast<std::uintptr_t>(mapping);
+  return reinterpret_cast<std::byte*>((address + kHugePageSize - 1) & ~(kHugePageSize - 1));
+}
+
+Error map_error(std::uint64_t bytes) {
+  return Error("mmap", errno, "guest RAM of " + mebibytes(bytes) + " for a fork",
+               "have fewer guests at once, or raise vm.max_map_count");
+}
+
+// A fork whose delta holds more than this part of its image gets an image of its own: each fork of
+// it copies the delta.
+constexpr std::size_t kDeltaPart = 4;
+
+// Copying a page back costs about as much as the fault that brings it anew; many of them are given
+// back to the host instead.
+constexpr std::size_t kMostPagesCopiedBack = 4096;
 
 }  // namespace
 
@@ -40,24 +62,46 @@ GuestMemory::GuestMemory(std::uint64_t bytes) : size_(bytes) {
   if (mapping_ == MAP_FAILED) {
     throw Error("mmap", errno, "guest RAM of " + mebibytes(bytes), "give the guest less memory");
   }
-  // KVM maps a huge page only where guest and host address agree in their low 21 bits.
-  const auto address = reinterpret_cast<std::uintptr_t>(mapping_);
-  const std::uintptr_t aligned = (address + kHugePageSize - 1) & ~(kHugePageSize - 1);
-  void* host = reinterpret_cast<void*>(aligned);
-  // Advice only, so failures do not matter: a core dump of the host process is about our code, not
-  // about gigabytes of guest; a forked child has no business with guest RAM; a bare guest touches a
-  // few pages and would only wait for 2 MiB to be cleared.
-  ::madvise(host, bytes, MADV_DONTDUMP);
-  ::madvise(host, bytes, MADV_DONTFORK);
-  ::madvise(host, bytes, bytes >= kHugePagesFrom ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-  // For whoever reads /proc/PID/maps; kernels without CONFIG_ANON_VMA_NAME refuse.
-  ::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, host, bytes, "kvitest-ram");
+  host_ = align_to_huge_page(mapping_);
+  set_regions();
+  // A bare guest touches a few pages and would only wait for 2 MiB to be cleared.
+  ::madvise(host_, bytes, bytes >= kHugePagesFrom ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  // For whoever reads /proc/PID/maps; kernels without CONFIG_ANON_VMA_NAME refuse. A memfd has its
+  // name.
+  ::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, host_, bytes, "kvitest-ram");
+}
 
-  const std::uint64_t low = std::min<std::uint64_t>(bytes, kLowRamLimit);
-  regions_.push_back({0, low, host});
-  if (bytes > low) {
-    regions_.push_back({kHighRamBase, bytes - low, static_cast<std::byte*>(host) + low});
+GuestMemory::GuestMemory(std::shared_ptr<const MemoryImage> image)
+    : size_(image->size()), image_(std::move(image)) {
+  const std::uint64_t reserved = size_ + kHugePageSize;
+  void* const space =
+      ::mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (space == MAP_FAILED) throw map_error(size_);
+  host_ = align_to_huge_page(space);
+  // The ends are given back, so that a fork costs one mapping of the 65530 a process may have.
+  const auto before = static_cast<std::size_t>(host_ - static_cast<std::byte*>(space));
+  if (before != 0) ::munmap(space, before);
+  if (before != kHugePageSize) ::munmap(host_ + size_, kHugePageSize - before);
+  mapping_ = host_;
+  mapped_size_ = size_;
+  if (::mmap(host_, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED,
+             image_->fd(), 0) == MAP_FAILED) {
+    const Error error = map_error(size_);
+    ::munmap(mapping_, mapped_size_);
+    throw error;
   }
+  set_regions();
+  copy_delta();
+}
+
+void GuestMemory::set_regions() {
+  // Advice only, so failures do not matter: a core dump of the host process is about our code, not
+  // about gigabytes of guest; a forked child has no business with guest RAM.
+  ::madvise(host_, size_, MADV_DONTDUMP);
+  ::madvise(host_, size_, MADV_DONTFORK);
+  const std::uint64_t low = std::min<std::uint64_t>(size_, kLowRamLimit);
+  regions_.push_back({0, low, host_});
+  if (size_ > low) regions_.push_back({kHighRamBase, size_ - low, host_ + low});
 }
 
 GuestMemory::~GuestMemory() {
@@ -70,6 +114,62 @@ std::uint64_t GuestMemory::size() const {
 
 std::span<const RamRegion> GuestMemory::regions() const {
   return regions_;
+}
+
+std::span<std::byte> GuestMemory::page(std::uint32_t number) const {
+  return {host_ + number * kPageSize, kPageSize};
+}
+
+void GuestMemory::copy_delta() {
+  const std::span<const std::uint32_t> pages = image_->delta_pages();
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    std::ranges::copy(image_->delta_page(i), page(pages[i]).begin());
+  }
+}
+
+std::shared_ptr<const MemoryImage> GuestMemory::image() const {
+  const PageSource source = [this](std::uint32_t number, std::span<std::byte> out) {
+    std::ranges::copy(page(number), out.begin());
+  };
+  if (image_ == nullptr) {
+    return MemoryImage::make(size_, pages_of_kind(host_, size_, PageKind::kPresent), source);
+  }
+  const std::vector<std::uint32_t> changed = pages_of_kind(host_, size_, PageKind::kPrivate);
+  if (changed.size() <= image_->base_pages().size() / kDeltaPart) {
+    return MemoryImage::make_delta(*image_, changed, source);
+  }
+  std::vector<std::uint32_t> all;
+  std::ranges::set_union(image_->base_pages(), changed, std::back_inserter(all));
+  return MemoryImage::make(size_, all, source);
+}
+
+std::size_t GuestMemory::private_pages() const {
+  return pages_of_kind(host_, size_, image_ == nullptr ? PageKind::kPresent : PageKind::kPrivate)
+      .size();
+}
+
+// Which pages to take back: the kernel's own record of copy-on-write. KVM's dirty log and dirty
+// ring would cost a write-protection fault for each page, know nothing of what our devices write,
+// and need a slot flag that makes KVM map 4 KiB pages; the record is there in any case, is exact,
+// and counts every writer.
+std::size_t GuestMemory::restore() {
+  if (image_ == nullptr) {
+    throw Error("restore guest memory", EINVAL, "the machine was booted, it has no image");
+  }
+  const std::vector<std::uint32_t> changed = pages_of_kind(host_, size_, PageKind::kPrivate);
+  if (changed.size() > kMostPagesCopiedBack) {
+    if (::madvise(host_, size_, MADV_DONTNEED) != 0) throw Error("MADV_DONTNEED", errno, "a fork");
+    copy_delta();
+    return changed.size();
+  }
+  for (std::size_t i = 0; i < changed.size();) {
+    std::size_t run = 1;
+    while (i + run < changed.size() && changed[i + run] == changed[i] + run) ++run;
+    image_->read(changed[i], static_cast<std::uint32_t>(run),
+                 {page(changed[i]).data(), run * kPageSize});
+    i += run;
+  }
+  return changed.size();
 }
 
 void* GuestMemory::locate(Gpa gpa, std::uint64_t length, std::uint64_t alignment) const {

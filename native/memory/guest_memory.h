@@ -10,6 +10,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "native/memory/memory_image.h"
+
 namespace kvitest {
 
 using Gpa = std::uint64_t;  // guest physical address
@@ -31,6 +33,9 @@ class GuestMemory {
  public:
   // bytes: a nonzero multiple of 4096. Throws Error (ENOMEM, EINVAL).
   explicit GuestMemory(std::uint64_t bytes);
+  // A copy-on-write copy of the image: costs a mapping, not memory. Throws Error (ENOMEM: also when
+  // the process has no mapping left).
+  explicit GuestMemory(std::shared_ptr<const MemoryImage> image);
   ~GuestMemory();
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
@@ -40,6 +45,15 @@ class GuestMemory {
 
   // True when [gpa, gpa + length) is RAM; a range may span two adjacent regions never, one always.
   bool contains(Gpa gpa, std::uint64_t length) const;
+
+  // RAM as it is now. Nobody may write to it meanwhile. Throws Error.
+  std::shared_ptr<const MemoryImage> image() const;
+  // Pages of a copy that are no longer shared with its image, by whoever's write; of RAM without an
+  // image, pages that exist. Throws Error.
+  std::size_t private_pages() const;
+  // Makes a copy equal to its image again; returns how many pages were taken back. Nobody may touch
+  // it meanwhile. Throws Error.
+  std::size_t restore();
 
   // Copy out of, into RAM. False, and nothing copied, unless the whole range is RAM.
   [[nodiscard]] bool read(Gpa gpa, std::span<std::byte> out) const;
@@ -66,11 +80,16 @@ class GuestMemory {
   }
 
  private:
+  void set_regions();
+  std::span<std::byte> page(std::uint32_t number) const;
+  void copy_delta();
   void* locate(Gpa gpa, std::uint64_t length, std::uint64_t alignment) const;
   std::vector<RamRegion> regions_;
   std::uint64_t size_ = 0;
-  void* mapping_ = nullptr;  // all regions lie in it
+  std::byte* host_ = nullptr;  // all regions lie behind one another from here
+  void* mapping_ = nullptr;
   std::uint64_t mapped_size_ = 0;
+  std::shared_ptr<const MemoryImage> image_;  // null for a machine that was booted
 };
 
 }  // namespace kvitest

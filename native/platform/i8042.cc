@@ -23,11 +23,12 @@ constexpr unsigned kTimer2Output = 1u << 5;
 I8042::I8042(std::function<void()> reset) : reset_(std::move(reset)) {}
 
 void I8042::io_read(std::uint64_t offset, std::span<std::byte> data) {
+  const std::lock_guard lock(mutex_);
   for (std::size_t i = 0; i < data.size(); ++i) {
     if (offset + i == kCommandOffset) {
       data[i] = kStatus;
     } else if (offset + i == kSystemControlOffset) {
-      data[i] = static_cast<std::byte>(speaker_control_.load() | kTimer2Output);
+      data[i] = static_cast<std::byte>(state_.system_control | kTimer2Output);
     } else {
       data[i] = kFloating;
     }
@@ -38,10 +39,23 @@ void I8042::io_write(std::uint64_t offset, std::span<const std::byte> data) {
   if (data.size() != 1) return;
   const auto value = std::to_integer<unsigned>(data[0]);
   if (offset == kSystemControlOffset) {
-    speaker_control_ = static_cast<std::uint8_t>(value & kSystemControlKept);
+    const std::lock_guard lock(mutex_);
+    state_.system_control = static_cast<std::uint8_t>(value & kSystemControlKept);
   } else if (offset == kCommandOffset && (value & kPulseMask) == kPulseReset) {
     reset_();
   }
+}
+
+void I8042::save(StateWriter& writer) const {
+  const std::lock_guard lock(mutex_);
+  writer.save(state_);
+}
+
+void I8042::load(StateReader& reader) {
+  const auto state = reader.load<I8042State>();
+  if ((state.system_control & ~kSystemControlKept) != 0) reader.fail("a register that cannot be");
+  const std::lock_guard lock(mutex_);
+  state_ = state;
 }
 
 }  // namespace kvitest

@@ -2,15 +2,26 @@
 // system control port B (0x61).
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
+#include <mutex>
+#include <span>
 
 #include "native/bus/io_device.h"
+#include "native/state/archive.h"
 
 namespace kvitest {
 
 inline constexpr std::uint64_t kI8042Ports = 5;
+
+struct I8042State {
+  static constexpr StateTag kTag{"i8042", 1};
+  std::uint8_t system_control = 0;  // port 0x61, the bits that the guest owns
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(system_control);
+  }
+};
 
 // There is no keyboard. The status reads as "output buffer full" for ever and "input buffer empty":
 // a driver that flushes the controller gives up after a few reads and finds none, one that waits to
@@ -23,9 +34,13 @@ class I8042 : public IoDevice {
   void io_read(std::uint64_t offset, std::span<std::byte> data) override;
   void io_write(std::uint64_t offset, std::span<const std::byte> data) override;
 
+  void save(StateWriter& writer) const;
+  void load(StateReader& reader);  // throws Error (EBADMSG)
+
  private:
   std::function<void()> reset_;
-  std::atomic<std::uint8_t> speaker_control_{0};
+  mutable std::mutex mutex_;
+  I8042State state_;
 };
 
 }  // namespace kvitest

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "native/platform/test_access.h"
+#include "native/state/test_checkpoint.h"
 
 namespace kvitest {
 namespace {
@@ -43,6 +44,26 @@ TEST_CASE("i8042: port 0x61 names no NMI cause, keeps the speaker bits and shows
   port_out(controller, 1, 0xff);
 
   CHECK(port_in(controller, 1) == 0x2f);
+}
+
+TEST_CASE("i8042 checkpoint: port 0x61 is kept") {
+  I8042 controller([] {});
+  port_out(controller, 1, 0x03);
+
+  I8042 fork([] {});
+  load(fork, saved(controller));
+
+  CHECK(port_in(fork, 1) == port_in(controller, 1));
+  CHECK((port_in(fork, 1) & 0x0f) == 0x03);
+}
+
+TEST_CASE("i8042 checkpoint: another version and an impossible register are refused") {
+  I8042 controller([] {});
+  std::vector<std::byte> bytes = saved(controller);
+  CHECK(refusal(controller, with_version(bytes, "i8042", 2)).find("version 2") !=
+        std::string::npos);
+  bytes.back() = std::byte{0xff};
+  CHECK(refusal(controller, bytes).find("a register that cannot be") != std::string::npos);
 }
 
 }  // namespace

@@ -29,7 +29,9 @@ constexpr std::uint8_t kAfternoon = 1 << 7;
 }  // namespace
 
 Rtc::Rtc(std::function<std::time_t()> now)
-    : now_(now ? std::move(now) : [] { return std::time(nullptr); }), control_(k24Hours) {}
+    : now_(now ? std::move(now) : [] { return std::time(nullptr); }) {
+  state_.control = k24Hours;
+}
 
 void Rtc::io_read(std::uint64_t offset, std::span<std::byte> data) {
   const std::lock_guard lock(mutex_);
@@ -41,19 +43,19 @@ void Rtc::io_write(std::uint64_t offset, std::span<const std::byte> data) {
   const std::lock_guard lock(mutex_);
   const auto value = std::to_integer<std::uint8_t>(data[0]);
   if (offset == 0) {
-    index_ = value & kIndexMask;
-  } else if (index_ == kStatusB) {
-    control_ = value & (k24Hours | kBinary);
+    state_.index = value & kIndexMask;
+  } else if (state_.index == kStatusB) {
+    state_.control = value & (k24Hours | kBinary);
   }
 }
 
 std::uint8_t Rtc::encode(int value) const {
-  if ((control_ & kBinary) != 0) return static_cast<std::uint8_t>(value);
+  if ((state_.control & kBinary) != 0) return static_cast<std::uint8_t>(value);
   return static_cast<std::uint8_t>(value / 10 << 4 | value % 10);
 }
 
 std::uint8_t Rtc::encode_hour(int hour) const {
-  if ((control_ & k24Hours) != 0) return encode(hour);
+  if ((state_.control & k24Hours) != 0) return encode(hour);
   const int twelve = hour % 12 == 0 ? 12 : hour % 12;
   return static_cast<std::uint8_t>(encode(twelve) | (hour >= 12 ? kAfternoon : 0));
 }
@@ -62,7 +64,7 @@ std::uint8_t Rtc::read_register() const {
   const std::time_t now = now_();
   std::tm utc{};
   ::gmtime_r(&now, &utc);
-  switch (index_) {
+  switch (state_.index) {
     case kSeconds:
       return encode(std::min(utc.tm_sec, 59));
     case kMinutes:
@@ -82,12 +84,26 @@ std::uint8_t Rtc::read_register() const {
     case kStatusA:
       return kDivider32768;
     case kStatusB:
-      return control_;
+      return state_.control;
     case kStatusD:
       return kValid;
     default:
       return 0;
   }
+}
+
+void Rtc::save(StateWriter& writer) const {
+  const std::lock_guard lock(mutex_);
+  writer.save(state_);
+}
+
+void Rtc::load(StateReader& reader) {
+  const auto state = reader.load<RtcState>();
+  if ((state.index & ~kIndexMask) != 0 || (state.control & ~(k24Hours | kBinary)) != 0) {
+    reader.fail("a register that cannot be");
+  }
+  const std::lock_guard lock(mutex_);
+  state_ = state;
 }
 
 }  // namespace kvitest

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "native/platform/test_access.h"
+#include "native/state/test_checkpoint.h"
 
 namespace kvitest {
 namespace {
@@ -77,6 +78,27 @@ TEST_CASE("rtc: by default it is the host's clock") {
   cmos_write(rtc, 0x0b, 0x06);
 
   CHECK(cmos_read(rtc, 0x09) == utc.tm_year % 100);
+}
+
+TEST_CASE("rtc checkpoint: the index and the format that the guest chose are kept") {
+  Rtc rtc([] { return kNoon; });
+  cmos_write(rtc, 0x0b, 0x06);
+  port_out(rtc, 0, 0x02);
+
+  Rtc fork([] { return kMidnight; });
+  load(fork, saved(rtc));
+
+  CHECK(port_in(fork, 1) == 4);
+  CHECK(cmos_read(fork, 0x0b) == 0x06);
+  CHECK(cmos_read(fork, 0x09) == 24);
+}
+
+TEST_CASE("rtc checkpoint: another version and impossible registers are refused") {
+  Rtc rtc;
+  std::vector<std::byte> bytes = saved(rtc);
+  CHECK(refusal(rtc, with_version(bytes, "rtc", 2)).find("version 2") != std::string::npos);
+  bytes.back() = std::byte{0xff};
+  CHECK(refusal(rtc, bytes).find("a register that cannot be") != std::string::npos);
 }
 
 }  // namespace

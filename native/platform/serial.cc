@@ -65,13 +65,13 @@ Serial::Serial(InterruptController* interrupts, std::uint32_t gsi, SerialSink si
     : interrupts_(interrupts), gsi_(gsi), sink_(std::move(sink)) {}
 
 bool Serial::divisor_access() const {
-  return (line_control_ & kLcrDivisorAccess) != 0;
+  return (state_.line_control & kLcrDivisorAccess) != 0;
 }
 bool Serial::loopback() const {
-  return (modem_control_ & kMcrLoopback) != 0;
+  return (state_.modem_control & kMcrLoopback) != 0;
 }
 bool Serial::fifo_enabled() const {
-  return (fifo_control_ & kFcrEnable) != 0;
+  return (state_.fifo_control & kFcrEnable) != 0;
 }
 std::size_t Serial::fifo_depth() const {
   return fifo_enabled() ? kFifoDepth : 1;
@@ -88,7 +88,7 @@ void Serial::io_read(std::uint64_t offset, std::span<std::byte> data) {
           static_cast<std::byte>(offset + i < kSerialPorts ? read_register(offset + i) : 0xff);
     }
     update_interrupt();
-    room = kSerialInputLimit - input_.size();
+    room = kSerialInputLimit - state_.input.size();
     // Not for every byte: a waiting host is told when half of the queue is free.
     tell_host = host_waits_ && room >= kSerialInputLimit / 2;
     if (tell_host) host_waits_ = false;
@@ -113,8 +113,9 @@ void Serial::io_write(std::uint64_t offset, std::span<const std::byte> data) {
 
 std::size_t Serial::host_write(std::span<const std::byte> data) {
   const std::lock_guard lock(mutex_);
-  const std::size_t taken = std::min(data.size(), kSerialInputLimit - input_.size());
-  input_.insert(input_.end(), data.begin(), data.begin() + static_cast<std::ptrdiff_t>(taken));
+  const std::size_t taken = std::min(data.size(), kSerialInputLimit - state_.input.size());
+  state_.input.insert(state_.input.end(), data.begin(),
+                      data.begin() + static_cast<std::ptrdiff_t>(taken));
   if (taken < data.size()) host_waits_ = true;
   fill_fifo();
   update_interrupt();
@@ -124,31 +125,32 @@ std::size_t Serial::host_write(std::span<const std::byte> data) {
 std::uint8_t Serial::read_register(std::uint64_t offset) {
   switch (offset) {
     case kData:
-      return divisor_access() ? static_cast<std::uint8_t>(divisor_) : take_received();
+      return divisor_access() ? static_cast<std::uint8_t>(state_.divisor) : take_received();
     case kInterruptEnable:
-      return divisor_access() ? static_cast<std::uint8_t>(divisor_ >> 8) : interrupt_enable_;
+      return divisor_access() ? static_cast<std::uint8_t>(state_.divisor >> 8)
+                              : state_.interrupt_enable;
     case kInterruptId: {
       const std::uint8_t id = interrupt_identification();
       // Reading IIR takes the transmitter interrupt back if it is the one reported.
-      if ((id & kIirIdMask) == kIirTransmitterEmpty) transmitter_interrupt_ = false;
+      if ((id & kIirIdMask) == kIirTransmitterEmpty) state_.transmitter_interrupt = false;
       return id;
     }
     case kLineControl:
-      return line_control_;
+      return state_.line_control;
     case kModemControl:
-      return modem_control_;
+      return state_.modem_control;
     case kLineStatus: {
       const std::uint8_t status = line_status();
-      overrun_ = false;
+      state_.overrun = false;
       return status;
     }
     case kModemStatus: {
-      const std::uint8_t status = modem_lines() | modem_deltas_;
-      modem_deltas_ = 0;
+      const std::uint8_t status = modem_lines() | state_.modem_deltas;
+      state_.modem_deltas = 0;
       return status;
     }
     default:
-      return scratch_;
+      return state_.scratch;
   }
 }
 
@@ -156,34 +158,34 @@ void Serial::write_register(std::uint64_t offset, std::uint8_t value) {
   switch (offset) {
     case kData:
       if (divisor_access()) {
-        divisor_ = static_cast<std::uint16_t>((divisor_ & 0xff00) | value);
+        state_.divisor = static_cast<std::uint16_t>((state_.divisor & 0xff00) | value);
       } else {
         if (loopback()) transmit_locally(value);
         // The transmitter is infinitely fast: holding register and shift register are empty again.
-        transmitter_interrupt_ = true;
+        state_.transmitter_interrupt = true;
       }
       break;
     case kInterruptEnable:
       if (divisor_access()) {
-        divisor_ = static_cast<std::uint16_t>((divisor_ & 0x00ff) | value << 8);
+        state_.divisor = static_cast<std::uint16_t>((state_.divisor & 0x00ff) | value << 8);
       } else {
-        const bool newly_enabled = (value & ~interrupt_enable_ & kIerTransmitterEmpty) != 0;
-        interrupt_enable_ = value & kIerMask;
+        const bool newly_enabled = (value & ~state_.interrupt_enable & kIerTransmitterEmpty) != 0;
+        state_.interrupt_enable = value & kIerMask;
         // Enabling it with an empty transmitter raises it; drivers begin to send that way.
-        if (newly_enabled) transmitter_interrupt_ = true;
+        if (newly_enabled) state_.transmitter_interrupt = true;
       }
       break;
     case kInterruptId:
       write_fifo_control(value);
       break;
     case kLineControl:
-      line_control_ = value;
+      state_.line_control = value;
       break;
     case kModemControl:
       write_modem_control(value);
       break;
     case kScratch:
-      scratch_ = value;
+      state_.scratch = value;
       break;
     case kLineStatus:
     case kModemStatus:
@@ -193,52 +195,52 @@ void Serial::write_register(std::uint64_t offset, std::uint8_t value) {
 }
 
 void Serial::write_fifo_control(std::uint8_t value) {
-  const bool toggled = ((value ^ fifo_control_) & kFcrEnable) != 0;
-  if (toggled || (value & kFcrClearReceiver) != 0) fifo_.clear();
+  const bool toggled = ((value ^ state_.fifo_control) & kFcrEnable) != 0;
+  if (toggled || (value & kFcrClearReceiver) != 0) state_.fifo.clear();
   // Without the enable bit the other bits are not programmed.
-  fifo_control_ = (value & kFcrEnable) != 0 ? value & kFcrKept : 0;
+  state_.fifo_control = (value & kFcrEnable) != 0 ? value & kFcrKept : 0;
   fill_fifo();
 }
 
 void Serial::write_modem_control(std::uint8_t value) {
   const std::uint8_t before = modem_lines();
-  modem_control_ = value & kMcrMask;
+  state_.modem_control = value & kMcrMask;
   const std::uint8_t after = modem_lines();
   const std::uint8_t changed = before ^ after;
-  modem_deltas_ |= (changed & (kMsrCts | kMsrDsr | kMsrCarrier)) >> 4;
-  if ((before & ~after & kMsrRing) != 0) modem_deltas_ |= kMsrTrailingEdgeRing;
+  state_.modem_deltas |= (changed & (kMsrCts | kMsrDsr | kMsrCarrier)) >> 4;
+  if ((before & ~after & kMsrRing) != 0) state_.modem_deltas |= kMsrTrailingEdgeRing;
   fill_fifo();
 }
 
 std::uint8_t Serial::take_received() {
-  if (fifo_.empty()) return 0;
-  const auto value = std::to_integer<std::uint8_t>(fifo_.front());
-  fifo_.pop_front();
+  if (state_.fifo.empty()) return 0;
+  const auto value = std::to_integer<std::uint8_t>(state_.fifo.front());
+  state_.fifo.pop_front();
   fill_fifo();
   return value;
 }
 
 void Serial::transmit_locally(std::uint8_t value) {
-  if (fifo_.size() < fifo_depth()) {
-    fifo_.push_back(static_cast<std::byte>(value));
+  if (state_.fifo.size() < fifo_depth()) {
+    state_.fifo.push_back(static_cast<std::byte>(value));
   } else {
-    overrun_ = true;
+    state_.overrun = true;
   }
 }
 
 void Serial::fill_fifo() {
   // In loopback the receiver is cut off from the line.
-  const bool ready = (modem_control_ & kMcrRts) != 0 && !loopback();
-  while (ready && !input_.empty() && fifo_.size() < fifo_depth()) {
-    fifo_.push_back(input_.front());
-    input_.pop_front();
+  const bool ready = (state_.modem_control & kMcrRts) != 0 && !loopback();
+  while (ready && !state_.input.empty() && state_.fifo.size() < fifo_depth()) {
+    state_.fifo.push_back(state_.input.front());
+    state_.input.pop_front();
   }
 }
 
 std::uint8_t Serial::line_status() const {
   std::uint8_t status = kLsrHoldingEmpty | kLsrTransmitterEmpty;
-  if (!fifo_.empty()) status |= kLsrDataReady;
-  if (overrun_) status |= kLsrOverrun;
+  if (!state_.fifo.empty()) status |= kLsrDataReady;
+  if (state_.overrun) status |= kLsrOverrun;
   return status;
 }
 
@@ -246,41 +248,71 @@ std::uint8_t Serial::modem_lines() const {
   // The host is always there and ready; in loopback the chip's own outputs are its inputs.
   if (!loopback()) return kMsrCts | kMsrDsr | kMsrCarrier;
   std::uint8_t lines = 0;
-  if ((modem_control_ & kMcrRts) != 0) lines |= kMsrCts;
-  if ((modem_control_ & kMcrDtr) != 0) lines |= kMsrDsr;
-  if ((modem_control_ & kMcrOut1) != 0) lines |= kMsrRing;
-  if ((modem_control_ & kMcrOut2) != 0) lines |= kMsrCarrier;
+  if ((state_.modem_control & kMcrRts) != 0) lines |= kMsrCts;
+  if ((state_.modem_control & kMcrDtr) != 0) lines |= kMsrDsr;
+  if ((state_.modem_control & kMcrOut1) != 0) lines |= kMsrRing;
+  if ((state_.modem_control & kMcrOut2) != 0) lines |= kMsrCarrier;
   return lines;
 }
 
 // The highest pending interrupt in the chip's order of priority.
 std::uint8_t Serial::interrupt_identification() const {
   const std::uint8_t fifo_bits = fifo_enabled() ? kIirFifoEnabled : 0;
-  if ((interrupt_enable_ & kIerLineStatus) != 0 && overrun_) return kIirLineStatus | fifo_bits;
-  if ((interrupt_enable_ & kIerReceived) != 0 && !fifo_.empty()) {
-    const std::size_t trigger = fifo_enabled() ? kTriggerLevels[fifo_control_ >> 6] : 1;
+  if ((state_.interrupt_enable & kIerLineStatus) != 0 && state_.overrun)
+    return kIirLineStatus | fifo_bits;
+  if ((state_.interrupt_enable & kIerReceived) != 0 && !state_.fifo.empty()) {
+    const std::size_t trigger = fifo_enabled() ? kTriggerLevels[state_.fifo_control >> 6] : 1;
     // Below the trigger level the character timeout tells; no more bytes are on their way, so at
     // once.
-    return (fifo_.size() >= trigger ? kIirReceived : kIirTimeout) | fifo_bits;
+    return (state_.fifo.size() >= trigger ? kIirReceived : kIirTimeout) | fifo_bits;
   }
-  if ((interrupt_enable_ & kIerTransmitterEmpty) != 0 && transmitter_interrupt_) {
+  if ((state_.interrupt_enable & kIerTransmitterEmpty) != 0 && state_.transmitter_interrupt) {
     return kIirTransmitterEmpty | fifo_bits;
   }
-  if ((interrupt_enable_ & kIerModemStatus) != 0 && modem_deltas_ != 0) {
+  if ((state_.interrupt_enable & kIerModemStatus) != 0 && state_.modem_deltas != 0) {
     return kIirModemStatus | fifo_bits;
   }
   return kIirNone | fifo_bits;
 }
 
-void Serial::update_interrupt() {
+bool Serial::interrupt_level() const {
   // On a PC, OUT2 connects the chip's interrupt pin to the bus, and loopback forces OUT2 inactive.
-  const bool connected = (modem_control_ & kMcrOut2) != 0 && !loopback();
-  const bool level = connected && (interrupt_identification() & kIirNone) == 0;
+  const bool connected = (state_.modem_control & kMcrOut2) != 0 && !loopback();
+  return connected && (interrupt_identification() & kIirNone) == 0;
+}
+
+void Serial::update_interrupt() {
+  const bool level = interrupt_level();
   if (level == line_level_) return;
   line_level_ = level;
   // Under the lock, so that two vCPUs cannot swap the order of a rise and a fall; KVM_IRQ_LINE
   // never waits for us.
   if (interrupts_ != nullptr) interrupts_->set_irq_line(gsi_, level);
+}
+
+void Serial::save(StateWriter& writer) const {
+  const std::lock_guard lock(mutex_);
+  writer.save(state_);
+}
+
+void Serial::load(StateReader& reader) {
+  auto state = reader.load<SerialState>();
+  if (state.input.size() > kSerialInputLimit || state.fifo.size() > kFifoDepth) {
+    reader.fail("more bytes wait than there is room for");
+  }
+  if ((state.interrupt_enable & ~kIerMask) != 0 || (state.fifo_control & ~kFcrKept) != 0 ||
+      (state.modem_control & ~kMcrMask) != 0) {
+    reader.fail("a register that cannot be");
+  }
+  const std::lock_guard lock(mutex_);
+  state_ = std::move(state);
+}
+
+void Serial::resume() {
+  const std::lock_guard lock(mutex_);
+  // Low too: an interrupt controller that is used again remembers the level from before.
+  line_level_ = interrupt_level();
+  if (interrupts_ != nullptr) interrupts_->set_irq_line(gsi_, line_level_);
 }
 
 }  // namespace kvitest

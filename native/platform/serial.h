@@ -10,6 +10,7 @@
 
 #include "native/bus/interrupts.h"
 #include "native/bus/io_device.h"
+#include "native/state/archive.h"
 
 namespace kvitest {
 
@@ -23,6 +24,26 @@ struct SerialSink {
   std::function<void(std::span<const std::byte>)> transmit;
   // Input has room again after host_write() took less than it was given. May be empty.
   std::function<void(std::size_t room)> writable;
+};
+
+struct SerialState {
+  static constexpr StateTag kTag{"serial", 1};
+  std::deque<std::byte> input;         // from the host, not yet on the line
+  std::deque<std::byte> fifo;          // received
+  bool transmitter_interrupt = false;  // THRE became true and was not yet reported
+  bool overrun = false;
+  std::uint8_t interrupt_enable = 0;
+  std::uint8_t fifo_control = 0;
+  std::uint8_t line_control = 0;
+  std::uint8_t modem_control = 0;
+  std::uint8_t modem_deltas = 0;
+  std::uint8_t scratch = 0;
+  std::uint16_t divisor = 12;  // 9600 baud
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(input, fifo, transmitter_interrupt, overrun, interrupt_enable, fifo_control,
+            line_control, modem_control, modem_deltas, scratch, divisor);
+  }
 };
 
 // The host is a peer with hardware flow control: bytes go into the receive FIFO only while the
@@ -39,6 +60,12 @@ class Serial : public IoDevice {
   // Queues bytes for the guest; returns how many were taken, at most the room left. Any thread.
   std::size_t host_write(std::span<const std::byte> data);
 
+  // For checkpoints; load() throws Error (EBADMSG) and leaves the interrupt line alone, resume()
+  // drives it.
+  void save(StateWriter& writer) const;
+  void load(StateReader& reader);
+  void resume();
+
  private:
   std::uint8_t read_register(std::uint64_t offset);
   void write_register(std::uint64_t offset, std::uint8_t value);
@@ -54,25 +81,16 @@ class Serial : public IoDevice {
   bool loopback() const;
   bool fifo_enabled() const;
   std::size_t fifo_depth() const;
+  bool interrupt_level() const;
   void update_interrupt();
 
   InterruptController* interrupts_;
   std::uint32_t gsi_;
   SerialSink sink_;
-  std::mutex mutex_;
-  std::deque<std::byte> input_;  // from the host, not yet on the line
-  std::deque<std::byte> fifo_;   // received
-  bool host_waits_ = false;
-  bool transmitter_interrupt_ = false;  // THRE became true and was not yet reported
-  bool overrun_ = false;
-  bool line_level_ = false;
-  std::uint8_t interrupt_enable_ = 0;
-  std::uint8_t fifo_control_ = 0;
-  std::uint8_t line_control_ = 0;
-  std::uint8_t modem_control_ = 0;
-  std::uint8_t modem_deltas_ = 0;
-  std::uint8_t scratch_ = 0;
-  std::uint16_t divisor_ = 12;  // 9600 baud
+  mutable std::mutex mutex_;
+  SerialState state_;
+  bool host_waits_ = false;  // the host's business: the host of a fork has not asked for anything
+  bool line_level_ = false;  // follows from state_
 };
 
 }  // namespace kvitest

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "native/platform/test_access.h"
+#include "native/state/test_checkpoint.h"
 
 namespace kvitest {
 namespace {
@@ -296,6 +297,96 @@ TEST_CASE("serial: two vCPUs and the host may use it at once without losing a by
 
   CHECK(port.sent.size() == kBytes);
   CHECK(received == kBytes);
+}
+
+TEST_CASE("serial checkpoint: registers, received bytes and waiting input go on in the fork") {
+  Port port;
+  port_out(port.uart, kLcr, 0x80);
+  port_out(port.uart, kDll, 0x34);
+  port_out(port.uart, kDlm, 0x12);
+  port_out(port.uart, kLcr, 0x03);
+  port_out(port.uart, kFcr, 0x81);
+  port_out(port.uart, kScr, 0x5a);
+  port_out(port.uart, kMcr, kMcrOn);
+  const std::string text = "more than sixteen bytes wait here";
+  port.type(text);
+  CHECK(port.receive(3) == text.substr(0, 3));
+
+  Port fork;
+  load(fork.uart, saved(port.uart));
+
+  CHECK(port_in(fork.uart, kScr) == 0x5a);
+  CHECK(port_in(fork.uart, kMcr) == kMcrOn);
+  CHECK(port_in(fork.uart, kLcr) == 0x03);
+  CHECK(fork.receive(text.size() - 3) == text.substr(3));
+  CHECK((port_in(fork.uart, kLsr) & 1) == 0);
+  port_out(fork.uart, kLcr, 0x83);
+  CHECK(port_in(fork.uart, kDll) == 0x34);
+  CHECK(port_in(fork.uart, kDlm) == 0x12);
+  CHECK(port.receive(1) == text.substr(3, 1));
+}
+
+TEST_CASE("serial checkpoint: loading leaves the line alone, resuming drives it") {
+  Port port;
+  port_out(port.uart, kMcr, kMcrOn);
+  port_out(port.uart, kIer, 0x01);
+  port.type("x");
+  REQUIRE(port.interrupts.level());
+
+  Port fork;
+  load(fork.uart, saved(port.uart));
+  CHECK(fork.interrupts.changes().empty());
+  fork.uart.resume();
+  CHECK(fork.interrupts.level());
+  CHECK(fork.receive(1) == "x");
+  CHECK_FALSE(fork.interrupts.level());
+}
+
+TEST_CASE("serial checkpoint: a line that was low is driven low") {
+  Port port;
+  Port fork;
+  load(fork.uart, saved(port.uart));
+  fork.uart.resume();
+  CHECK(fork.interrupts.changes() == std::vector<std::pair<std::uint32_t, bool>>{{kGsi, false}});
+}
+
+TEST_CASE("serial checkpoint: a transmitter interrupt not yet reported is reported in the fork") {
+  Port port;
+  port_out(port.uart, kMcr, kMcrOn);
+  port_out(port.uart, kIer, 0x02);
+
+  Port fork;
+  load(fork.uart, saved(port.uart));
+  CHECK((port_in(fork.uart, kIir) & 0x0f) == 0x02);
+  CHECK((port_in(fork.uart, kIir) & 0x0f) == 0x01);
+}
+
+TEST_CASE("serial checkpoint: the host of a fork is told of room only when it waits itself") {
+  Port port;
+  port_out(port.uart, kMcr, kMcrOn);
+  port.type(std::string(kSerialInputLimit + 100, 'x'));
+
+  Port fork;
+  load(fork.uart, saved(port.uart));
+  fork.receive(kSerialInputLimit);
+  CHECK(fork.rooms.empty());
+}
+
+TEST_CASE(
+    "serial checkpoint: another version, impossible registers and too many bytes are refused") {
+  Port port;
+  const std::vector<std::byte> bytes = saved(port.uart);
+  CHECK(refusal(port.uart, with_version(bytes, "serial", 2)).find("version 2") !=
+        std::string::npos);
+  std::vector<std::byte> registers = bytes;
+  registers[registers.size() - 8] = std::byte{0xff};  // interrupt enable
+  CHECK(refusal(port.uart, registers).find("a register that cannot be") != std::string::npos);
+
+  StateWriter writer;
+  SerialState state;
+  state.fifo.resize(17);
+  writer.save(state);
+  CHECK(refusal(port.uart, writer.take()).find("more bytes wait") != std::string::npos);
 }
 
 }  // namespace

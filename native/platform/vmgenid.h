@@ -3,6 +3,8 @@
 // then.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "native/bus/interrupts.h"
@@ -10,19 +12,24 @@
 
 namespace kvitest {
 
+using GenerationId = std::array<std::byte, 16>;
+
+// Remembers nothing itself: the id lies in guest memory.
 class VmGenId {
  public:
   // Both must outlive this. page: what the ACPI tables name (kVmGenIdPage).
   VmGenId(GuestMemory& memory, InterruptController& interrupts, Gpa page, std::uint32_t gsi);
 
-  // Writes a fresh id without telling the guest: before it starts. Throws Error.
+  // Writes a random id without telling the guest: before it starts. Throws Error.
   void initialize();
-  // Writes a fresh id, then raises the interrupt, in that order: the guest reads it in the handler.
-  // After a restore call it once the irqchip's state is back, or the interrupt is lost. Throws
+  // Writes this id, then pulses the interrupt, in that order: the guest reads the id in the
+  // handler. Once the irqchip's state is back after a restore, or the interrupt is lost. Throws
   // Error.
-  void regenerate();
+  void renew(const GenerationId& id);
 
  private:
+  void write(const GenerationId& id);
+
   GuestMemory& memory_;
   InterruptController& interrupts_;
   Gpa page_;

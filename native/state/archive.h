@@ -135,6 +135,8 @@ class StateReader {
   }
   // Throws unless every section was loaded.
   void finish() const;
+  // For a component that finds what it loaded impossible: names the section loaded last.
+  [[noreturn]] void fail(const std::string& why) const;
 
   template <typename... Ts>
   void operator()(Ts&... values) {
@@ -148,7 +150,6 @@ class StateReader {
   // How many elements of at least `least` bytes follow.
   std::size_t count(std::size_t least);
   void raw(std::span<std::byte> out);
-  [[noreturn]] void fail(const std::string& why) const;
 
   template <typename T>
   void get(T& value) {

@@ -15,6 +15,7 @@ DescriptorChain::DescriptorChain(GuestMemory& memory, std::uint16_t head,
   for (std::size_t i = 0; i < segments_.size(); ++i) {
     (i < first_writable ? readable_ : writable_) += segments_[i].length;
   }
+  request_ = readable_;
 }
 
 Segment DescriptorChain::next(Cursor& cursor, std::size_t limit) {
@@ -40,6 +41,15 @@ std::size_t DescriptorChain::read(std::span<std::byte> out) {
   }
   readable_ -= done;
   return done;
+}
+
+void DescriptorChain::skip(std::uint64_t bytes) {
+  for (std::uint64_t left = std::min(bytes, readable_); left != 0;) {
+    const Segment piece = next(read_, left);
+    if (piece.length == 0) return;
+    left -= piece.length;
+    readable_ -= piece.length;
+  }
 }
 
 std::size_t DescriptorChain::write(std::span<const std::byte> in) {

@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "native/state/archive.h"
+
 namespace kvitest {
 
 class VirtQueue;
@@ -18,6 +20,13 @@ class VirtioInterrupts {
   virtual void queue_interrupt(std::uint16_t queue) = 0;  // used buffer notification
   virtual void config_interrupt() = 0;                    // configuration change notification
   virtual void needs_reset() = 0;                         // sets DEVICE_NEEDS_RESET (2.1.2)
+};
+
+// What activate() hands a device, for one that is restored.
+struct VirtioActivation {
+  std::uint64_t features;
+  std::span<VirtQueue* const> queues;
+  VirtioInterrupts& interrupts;
 };
 
 // Every method may be called on any vCPU thread or the device loop: the device locks itself.
@@ -44,6 +53,16 @@ class VirtioDevice {
   virtual void reset() = 0;
   // The transport of an active device goes away, with the machine: as reset(), but nobody is told.
   virtual void detach() { reset(); }
+
+  // For checkpoints, while no vCPU is in the device; what to save is in README.md. save() appends
+  // at least one section.
+  virtual void save(StateWriter& writer) const = 0;
+  // On a device just built. active: what the driver had activated it with, null when it had not;
+  // it stays valid until reset(), as activate()'s. Looks at no queue, raises no interrupt and
+  // leaves guest memory alone. Throws Error (EBADMSG); the device is then of no use.
+  virtual void load(StateReader& reader, const VirtioActivation* active) = 0;
+  // Everything is restored: looks at every queue, as activate() does.
+  virtual void resume() = 0;
 };
 
 }  // namespace kvitest

@@ -1,6 +1,7 @@
 #include "native/virtio/pci_interrupts.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 namespace kvitest {
@@ -8,6 +9,8 @@ namespace {
 
 constexpr std::uint8_t kIsrQueue = 1;
 constexpr std::uint8_t kIsrConfig = 2;
+constexpr std::uint8_t kStatusBits = kStatusAcknowledge | kStatusDriver | kStatusDriverOk |
+                                     kStatusFeaturesOk | kStatusNeedsReset | kStatusFailed;
 
 }  // namespace
 
@@ -15,8 +18,9 @@ VirtioPciInterrupts::VirtioPciInterrupts(InterruptController& controller, std::u
                                          std::uint16_t queues)
     : controller_(controller),
       intx_gsi_(intx_gsi),
-      msix_(static_cast<std::uint16_t>(queues + 1), controller),
-      queue_vectors_(queues, kNoVector) {}
+      msix_(static_cast<std::uint16_t>(queues + 1), controller) {
+  state_.queue_vectors.assign(queues, kNoVector);
+}
 
 void VirtioPciInterrupts::queue_interrupt(std::uint16_t queue) {
   interrupt(queue_vector(queue), kIsrQueue);
@@ -40,7 +44,7 @@ void VirtioPciInterrupts::interrupt(std::uint16_t vector, std::uint8_t isr_bit) 
   }
   {
     const std::lock_guard lock(mutex_);
-    isr_ |= isr_bit;
+    state_.isr |= isr_bit;
   }
   update_line();
 }
@@ -56,29 +60,29 @@ std::uint16_t VirtioPciInterrupts::assignable(std::uint16_t vector) const {
 
 void VirtioPciInterrupts::set_config_vector(std::uint16_t vector) {
   const std::lock_guard lock(mutex_);
-  config_vector_ = assignable(vector);
+  state_.config_vector = assignable(vector);
 }
 
 std::uint16_t VirtioPciInterrupts::config_vector() const {
   const std::lock_guard lock(mutex_);
-  return config_vector_;
+  return state_.config_vector;
 }
 
 void VirtioPciInterrupts::set_queue_vector(std::uint16_t queue, std::uint16_t vector) {
   const std::lock_guard lock(mutex_);
-  if (queue < queue_vectors_.size()) queue_vectors_[queue] = assignable(vector);
+  if (queue < state_.queue_vectors.size()) state_.queue_vectors[queue] = assignable(vector);
 }
 
 std::uint16_t VirtioPciInterrupts::queue_vector(std::uint16_t queue) const {
   const std::lock_guard lock(mutex_);
-  return queue < queue_vectors_.size() ? queue_vectors_[queue] : kNoVector;
+  return queue < state_.queue_vectors.size() ? state_.queue_vectors[queue] : kNoVector;
 }
 
 std::uint8_t VirtioPciInterrupts::read_isr() {
   std::uint8_t isr = 0;
   {
     const std::lock_guard lock(mutex_);
-    isr = std::exchange(isr_, 0);
+    isr = std::exchange(state_.isr, 0);
   }
   update_line();
   return isr;
@@ -87,8 +91,8 @@ std::uint8_t VirtioPciInterrupts::read_isr() {
 void VirtioPciInterrupts::set_intx_disabled(bool disabled) {
   {
     const std::lock_guard lock(mutex_);
-    if (intx_disabled_ == disabled) return;
-    intx_disabled_ = disabled;
+    if (state_.intx_disabled == disabled) return;
+    state_.intx_disabled = disabled;
   }
   update_line();
 }
@@ -96,31 +100,71 @@ void VirtioPciInterrupts::set_intx_disabled(bool disabled) {
 bool VirtioPciInterrupts::interrupt_pending() const {
   const bool msix = msix_.enabled();
   const std::lock_guard lock(mutex_);
-  return isr_ != 0 && !msix;
+  return state_.isr != 0 && !msix;
 }
 
 void VirtioPciInterrupts::reset() {
   {
     const std::lock_guard lock(mutex_);
-    isr_ = 0;
-    config_vector_ = kNoVector;
-    std::ranges::fill(queue_vectors_, kNoVector);
+    state_.isr = 0;
+    state_.config_vector = kNoVector;
+    std::ranges::fill(state_.queue_vectors, kNoVector);
   }
   status_.store(0);
   update_line();
 }
 
+bool VirtioPciInterrupts::line_level() const {
+  const bool msix = msix_.enabled();
+  const std::lock_guard lock(mutex_);
+  return state_.isr != 0 && !msix && !state_.intx_disabled;
+}
+
 void VirtioPciInterrupts::update_line() {
   const std::lock_guard line_lock(line_mutex_);
-  const bool msix = msix_.enabled();
-  bool level = false;
-  {
-    const std::lock_guard lock(mutex_);
-    level = isr_ != 0 && !msix && !intx_disabled_;
-  }
+  const bool level = line_level();
   if (level == line_) return;
   line_ = level;
   controller_.set_irq_line(intx_gsi_, level);
+}
+
+void VirtioPciInterrupts::resume() {
+  const std::lock_guard line_lock(line_mutex_);
+  line_ = line_level();
+  // Low too: an interrupt controller that is used again remembers the level from before.
+  controller_.set_irq_line(intx_gsi_, line_);
+}
+
+void VirtioPciInterrupts::save(StateWriter& writer) const {
+  VirtioInterruptState state;
+  {
+    const std::lock_guard lock(mutex_);
+    state = state_;
+  }
+  state.status = status_.load();
+  writer.save(state);
+  msix_.save(writer);
+}
+
+void VirtioPciInterrupts::load(StateReader& reader) {
+  VirtioInterruptState state = reader.load<VirtioInterruptState>();
+  const auto assigned = [this](std::uint16_t vector) { return assignable(vector) == vector; };
+  if (state.queue_vectors.size() != state_.queue_vectors.size()) {
+    reader.fail(std::to_string(state.queue_vectors.size()) + " queues, this device has " +
+                std::to_string(state_.queue_vectors.size()));
+  }
+  if (!assigned(state.config_vector) || !std::ranges::all_of(state.queue_vectors, assigned)) {
+    reader.fail("a vector beyond the table");
+  }
+  if ((state.status & ~kStatusBits) != 0 || (state.isr & ~(kIsrQueue | kIsrConfig)) != 0) {
+    reader.fail("a register that cannot be");
+  }
+  status_.store(state.status);
+  {
+    const std::lock_guard lock(mutex_);
+    state_ = std::move(state);
+  }
+  msix_.load(reader);
 }
 
 }  // namespace kvitest

@@ -24,6 +24,19 @@ inline constexpr std::uint8_t kStatusFeaturesOk = 8;
 inline constexpr std::uint8_t kStatusNeedsReset = 64;
 inline constexpr std::uint8_t kStatusFailed = 128;
 
+struct VirtioInterruptState {
+  static constexpr StateTag kTag{"virtio-interrupts", 1};
+  std::uint8_t status = 0;
+  std::uint8_t isr = 0;
+  bool intx_disabled = false;
+  std::uint16_t config_vector = kNoVector;
+  std::vector<std::uint16_t> queue_vectors;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(status, isr, intx_disabled, config_vector, queue_vectors);
+  }
+};
+
 // Locks itself; its locks are never held while a device works.
 class VirtioPciInterrupts : public VirtioInterrupts {
  public:
@@ -54,9 +67,16 @@ class VirtioPciInterrupts : public VirtioInterrupts {
   // What a device reset leaves: status 0, no vectors, no pending interrupt. MSI-X itself stays.
   void reset();
 
+  // For checkpoints, MSI-X included. load() throws Error (EBADMSG) and drives nothing; resume()
+  // drives INTA# as it was.
+  void save(StateWriter& writer) const;
+  void load(StateReader& reader);
+  void resume();
+
  private:
   void interrupt(std::uint16_t vector, std::uint8_t isr_bit);
   std::uint16_t assignable(std::uint16_t vector) const;
+  bool line_level() const;
   void update_line();
 
   InterruptController& controller_;
@@ -65,15 +85,12 @@ class VirtioPciInterrupts : public VirtioInterrupts {
   std::atomic<std::uint8_t> status_{0};
 
   mutable std::mutex mutex_;
-  std::uint8_t isr_ = 0;
-  bool intx_disabled_ = false;
-  std::uint16_t config_vector_ = kNoVector;
-  std::vector<std::uint16_t> queue_vectors_;
+  VirtioInterruptState state_;  // but for the status, which is in status_
 
   // Taken before mutex_, and held over set_irq_line(): two threads must not set levels in another
   // order than they computed them.
   std::mutex line_mutex_;
-  bool line_ = false;
+  bool line_ = false;  // follows from state_
 };
 
 }  // namespace kvitest

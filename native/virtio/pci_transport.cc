@@ -4,10 +4,12 @@
 #include <array>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "native/bus/little_endian.h"
 #include "native/bus/pci_config.h"
+#include "native/error.h"
 #include "native/virtio/common_config.h"
 #include "native/virtio/pci_interrupts.h"
 
@@ -77,6 +79,17 @@ std::optional<std::uint64_t> within(const Region& region, std::uint64_t offset,
   return offset - region.offset;
 }
 
+struct VirtioPciState {
+  static constexpr StateTag kTag{"virtio-pci", 1};
+  // Not a consequence of the configuration space: of two functions that a guest put at one place
+  // only the first decodes.
+  bool mapped = false;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(mapped);
+  }
+};
+
 class VirtioPci : public PciFunction, public IoDevice {
  public:
   VirtioPci(VirtioDevice& device, GuestMemory& memory, IoBus& mmio, InterruptController& interrupts,
@@ -125,6 +138,47 @@ class VirtioPci : public PciFunction, public IoDevice {
     interrupts_.set_intx_disabled((command & kPciCommandIntxDisable) != 0);
     if (msix_control) interrupts_.set_msix_control(*msix_control);
     if (touches_window(offset, data.size())) write_window();
+  }
+
+  void save(StateWriter& writer) const override {
+    {
+      const std::lock_guard lock(mutex_);
+      config_.save(writer);
+      writer.save(VirtioPciState{.mapped = mapped_.has_value()});
+    }
+    interrupts_.save(writer);
+    common_.save(writer);
+  }
+
+  void load(StateReader& reader) override {
+    {
+      const std::lock_guard lock(mutex_);
+      config_.load(reader);
+      if (mapped_) mmio_.remove(*mapped_);
+      mapped_.reset();
+      place_ = reader.load<VirtioPciState>().mapped;
+      if (place_ && (config_.command() & kPciCommandMemory) == 0) {
+        reader.fail("a BAR that decodes while memory decoding is off");
+      }
+    }
+    interrupts_.load(reader);
+    common_.load(reader);
+  }
+
+  void place() override {
+    const std::lock_guard lock(mutex_);
+    if (!std::exchange(place_, false)) return;
+    const std::uint64_t bar = config_.memory_bar64(0);
+    if (!mmio_.try_insert(bar, kBarSize, *this)) {
+      throw Error("load checkpoint", EBADMSG, "two PCI functions decode one place",
+                  "take the checkpoint again");
+    }
+    mapped_ = bar;
+  }
+
+  void resume() override {
+    interrupts_.resume();
+    common_.resume();
   }
 
   void io_read(std::uint64_t offset, std::span<std::byte> data) override {
@@ -255,11 +309,13 @@ class VirtioPci : public PciFunction, public IoDevice {
   VirtioPciInterrupts interrupts_;
   CommonConfig common_;
 
-  std::mutex mutex_;  // the configuration space and the BAR; never held while the device works
+  mutable std::mutex
+      mutex_;  // the configuration space and the BAR; never held while the device works
   PciConfigSpace config_;
   std::uint8_t pci_cap_ = 0;
   std::uint8_t msix_cap_ = 0;
   std::optional<std::uint64_t> mapped_;
+  bool place_ = false;  // between load() and place(): it was mapped
 };
 
 }  // namespace

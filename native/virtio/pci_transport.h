@@ -14,9 +14,9 @@
 namespace kvitest {
 
 // The BAR is placed at bar_address, 512 KiB aligned, as firmware would; the guest may move it.
-// intx_gsi: the IOAPIC input of INTA# for a driver that does not use MSI-X; not shared with another
-// device. Destroying the function detaches the device. Throws Error (EEXIST) when the place is
-// taken.
+// intx_gsi: the IOAPIC input of INTA# for a driver that does not use MSI-X; when several devices
+// share it, `interrupts` is a SharedLines::Source. Destroying the function detaches the device.
+// Throws Error (EEXIST) when the place is taken.
 std::unique_ptr<PciFunction> make_virtio_pci(VirtioDevice& device, GuestMemory& memory, IoBus& mmio,
                                              InterruptController& interrupts,
                                              std::uint64_t bar_address, std::uint32_t intx_gsi);

@@ -46,6 +46,9 @@ class EchoDevice : public VirtioDevice {
     interrupts_ = nullptr;
     ++resets;
   }
+  void save(StateWriter&) const override {}
+  void load(StateReader&, const VirtioActivation*) override {}
+  void resume() override {}
 
   std::pair<std::uint64_t, std::uint64_t> config_written{};
   std::uint64_t negotiated = 0;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "native/memory/guest_memory.h"
+#include "native/state/archive.h"
 #include "native/virtio/device.h"
 
 namespace kvitest {
@@ -21,6 +22,10 @@ struct QueueLayout {
   Gpa descriptors = 0;  // descriptor table
   Gpa driver = 0;       // available ring
   Gpa device = 0;       // used ring
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(size, descriptors, driver, device);
+  }
 };
 
 struct QueueFeatures {
@@ -43,10 +48,32 @@ enum class QueueFault {
   kIndirectLengthInvalid,
   kReadableAfterWritable,
   kBufferOutsideMemory,
-  kBufferTooLarge,
+  kBufferTooLarge,  // the last one
 };
 
 std::string_view to_string(QueueFault fault);
+
+// What a queue remembers beside its layout.
+struct QueueState {
+  std::uint16_t next = 0;       // of the available ring
+  std::uint16_t used = 0;       // index as the driver sees it
+  std::uint16_t announced = 0;  // `used` at the last needs_interrupt()
+  QueueFault fault = QueueFault::kNone;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(next, used, announced, fault);
+  }
+};
+
+// A request that was popped and not yet given back.
+struct ChainState {
+  std::uint16_t head = 0;
+  std::uint64_t read = 0;  // bytes that the device has read of it
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(head, read);
+  }
+};
 
 // kNone when a device may use the layout: size a power of two in 1..max_size, tables aligned to 16,
 // 2 and 4 bytes and wholly in RAM (2.7, 2.7.10).
@@ -74,6 +101,11 @@ class DescriptorChain {
 
   // Copies the next bytes of the driver's request; returns how many there were, at most out.size().
   std::size_t read(std::span<std::byte> out);
+  // Moves past the next bytes of the request, at most what is left of it.
+  void skip(std::uint64_t bytes);
+  // What VirtQueue::retake() needs to find this request again. Not for one with written() bytes:
+  // an answer that was begun is begun anew.
+  ChainState state() const { return {head_, request_ - readable_}; }
   // Copies the next bytes of the answer; returns how many fitted.
   std::size_t write(std::span<const std::byte> in);
 
@@ -91,6 +123,7 @@ class DescriptorChain {
   std::vector<Segment> segments_;
   Cursor read_;
   Cursor write_;
+  std::uint64_t request_ = 0;  // bytes of it, read or not
   std::uint64_t readable_ = 0;
   std::uint64_t writable_ = 0;
   std::uint32_t written_ = 0;
@@ -117,12 +150,20 @@ class VirtQueue {
   // notify.
   virtual void request_notification() = 0;
   virtual QueueFault fault() const = 0;
+
+  virtual QueueState state() const = 0;
+  // In a fork: a request that was popped before the checkpoint, as the guest's memory has it now,
+  // read as far as it was. None, and the queue broken as by pop(), when the descriptors are no
+  // request (any more).
+  virtual std::optional<DescriptorChain> retake(const ChainState& chain) = 0;
 };
 
-// layout must have passed check_split_layout(). memory and interrupts outlive the queue.
+// layout must have passed check_split_layout(). memory and interrupts outlive the queue. state:
+// where a saved queue goes on; guest memory is not touched.
 std::unique_ptr<VirtQueue> make_split_queue(GuestMemory& memory, const QueueLayout& layout,
                                             const QueueFeatures& features,
-                                            VirtioInterrupts& interrupts);
+                                            VirtioInterrupts& interrupts,
+                                            const QueueState& state = {});
 
 // How many requests one doorbell may make a device handle. A driver that points one queue's used
 // ring at another's available ring would else keep its vCPU thread in the device for ever.

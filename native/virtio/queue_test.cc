@@ -412,5 +412,100 @@ TEST_CASE("queue: every fault has its own text") {
   CHECK(to_string(QueueFault::kBufferTooLarge) == "request is larger than 4 GiB");
 }
 
+TEST_CASE("queue checkpoint: a queue goes on in the middle of its ring, popping nothing twice") {
+  Bench bench({.indirect = true, .event_index = true});
+  for (std::uint16_t i = 0; i < 6; ++i) {
+    bench.ring.set_descriptor(i, kBuffers + 64u * i, 1, 0, 0);
+    put(bench.memory, kBuffers + 64u * i, std::string(1, static_cast<char>('a' + i)));
+    bench.ring.set_available(i);
+  }
+  for (int i = 0; i < 4; ++i) bench.queue->push_used(*bench.queue->pop(), 0);
+  CHECK(bench.queue->needs_interrupt());
+
+  const std::uint16_t event = bench.ring.avail_event();
+  auto fork = make_split_queue(bench.memory, bench.layout, {.indirect = true, .event_index = true},
+                               bench.interrupts, bench.queue->state());
+
+  CHECK(bench.ring.avail_event() == event);
+  CHECK(fork->available() == 2);
+  CHECK_FALSE(fork->needs_interrupt());
+  auto chain = fork->pop();
+  REQUIRE(chain.has_value());
+  CHECK(read_all(*chain) == "e");
+  fork->push_used(*chain, 0);
+  CHECK(bench.ring.used_index() == 5);
+}
+
+TEST_CASE("queue checkpoint: used buffers that were not announced are announced in the fork") {
+  Bench bench({.indirect = false, .event_index = true});
+  bench.ring.set_descriptor(0, kBuffers, 1, 0, 0);
+  bench.ring.set_available(0);
+  bench.queue->push_used(*bench.queue->pop(), 0);
+
+  auto fork = make_split_queue(bench.memory, bench.layout, {.event_index = true}, bench.interrupts,
+                               bench.queue->state());
+  CHECK(fork->needs_interrupt());
+  CHECK_FALSE(fork->needs_interrupt());
+}
+
+TEST_CASE("queue checkpoint: a broken queue stays broken, and says so once") {
+  Bench bench;
+  bench.ring.set_available(kSize);
+  CHECK(bench.pop_fault() == QueueFault::kHeadOutOfRange);
+
+  auto fork =
+      make_split_queue(bench.memory, bench.layout, {}, bench.interrupts, bench.queue->state());
+  bench.ring.set_available(0);
+  CHECK_FALSE(fork->pop().has_value());
+  CHECK(fork->fault() == QueueFault::kHeadOutOfRange);
+  CHECK(bench.interrupts.resets_asked == 1);
+}
+
+TEST_CASE("queue checkpoint: a request that was read in part is found again and goes on there") {
+  Bench bench;
+  bench.ring.set_descriptor(2, kBuffers, 4, TestQueue::kNext, 5);
+  bench.ring.set_descriptor(5, kBuffers + 64, 6, 0, 0);
+  put(bench.memory, kBuffers, "0123");
+  put(bench.memory, kBuffers + 64, "456789");
+  bench.ring.set_available(2);
+  auto chain = bench.queue->pop();
+  REQUIRE(chain.has_value());
+  std::array<std::byte, 5> part;
+  CHECK(chain->read(part) == 5);
+
+  auto fork =
+      make_split_queue(bench.memory, bench.layout, {}, bench.interrupts, bench.queue->state());
+  auto again = fork->retake(chain->state());
+
+  REQUIRE(again.has_value());
+  CHECK(again->head() == 2);
+  CHECK(again->readable() == 5);
+  CHECK(again->state().read == 5);
+  CHECK(read_all(*again) == "56789");
+  CHECK(fork->available() == 0);
+  fork->push_used(*again, 0);
+  CHECK(bench.ring.take_used()->id == 2);
+}
+
+TEST_CASE("queue checkpoint: a request whose descriptors broke meanwhile breaks the queue") {
+  Bench bench;
+  bench.ring.set_descriptor(0, kRam, 16, 0, 0);
+  const bool taken = bench.queue->retake({.head = 0, .read = 4}).has_value();
+  CHECK_FALSE(taken);
+  CHECK(bench.queue->fault() == QueueFault::kBufferOutsideMemory);
+  Bench other;
+  const bool beyond = other.queue->retake({.head = kSize, .read = 0}).has_value();
+  CHECK_FALSE(beyond);
+  CHECK(other.queue->fault() == QueueFault::kHeadOutOfRange);
+}
+
+TEST_CASE("queue checkpoint: a request said to be read beyond its end has nothing left") {
+  Bench bench;
+  bench.ring.set_descriptor(0, kBuffers, 16, 0, 0);
+  auto chain = bench.queue->retake({.head = 0, .read = ~std::uint64_t{0}});
+  REQUIRE(chain.has_value());
+  CHECK(chain->readable() == 0);
+}
+
 }  // namespace
 }  // namespace kvitest

@@ -104,38 +104,47 @@ class ChainWalk {
 class SplitQueue : public VirtQueue {
  public:
   SplitQueue(GuestMemory& memory, const QueueLayout& layout, const QueueFeatures& features,
-             VirtioInterrupts& interrupts)
-      : memory_(memory), layout_(layout), features_(features), interrupts_(interrupts) {}
+             VirtioInterrupts& interrupts, const QueueState& state)
+      : memory_(memory),
+        layout_(layout),
+        features_(features),
+        interrupts_(interrupts),
+        state_(state) {}
 
   std::uint16_t size() const override { return layout_.size; }
-  QueueFault fault() const override { return fault_; }
+  QueueFault fault() const override { return state_.fault; }
 
   std::optional<DescriptorChain> pop() override {
     const std::uint16_t waiting = available();
     if (waiting == 0 && !arm_and_look_again()) return std::nullopt;
-    if (fault_ != QueueFault::kNone) return std::nullopt;
+    if (state_.fault != QueueFault::kNone) return std::nullopt;
 
-    const Gpa entry = layout_.driver + kRingHeader + std::uint64_t{2} * (next_ % layout_.size);
+    const Gpa entry =
+        layout_.driver + kRingHeader + std::uint64_t{2} * (state_.next % layout_.size);
     const auto head = memory_.load<std::uint16_t>(entry);
     if (!head) return fail(QueueFault::kRingOutsideMemory);
-    if (*head >= layout_.size) return fail(QueueFault::kHeadOutOfRange);
+    std::optional<DescriptorChain> chain = walk(*head);
+    if (chain) ++state_.next;
+    return chain;
+  }
 
-    ChainWalk chain(memory_, features_.indirect);
-    const QueueFault fault = chain.walk(layout_.descriptors, layout_.size, *head);
-    if (fault != QueueFault::kNone) return fail(fault);
-    ++next_;
-    const std::size_t first_writable = chain.first_writable();
-    return DescriptorChain(memory_, *head, chain.take_segments(), first_writable);
+  QueueState state() const override { return state_; }
+
+  std::optional<DescriptorChain> retake(const ChainState& saved) override {
+    if (state_.fault != QueueFault::kNone) return std::nullopt;
+    std::optional<DescriptorChain> chain = walk(saved.head);
+    if (chain) chain->skip(saved.read);
+    return chain;
   }
 
   std::uint16_t available() override {
-    if (fault_ != QueueFault::kNone) return 0;
+    if (state_.fault != QueueFault::kNone) return 0;
     const auto index = memory_.load<std::uint16_t>(layout_.driver + 2);
     if (!index) {
       fail(QueueFault::kRingOutsideMemory);
       return 0;
     }
-    const auto waiting = static_cast<std::uint16_t>(*index - next_);
+    const auto waiting = static_cast<std::uint16_t>(*index - state_.next);
     if (waiting > layout_.size) {
       fail(QueueFault::kAvailableIndexJumped);
       return 0;
@@ -144,26 +153,27 @@ class SplitQueue : public VirtQueue {
   }
 
   void push_used(const DescriptorChain& chain, std::uint32_t length) override {
-    if (fault_ != QueueFault::kNone) return;
-    const Gpa entry = layout_.device + kRingHeader + std::uint64_t{8} * (used_ % layout_.size);
+    if (state_.fault != QueueFault::kNone) return;
+    const Gpa entry =
+        layout_.device + kRingHeader + std::uint64_t{8} * (state_.used % layout_.size);
     // The element before the index: the store of the index releases it.
-    const bool stored =
-        memory_.store<std::uint32_t>(entry, chain.head()) &&
-        memory_.store<std::uint32_t>(entry + 4, length) &&
-        memory_.store<std::uint16_t>(layout_.device + 2, static_cast<std::uint16_t>(used_ + 1));
+    const bool stored = memory_.store<std::uint32_t>(entry, chain.head()) &&
+                        memory_.store<std::uint32_t>(entry + 4, length) &&
+                        memory_.store<std::uint16_t>(layout_.device + 2,
+                                                     static_cast<std::uint16_t>(state_.used + 1));
     if (!stored) {
       fail(QueueFault::kRingOutsideMemory);
       return;
     }
-    ++used_;
+    ++state_.used;
   }
 
   bool needs_interrupt() override {
-    if (fault_ != QueueFault::kNone || used_ == announced_) return false;
+    if (state_.fault != QueueFault::kNone || state_.used == state_.announced) return false;
     // The driver publishes its wish, then looks at the used index; we publish the used index, then
     // look at its wish. Without a full fence both could miss the other (2.7.7.2).
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    const std::uint16_t before = std::exchange(announced_, used_);
+    const std::uint16_t before = std::exchange(state_.announced, state_.used);
     if (!features_.event_index) {
       const auto flags = memory_.load<std::uint16_t>(layout_.driver);
       return flags && (*flags & kAvailableNoInterrupt) == 0;
@@ -171,14 +181,14 @@ class SplitQueue : public VirtQueue {
     const auto event =
         memory_.load<std::uint16_t>(layout_.driver + kRingHeader + std::uint64_t{2} * layout_.size);
     if (!event) return false;
-    // True when used_event lies in [before, used_), modulo 2^16.
-    return static_cast<std::uint16_t>(used_ - *event - 1) <
-           static_cast<std::uint16_t>(used_ - before);
+    // True when used_event lies in [before, state_.used), modulo 2^16.
+    return static_cast<std::uint16_t>(state_.used - *event - 1) <
+           static_cast<std::uint16_t>(state_.used - before);
   }
 
   void request_notification() override {
-    if (fault_ != QueueFault::kNone || !features_.event_index) return;
-    const auto waiting = static_cast<std::uint16_t>(next_ + available());
+    if (state_.fault != QueueFault::kNone || !features_.event_index) return;
+    const auto waiting = static_cast<std::uint16_t>(state_.next + available());
     publish_avail_event(waiting);
   }
 
@@ -190,17 +200,26 @@ class SplitQueue : public VirtQueue {
 
   // Asks for a notification about the next request, then looks whether one came in between.
   bool arm_and_look_again() {
-    if (fault_ != QueueFault::kNone) return false;
+    if (state_.fault != QueueFault::kNone) return false;
     // Without the event index, flags stay 0: the driver always notifies.
     if (!features_.event_index) return false;
-    publish_avail_event(next_);
+    publish_avail_event(state_.next);
     std::atomic_thread_fence(std::memory_order_seq_cst);
     return available() != 0;
   }
 
+  std::optional<DescriptorChain> walk(std::uint16_t head) {
+    if (head >= layout_.size) return fail(QueueFault::kHeadOutOfRange);
+    ChainWalk chain(memory_, features_.indirect);
+    const QueueFault fault = chain.walk(layout_.descriptors, layout_.size, head);
+    if (fault != QueueFault::kNone) return fail(fault);
+    const std::size_t first_writable = chain.first_writable();
+    return DescriptorChain(memory_, head, chain.take_segments(), first_writable);
+  }
+
   std::nullopt_t fail(QueueFault fault) {
-    if (fault_ == QueueFault::kNone) {
-      fault_ = fault;
+    if (state_.fault == QueueFault::kNone) {
+      state_.fault = fault;
       interrupts_.needs_reset();
     }
     return std::nullopt;
@@ -210,10 +229,7 @@ class SplitQueue : public VirtQueue {
   const QueueLayout layout_;
   const QueueFeatures features_;
   VirtioInterrupts& interrupts_;
-  std::uint16_t next_ = 0;       // of the available ring
-  std::uint16_t used_ = 0;       // index as the driver sees it
-  std::uint16_t announced_ = 0;  // used_ at the last needs_interrupt()
-  QueueFault fault_ = QueueFault::kNone;
+  QueueState state_;
 };
 
 }  // namespace
@@ -269,8 +285,8 @@ QueueFault check_split_layout(const GuestMemory& memory, const QueueLayout& layo
 
 std::unique_ptr<VirtQueue> make_split_queue(GuestMemory& memory, const QueueLayout& layout,
                                             const QueueFeatures& features,
-                                            VirtioInterrupts& interrupts) {
-  return std::make_unique<SplitQueue>(memory, layout, features, interrupts);
+                                            VirtioInterrupts& interrupts, const QueueState& state) {
+  return std::make_unique<SplitQueue>(memory, layout, features, interrupts, state);
 }
 
 }  // namespace kvitest

@@ -39,6 +39,12 @@ TestBoard::TestBoard(VirtioDevice& device)
   pci_.attach(1, *function_);
 }
 
+void TestBoard::copy_memory(const TestBoard& parent) {
+  std::vector<std::byte> bytes(kRam);
+  require(parent.memory.read(0, bytes) && memory.write(0, bytes));
+  bar = parent.bar;
+}
+
 std::uint32_t TestBoard::config(std::uint8_t offset, std::size_t width, std::uint8_t slot) {
   std::array<std::byte, 4> bytes{};
   write_le(bytes, 0x8000'0000u | (std::uint32_t{slot} << 11) | (offset & 0xfcu));
@@ -89,6 +95,12 @@ TestQueue::TestQueue(GuestMemory& memory, std::uint16_t size, Gpa descriptors, G
                      Gpa used)
     : memory_(memory), size_(size), descriptors_(descriptors), available_(available), used_(used) {}
 
+TestQueue::TestQueue(GuestMemory& memory, const TestQueue& parent)
+    : TestQueue(memory, parent.size_, parent.descriptors_, parent.available_, parent.used_) {
+  available_index_ = parent.available_index_;
+  taken_ = parent.taken_;
+}
+
 void TestQueue::set_descriptor(std::uint16_t index, Gpa address, std::uint32_t length,
                                std::uint16_t flags, std::uint16_t next) {
   put_descriptor(memory_, descriptors_ + 16u * index, address, length, flags, next);
@@ -128,6 +140,14 @@ std::optional<TestQueue::Used> TestQueue::take_used() {
   set_used_event(taken_);
   return Used{memory_.load<std::uint32_t>(element).value(),
               memory_.load<std::uint32_t>(element + 4).value()};
+}
+
+void TestDriver::adopt(const TestDriver& parent) {
+  queues_.clear();
+  for (const TestQueue& queue : parent.queues_) queues_.emplace_back(board.memory, queue);
+  offered_ = parent.offered_;
+  next_descriptor_ = parent.next_descriptor_;
+  free_ = parent.free_;
 }
 
 std::uint8_t TestDriver::add_status(std::uint8_t bits) {

@@ -57,6 +57,13 @@ class TestBoard {
 
   explicit TestBoard(VirtioDevice& device);
 
+  // For checkpoints, the device included.
+  void save(StateWriter& writer) const { pci_.save(writer); }
+  void load(StateReader& reader) { pci_.load(reader); }
+  void resume() { pci_.resume(); }
+  // The memory of another board, as a fork finds it.
+  void copy_memory(const TestBoard& parent);
+
   std::uint32_t config(std::uint8_t offset, std::size_t width = 4, std::uint8_t slot = 1);
   void set_config(std::uint8_t offset, std::size_t width, std::uint32_t value);
   // Offset of the nth capability with this id, 0 when there is none. For virtio capabilities
@@ -91,6 +98,8 @@ class TestQueue {
   };
 
   TestQueue(GuestMemory& memory, std::uint16_t size, Gpa descriptors, Gpa available, Gpa used);
+  // The same ring in a fork.
+  TestQueue(GuestMemory& memory, const TestQueue& parent);
 
   // Raw parts of the ring.
   void set_descriptor(std::uint16_t index, Gpa address, std::uint32_t length, std::uint16_t flags,
@@ -130,6 +139,8 @@ class TestDriver {
       kFeatureVersion1 | kFeatureIndirectDesc | kFeatureEventIdx;
 
   explicit TestDriver(TestBoard& board) : board(board) {}
+  // Becomes the driver that `parent` is, in a fork of its board.
+  void adopt(const TestDriver& parent);
 
   // Resets, negotiates, sets up every queue and MSI-X, sets DRIVER_OK. Returns the status it then
   // reads.

@@ -5,7 +5,15 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { whyNoKvm } from './testing/bare-guest.ts'
 
-const nothing = { machines: 0, threads: 0, kvmFds: 0, guestThreads: 0, guestMappings: 0 }
+const nothing = {
+  machines: 0,
+  threads: 0,
+  checkpoints: 0,
+  kvmFds: 0,
+  ramFds: 0,
+  guestThreads: 0,
+  guestMappings: 0,
+}
 
 interface Child {
   status: number | null
@@ -67,7 +75,9 @@ describe.skipIf(reason)(`life of machines${reason ? ` (skipped: ${reason})` : ''
     expect(report.during).toEqual({
       machines: 10,
       threads: 20,
+      checkpoints: 0,
       kvmFds: expect.any(Number),
+      ramFds: 0,
       guestThreads: 20,
       guestMappings: expect.any(Number),
     })

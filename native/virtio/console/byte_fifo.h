@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <type_traits>
 #include <vector>
+
+#include "native/state/archive.h"
 
 namespace kvitest {
 
@@ -36,6 +39,25 @@ class ByteFifo {
   // call.
   std::span<const std::byte> front() const {
     return std::span(bytes_).subspan(begin_, std::min(size_, bytes_.size() - begin_));
+  }
+
+  std::vector<std::byte> contents() const {
+    std::vector<std::byte> bytes(size_);
+    for (std::size_t i = 0; i < size_; ++i) bytes[i] = bytes_[(begin_ + i) % capacity_];
+    return bytes;
+  }
+
+  template <typename Archive>
+  void fields(Archive& archive) {
+    if constexpr (std::is_same_v<Archive, StateReader>) {
+      std::vector<std::byte> bytes;
+      archive(bytes);
+      if (bytes.size() > capacity_) archive.fail("more bytes wait than there is room for");
+      *this = ByteFifo(capacity_);
+      push(bytes);
+    } else {
+      archive(contents());
+    }
   }
 
   // count <= size()

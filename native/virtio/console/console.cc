@@ -14,7 +14,6 @@ namespace {
 
 constexpr std::uint32_t kTypeConsole = 3;
 constexpr std::uint64_t kFeatureSize = 1 << 0;
-constexpr std::uint64_t kFeatureMultiport = 1 << 1;
 constexpr std::uint64_t kFeatureEmergencyWrite = 1 << 2;
 constexpr std::uint16_t kQueueSize = 128;
 constexpr std::size_t kMaxPorts = 31;
@@ -142,7 +141,7 @@ void ConsoleDevice::forget_driver() {
   queues_.clear();
   interrupts_ = nullptr;
   throttled_ = false;
-  for (Transmit& transmit : transmit_) transmit.current.reset();
+  for (Transmit& transmit : transmit_) transmit = {};
   for (ConsolePortState& port : state_.ports) {
     port.changes.clear();
     port.guest_open = false;

@@ -20,10 +20,6 @@ constexpr std::uint16_t kResize = 5;
 constexpr std::uint16_t kPortOpen = 6;
 constexpr std::uint16_t kPortName = 7;
 
-// A guest that opens and closes a port over and over while its data waits has its oldest states
-// kept and pairs in between dropped.
-constexpr std::size_t kMaxChanges = 16;
-
 std::uint16_t event_of(ConsoleMessage message) {
   switch (message) {
     case kMessageAdd:

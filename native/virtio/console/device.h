@@ -16,6 +16,8 @@
 
 namespace kvitest {
 
+inline constexpr std::uint64_t kFeatureMultiport = 1 << 1;  // VIRTIO_CONSOLE_F_MULTIPORT
+
 // Queue numbers (virtio 1.3, 5.3.2): port 0 has 0 and 1, control 2 and 3, port n 2n+2 and 2n+3.
 inline constexpr std::size_t kControlReceive = 2;
 inline constexpr std::size_t kControlTransmit = 3;
@@ -47,6 +49,9 @@ class ConsoleDevice : public Console {
   void notify(std::uint16_t queue) override;
   void reset() override;
   void detach() override;
+  void save(StateWriter& writer) const override;
+  void load(StateReader& reader, const VirtioActivation* active) override;
+  void resume() override;
 
   bool has_port(const std::string& port) const override;
   std::size_t host_write(const std::string& port, std::span<const std::byte> data) override;
@@ -64,6 +69,7 @@ class ConsoleDevice : public Console {
   // What lives only between activate() and reset(), one per port.
   struct Transmit {
     std::optional<DescriptorChain> current;  // taken from the ring, not yet read to its end
+    std::optional<ChainState> saved;         // between load() and resume(): what `current` was
   };
 
   std::size_t index_of(const std::string& port, const char* operation) const;
@@ -78,6 +84,12 @@ class ConsoleDevice : public Console {
   void pump_transmit(std::size_t port);
   bool transmit_current(std::size_t port);
   void report_changes(ConsolePortState& port);
+
+  // checkpoint.cc
+  void check(const ConsoleState& state, const VirtioActivation* active,
+             const StateReader& reader) const;
+  void check(const ConsoleRequests& requests, const VirtioActivation* active,
+             const StateReader& reader) const;
 
   // control.cc; with mutex_ held.
   void pump_control_transmit();

@@ -1,7 +1,14 @@
 import { accessSync, constants } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { addonPath, loadAddon } from '../addon.ts'
-import type { MachineEnd, MachineEvent, MachineSpec, NativeMachine } from '../contract.ts'
+import type {
+  ForkOptions,
+  MachineEnd,
+  MachineEvent,
+  MachineSpec,
+  NativeCheckpoint,
+  NativeMachine,
+} from '../contract.ts'
 
 /** Why tests that need a KVM cannot run here; undefined when they can. */
 export function whyNoKvm(): string | undefined {
@@ -28,9 +35,29 @@ export interface Recorded {
   said(channel: string, text: string): Promise<void>
 }
 
-export async function createBare(
-  spec: MachineSpec,
-  options: { acknowledge?: boolean } = {},
+export function createBare(spec: MachineSpec, options: RecordOptions = {}): Promise<Recorded> {
+  return record((onEvent) => loadAddon().createMachine(spec, onEvent), options)
+}
+
+/** A fork, not started. */
+export function forkOf(checkpoint: NativeCheckpoint, options: ForkOptions = {}): Promise<Recorded> {
+  return record((onEvent) => checkpoint.fork(options, onEvent))
+}
+
+/** A fork that runs. */
+export async function startFork(checkpoint: NativeCheckpoint, options: ForkOptions = {}): Promise<Recorded> {
+  const recorded = await forkOf(checkpoint, options)
+  await recorded.machine.start()
+  return recorded
+}
+
+interface RecordOptions {
+  acknowledge?: boolean
+}
+
+async function record(
+  create: (onEvent: (event: MachineEvent) => void) => Promise<NativeMachine>,
+  options: RecordOptions = {},
 ): Promise<Recorded> {
   const events: MachineEvent[] = []
   const ended = Promise.withResolvers<MachineEnd>()
@@ -41,7 +68,7 @@ export async function createBare(
       .map((event) => Buffer.from((event as { data: Uint8Array }).data).toString())
       .join('')
   let machine: NativeMachine | undefined
-  machine = await loadAddon().createMachine(spec, (event) => {
+  machine = await create((event) => {
     events.push(event)
     if (event.type === 'data' && options.acknowledge !== false) {
       machine?.consumed(event.channel, event.data.length)

@@ -21,7 +21,8 @@ function resources() {
   })
   return {
     ...loadAddon().counts(),
-    kvmFds: countKvmFds(),
+    kvmFds: countFds(/kvm(?!itest)/),
+    ramFds: countFds(/memfd:kvitest-ram/),
     guestThreads: threads.filter((name) => name.startsWith('kvitest-')).length,
     guestMappings: readFileSync('/proc/self/maps', 'utf8')
       .split('\n')
@@ -29,10 +30,10 @@ function resources() {
   }
 }
 
-function countKvmFds(): number {
+function countFds(pattern: RegExp): number {
   return readdirSync('/proc/self/fd').filter((fd) => {
     try {
-      return /kvm/.test(readlink(`/proc/self/fd/${fd}`))
+      return pattern.test(readlink(`/proc/self/fd/${fd}`))
     } catch {
       return false
     }

@@ -1,0 +1,164 @@
+// The whole board in a checkpoint, on a real /dev/kvm: its interrupts go to an in-kernel irqchip.
+#include "native/machine/board.h"
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "native/boot/layout.h"
+#include "native/kvm/system.h"
+#include "native/platform/platform_map.h"
+#include "native/state/test_checkpoint.h"
+
+namespace kvitest {
+namespace {
+
+bool no_kvm() {
+  return ::access("/dev/kvm", R_OK | W_OK) != 0;
+}
+
+struct Owner : BoardOwner {
+  void output(const char* channel, std::span<const std::byte>) override { log.push_back(channel); }
+  void serial_writable() override {}
+  void pvpanic(std::uint8_t) override {}
+  void power_off() override { log.push_back("off"); }
+  void reset(const char*) override { log.push_back("reset"); }
+  void test_exit(std::uint32_t) override { log.push_back("exit"); }
+  void port_data(const std::string&, std::span<const std::byte>) override {}
+  void port_open(const std::string& port, bool open) override {
+    log.push_back(port + (open ? " opens" : " closes"));
+  }
+  void port_writable(const std::string&, std::size_t) override {}
+  std::vector<std::string> log;
+};
+
+MachineSpec with_devices(std::vector<DeviceSpec> devices) {
+  MachineSpec spec;
+  spec.memory = 2 << 20;
+  spec.payload = LinuxPayload{};
+  spec.devices = std::move(devices);
+  spec.irqchip = true;
+  return spec;
+}
+
+std::vector<DeviceSpec> usual() {
+  return {ConsoleSpec{{{"hvc", true}, {"agent", false}}}, RngSpec{}};
+}
+
+struct Hardware {
+  explicit Hardware(MachineSpec spec = with_devices(usual())) : spec(std::move(spec)) {}
+  void out(std::uint16_t port, std::uint8_t value) { access(port, value, true); }
+  std::uint8_t in(std::uint16_t port) { return access(port, 0, false); }
+  std::uint8_t access(std::uint16_t port, std::uint8_t value, bool out) {
+    std::array<std::byte, 1> data{std::byte{value}};
+    board.handle(IoExit{.out = out, .port = port, .size = 1, .data = data});
+    return std::to_integer<std::uint8_t>(data[0]);
+  }
+
+  MachineSpec spec;
+  Owner owner;
+  System system;
+  GuestMemory memory{spec.memory};
+  Vm vm{system, memory, spec.irqchip};
+  Board board{spec, memory, vm, owner};
+};
+
+std::array<std::byte, 16> generation_id(const GuestMemory& memory) {
+  std::array<std::byte, 16> id{};
+  REQUIRE(memory.read(kVmGenIdPage, id));
+  return id;
+}
+
+constexpr std::array<std::byte, 16> kId{std::byte{7}, std::byte{8}, std::byte{9}};
+
+TEST_SUITE_BEGIN("board" * doctest::skip(no_kvm()));
+
+TEST_CASE("board checkpoint: what its devices remember is back in the fork") {
+  Hardware machine;
+  machine.out(kSerialPort + 7, 0x5a);
+  machine.out(kI8042Port + 1, 0x02);
+  machine.out(kRtcPort, 0x0b);
+  const std::array<std::byte, 3> text{std::byte{'a'}, std::byte{'b'}, std::byte{'c'}};
+  CHECK(machine.board.host_write("agent", text) == 3);
+
+  Hardware fork;
+  load(fork.board, saved(machine.board));
+  fork.board.resume(kId);
+
+  CHECK(fork.in(kSerialPort + 7) == 0x5a);
+  CHECK((fork.in(kI8042Port + 1) & 0x0f) == 0x02);
+  CHECK(fork.in(kRtcPort + 1) == machine.in(kRtcPort + 1));
+  CHECK(fork.owner.log.empty());
+  // What waits for the guest takes room there too.
+  const std::vector<std::byte> much(kPortWindow);
+  CHECK(fork.board.host_write("agent", much) == kPortWindow - 3);
+}
+
+TEST_CASE("board checkpoint: loading leaves memory alone, resuming renews the generation id") {
+  Hardware machine;
+  const auto before = generation_id(machine.memory);
+  const std::vector<std::byte> bytes = saved(machine.board);
+
+  Hardware fork;
+  const auto own = generation_id(fork.memory);
+  load(fork.board, bytes);
+  CHECK(generation_id(fork.memory) == own);
+  fork.board.resume(kId);
+  CHECK(generation_id(fork.memory) == kId);
+  CHECK(generation_id(machine.memory) == before);
+}
+
+TEST_CASE("board checkpoint: a bare guest has no generation id") {
+  MachineSpec spec = with_devices({});
+  spec.payload = BarePayload{};
+  spec.irqchip = false;
+  Hardware machine(spec);
+  Hardware fork(spec);
+  load(fork.board, saved(machine.board));
+  fork.board.resume(kId);
+  CHECK(generation_id(fork.memory) == std::array<std::byte, 16>{});
+}
+
+TEST_CASE("board checkpoint: one of other devices is refused before a device reads it") {
+  Hardware machine;
+  Hardware fork(with_devices({RngSpec{}}));
+  CHECK(refusal(fork.board, saved(machine.board)) ==
+        "load checkpoint: section board: it is of a linux guest with irqchip and devices [ console "
+        "rng ], this machine is a linux guest with irqchip and devices [ rng ] (Bad message); take "
+        "the checkpoint again");
+  CHECK(refusal(machine.board, with_version(saved(machine.board), "board", 2)).find("version 2") !=
+        std::string::npos);
+}
+
+TEST_CASE("board checkpoint: a part of it, or one with a changed byte, is refused or harmless") {
+  Hardware machine;
+  machine.board.host_write("agent", std::array<std::byte, 3>{});
+  const std::vector<std::byte> bytes = saved(machine.board);
+  std::size_t refused = 0;
+  for (std::size_t at = 0; at < bytes.size(); ++at) {
+    Owner owner;
+    Board cut(machine.spec, machine.memory, machine.vm, owner);
+    refused += refusal(cut, std::span(bytes).first(at)).empty() ? 0 : 1;
+    std::vector<std::byte> changed = bytes;
+    changed[at] ^= std::byte{0xff};
+    Board fork(machine.spec, machine.memory, machine.vm, owner);
+    if (refusal(fork, changed).empty()) fork.resume(kId);
+  }
+  CHECK(refused == bytes.size());
+}
+
+TEST_CASE("board: more devices than interrupt inputs are built") {
+  Hardware machine(with_devices(std::vector<DeviceSpec>(31, RngSpec{})));
+  Hardware fork(machine.spec);
+  load(fork.board, saved(machine.board));
+  fork.board.resume(kId);
+  CHECK(refusal(fork.board, saved(machine.board)) == "");
+}
+
+TEST_SUITE_END();
+
+}  // namespace
+}  // namespace kvitest

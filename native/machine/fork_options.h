@@ -1,0 +1,33 @@
+// What may differ between a fork and its checkpoint, and what its owner believes of that: the
+// native side of ForkOptions in src/native/contract.ts.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "native/machine/spec.h"
+
+namespace kvitest {
+
+struct Checkpoint;
+
+struct ForkOptions {
+  std::optional<std::string> name;
+  std::optional<std::array<std::byte, 16>> generation_id;
+  std::optional<unsigned> expected_cpus;
+  std::optional<std::uint64_t> expected_memory;  // bytes
+  std::optional<std::vector<DeviceSpec>> expected_devices;
+};
+
+// The checkpoint's, under the fork's name.
+MachineSpec fork_spec(const Checkpoint& checkpoint, const ForkOptions& options);
+// Throws Error (EINVAL) naming the first thing that the checkpoint is not.
+void check_expected(const MachineSpec& spec, const ForkOptions& options);
+// The one asked for, else a random one.
+std::array<std::byte, 16> generation_id(const ForkOptions& options);
+
+}  // namespace kvitest

@@ -1,0 +1,181 @@
+#include "native/memory/memory_image.h"
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "native/error.h"
+#include "native/memory/guest_memory.h"
+
+namespace kvitest {
+namespace {
+
+constexpr std::uint64_t kMiB = 1 << 20;
+
+// RAM of 8 MiB whose pages 1 and 3 hold their number.
+std::shared_ptr<const MemoryImage> sample() {
+  GuestMemory memory(8 * kMiB);
+  REQUIRE(memory.store<std::uint64_t>(1 * kPageSize, 1));
+  REQUIRE(memory.store<std::uint64_t>(3 * kPageSize, 3));
+  REQUIRE(memory.store<std::uint64_t>(5 * kPageSize, 0));  // there, and zero
+  return memory.image();
+}
+
+std::uint64_t value(const GuestMemory& memory, std::uint64_t page) {
+  return memory.load<std::uint64_t>(page * kPageSize).value();
+}
+
+std::vector<std::uint32_t> numbers(std::span<const std::uint32_t> pages) {
+  return {pages.begin(), pages.end()};
+}
+
+TEST_CASE("memory image: it holds the pages that are not zero, and no others") {
+  const auto image = sample();
+
+  CHECK(image->size() == 8 * kMiB);
+  CHECK(numbers(image->base_pages()) == std::vector<std::uint32_t>{1, 3});
+  CHECK(image->bytes_held() == 2 * kPageSize);
+}
+
+TEST_CASE("memory image: RAM on huge pages too") {
+  GuestMemory memory(64 * kMiB);
+  REQUIRE(memory.store<std::uint64_t>(32 * kMiB, 7));
+  const auto image = memory.image();
+  const GuestMemory copy(image);
+
+  CHECK(image->bytes_held() == kPageSize);
+  CHECK(copy.load<std::uint64_t>(32 * kMiB) == 7);
+}
+
+TEST_CASE("memory image: nobody can change it") {
+  const auto image = sample();
+  const char byte = 1;
+
+  CHECK(::pwrite(image->fd(), &byte, 1, 0) < 0);
+  CHECK(::ftruncate(image->fd(), 0) < 0);
+  CHECK(::mmap(nullptr, kPageSize, PROT_WRITE, MAP_SHARED, image->fd(), 0) == MAP_FAILED);
+  CHECK((::fcntl(image->fd(), F_GET_SEALS) & F_SEAL_SEAL) != 0);
+}
+
+TEST_CASE("memory image: copies see it, and neither each other's writes nor the first one's") {
+  const auto image = sample();
+  GuestMemory a(image);
+  GuestMemory b(image);
+
+  CHECK(a.store<std::uint64_t>(kPageSize, 100));
+  CHECK(b.store<std::uint64_t>(2 * kPageSize, 200));
+
+  CHECK(value(a, 1) == 100);
+  CHECK(value(a, 2) == 0);
+  CHECK(value(a, 3) == 3);
+  CHECK(value(b, 1) == 1);
+  CHECK(value(b, 2) == 200);
+}
+
+TEST_CASE("memory image: reading makes no page private, each write one") {
+  GuestMemory copy(sample());
+
+  for (std::uint64_t page = 0; page < 8; ++page) (void)value(copy, page);
+  CHECK(copy.private_pages() == 0);
+  CHECK(copy.store<std::uint64_t>(0, 1));
+  CHECK(copy.store<std::uint64_t>(8, 1));
+  CHECK(copy.store<std::uint64_t>(3 * kPageSize, 1));
+
+  CHECK(copy.private_pages() == 2);
+}
+
+TEST_CASE("memory image: restoring takes back exactly the pages that were written") {
+  GuestMemory copy(sample());
+  CHECK(copy.fill(0, std::byte{0xff}, 3 * kPageSize));
+  CHECK(copy.store<std::uint64_t>(7 * kPageSize, 7));
+
+  CHECK(copy.restore() == 4);
+
+  CHECK(value(copy, 0) == 0);
+  CHECK(value(copy, 1) == 1);
+  CHECK(value(copy, 2) == 0);
+  CHECK(value(copy, 3) == 3);
+  CHECK(value(copy, 7) == 0);
+}
+
+TEST_CASE("memory image: many written pages are given back to the host") {
+  GuestMemory memory(64 * kMiB);
+  REQUIRE(memory.fill(0, std::byte{0x11}, 32 * kMiB));
+  GuestMemory copy(memory.image());
+  CHECK(copy.fill(0, std::byte{0x22}, 20 * kMiB));
+
+  CHECK(copy.restore() == 20 * kMiB / kPageSize);
+
+  CHECK(copy.private_pages() == 0);
+  CHECK(copy.load<std::uint8_t>(0) == 0x11);
+  CHECK(copy.load<std::uint8_t>(20 * kMiB - 1) == 0x11);
+}
+
+TEST_CASE("memory image: RAM that was booted has nothing to go back to") {
+  GuestMemory memory(kMiB);
+
+  CHECK_THROWS_AS(memory.restore(), Error);
+}
+
+TEST_CASE("memory image: of a copy, it shares the memfd and holds what differs, zeros too") {
+  GuestMemory memory(8 * kMiB);
+  REQUIRE(memory.fill(0, std::byte{0x11}, kMiB));
+  const auto first = memory.image();
+  GuestMemory copy(first);
+  CHECK(copy.fill(kPageSize, std::byte{0}, kPageSize));
+  CHECK(copy.store<std::uint64_t>(7 * kMiB, 7));
+
+  const auto second = copy.image();
+  GuestMemory of_copy(second);
+
+  CHECK(second->fd() == first->fd());
+  CHECK(numbers(second->delta_pages()) == std::vector<std::uint32_t>{1, 7 * kMiB / kPageSize});
+  CHECK(of_copy.load<std::uint8_t>(0) == 0x11);
+  CHECK(of_copy.load<std::uint8_t>(kPageSize) == 0);
+  CHECK(of_copy.load<std::uint64_t>(7 * kMiB) == 7);
+
+  // Its restore knows of them.
+  CHECK(of_copy.fill(0, std::byte{0x33}, 3 * kPageSize));
+  of_copy.restore();
+  CHECK(of_copy.load<std::uint8_t>(0) == 0x11);
+  CHECK(of_copy.load<std::uint8_t>(kPageSize) == 0);
+  CHECK(of_copy.load<std::uint64_t>(7 * kMiB) == 7);
+}
+
+TEST_CASE("memory image: one that differs much from its base stands alone") {
+  const auto first = sample();
+  GuestMemory copy(first);
+  CHECK(copy.store<std::uint64_t>(kPageSize, 9));
+  CHECK(copy.fill(3 * kPageSize, std::byte{0}, kPageSize));
+  CHECK(copy.store<std::uint64_t>(8 * kPageSize, 8));
+
+  const auto second = copy.image();
+
+  CHECK(second->fd() != first->fd());
+  CHECK(second->delta_pages().empty());
+  CHECK(numbers(second->base_pages()) == std::vector<std::uint32_t>{1, 8});
+}
+
+TEST_CASE("memory image: pages are read across base and delta") {
+  GuestMemory memory(8 * kMiB);
+  REQUIRE(memory.fill(0, std::byte{0x11}, kMiB));
+  GuestMemory copy(memory.image());
+  CHECK(copy.fill(2 * kPageSize, std::byte{0x22}, kPageSize));
+  const auto image = copy.image();
+  std::vector<std::byte> bytes(4 * kPageSize);
+
+  image->read(0, 4, bytes);
+
+  CHECK(bytes[2 * kPageSize - 1] == std::byte{0x11});
+  CHECK(bytes[2 * kPageSize] == std::byte{0x22});
+  CHECK(bytes[3 * kPageSize] == std::byte{0x11});
+  CHECK(image->pages().size() == kMiB / kPageSize);
+}
+
+}  // namespace
+}  // namespace kvitest
