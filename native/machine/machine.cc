@@ -300,6 +300,7 @@ void Machine::release() {
   board_.reset();
   vm_.reset();
   memory_.reset();
+  origin_.reset();
   system_.reset();
   counted_.reset();
 }

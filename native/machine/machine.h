@@ -115,7 +115,7 @@ class Machine : private BoardOwner {
   void require_running(const char* operation) const;
   void answer(const Done& done, const std::function<void()>& action);
 
-  const std::shared_ptr<const Checkpoint> origin_;  // null for a machine that is booted
+  std::shared_ptr<const Checkpoint> origin_;  // null for a machine that is booted, and at the end
   const ForkOptions fork_options_;
   const MachineSpec spec_;
   EventQueue events_;

@@ -147,6 +147,34 @@ describe.skipIf(reason)(`life of machines${reason ? ` (skipped: ${reason})` : ''
     expect(report.after).toEqual(nothing)
   })
 
+  test('a thousand forks and resets leave nothing and let nothing grow', async () => {
+    const { status, report } = await runChild('forks')
+
+    const { fds, tasks, maps, rssMiB } = report.after
+    expect({ fds, tasks }).toEqual({ fds: report.before.fds, tasks: report.before.tasks })
+    // The allocators of Node and of libc keep some: a leak of one mapping or one page for each fork would be 1000.
+    expect(maps - report.before.maps).toBeLessThan(100)
+    expect(rssMiB - report.before.rssMiB).toBeLessThan(16)
+    expect(report.after).toMatchObject({ machines: 0, threads: 0, checkpoints: 1, ramFds: 1 })
+    expect(report.released).toEqual(nothing)
+    expect(status).toBe(0)
+  })
+
+  test('collected checkpoints leave nothing', async () => {
+    const { status, report } = await runChild('collected-checkpoints')
+
+    expect(report.during.checkpoints).toBeGreaterThan(0)
+    expect(report.after).toEqual(nothing)
+    expect(status).toBe(0)
+  })
+
+  test('worker threads terminated in the middle of checkpoints and forks leave nothing', async () => {
+    const { status, signal, report, stderr } = await runChild('fork-workers')
+
+    expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' })
+    expect(report.after).toEqual(nothing)
+  })
+
   test('a process that asked for it dies with its parent, running guest and all', async () => {
     const { signal, report } = await runChild('orphan')
 

@@ -9,7 +9,8 @@ import { constants } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isMainThread, Worker } from 'node:worker_threads'
 import { loadAddon } from '../addon.ts'
-import { bareSpec, createBare, runBare } from './bare-guest.ts'
+import type { NativeCheckpoint } from '../contract.ts'
+import { bareSpec, createBare, runBare, startFork } from './bare-guest.ts'
 
 function resources() {
   const threads = readdirSync('/proc/self/task').map((id) => {
@@ -42,6 +43,26 @@ function countFds(pattern: RegExp): number {
 
 function readlink(path: string): string {
   return process.getBuiltinModule('fs').readlinkSync(path)
+}
+
+/** What must not grow with the number of forks there have been. */
+function growing() {
+  const status = readFileSync('/proc/self/status', 'utf8')
+  return {
+    fds: readdirSync('/proc/self/fd').length,
+    maps: readFileSync('/proc/self/maps', 'utf8').split('\n').length,
+    tasks: readdirSync('/proc/self/task').length,
+    rssMiB: Number(/^VmRSS:\s*(\d+)/m.exec(status)![1]) / 1024,
+  }
+}
+
+/** Its machine is gone. */
+async function checkpointOfSteps(): Promise<NativeCheckpoint> {
+  const { machine } = await createBare(bareSpec('steps', 3))
+  await machine.start()
+  const checkpoint = await machine.checkpoint()
+  await machine.stop()
+  return checkpoint
 }
 
 async function startSpinning(): Promise<void> {
@@ -128,6 +149,58 @@ const modes: Record<string, () => Promise<unknown>> = {
   refused: async () => {
     const code = await createBare(bareSpec('no-such-guest')).catch((error) => error.code)
     return { code, after: resources() }
+  },
+  /** A thousand forks, one after the other, each reset once; the first hundred are for caches to fill. */
+  forks: async () => {
+    const checkpoint = await checkpointOfSteps()
+    const one = async () => {
+      const fork = await startFork(checkpoint)
+      await fork.machine.reset()
+      await fork.machine.stop()
+    }
+    for (let i = 0; i < 100; i++) await one()
+    globalThis.gc?.()
+    const before = { ...resources(), ...growing() }
+    for (let i = 0; i < 1000; i++) await one()
+    globalThis.gc?.()
+    const after = { ...resources(), ...growing() }
+    checkpoint.release()
+    return { before, after, released: resources() }
+  },
+  /** Checkpoints that nobody holds. */
+  'collected-checkpoints': async () => {
+    for (let i = 0; i < 5; i++) await checkpointOfSteps()
+    const during = resources()
+    const { gc } = globalThis
+    if (!gc) throw new Error('run with --expose-gc')
+    for (let i = 0; i < 100 && loadAddon().counts().checkpoints > 0; i++) {
+      gc()
+      await sleep(20)
+    }
+    return { during, after: resources() }
+  },
+  /** Worker threads are terminated in the middle of checkpoints, forks and resets. */
+  'fork-workers': async () => {
+    for (let round = 0; round < 5; round++) {
+      const worker = new Worker(new URL(import.meta.url), { argv: ['in-fork-worker'] })
+      await new Promise((resolve, reject) => {
+        worker.once('message', resolve)
+        worker.once('error', reject)
+      })
+      await worker.terminate()
+    }
+    return { after: resources() }
+  },
+  'in-fork-worker': async () => {
+    const { parentPort } = await import('node:worker_threads')
+    const checkpoint = await checkpointOfSteps()
+    const fork = await startFork(checkpoint)
+    parentPort!.postMessage('running')
+    for (;;) {
+      void fork.machine.checkpoint().catch(() => {})
+      void startFork(checkpoint)
+      await fork.machine.reset().catch(() => {})
+    }
   },
   /** Worker threads are terminated while their guests run and their promises are pending. */
   workers: async () => {
