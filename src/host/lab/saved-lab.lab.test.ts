@@ -6,7 +6,8 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { builtFile } from '../../image/initramfs.ts'
 import type { MachineEvent, MachineSpec } from '../../native/contract.ts'
 import { type Labs, SavedLabs, startLabs } from '../index.ts'
-import { LabConnection, LabHost } from './client.ts'
+import { LabHost } from './client.ts'
+import { LabConnection } from './connection.ts'
 import type { SavedLabManifest } from './saved-lab.ts'
 
 const kernel = 'debian:6.12-cloud'
@@ -97,7 +98,7 @@ test('a guest runs in a restored lab, which has the files that were sent before'
   const labs = await place.start()
   onTestFinished(() => labs.close({ save: false }))
   const connection = new LabConnection(labs.socket, () => {})
-  await connection.open(kernel, 0, 0)
+  await connection.open({ kernel, cpus: 0, memory: 0 })
   const { contents } = (await place.store.manifest(key))!
   const elf = await builtFile('guests/hello.elf')
 
@@ -137,7 +138,7 @@ test('two labs of one file share no random numbers, and know the time', async ()
   const numbers = await Promise.all(
     runs.map(async (labs) => {
       const connection = new LabConnection(labs.socket, () => {})
-      await connection.open(kernel, 0, 0)
+      await connection.open({ kernel, cpus: 0, memory: 0 })
       const { random, now } = await connection.rpc.kernelState()
       connection.close()
       return { random: Buffer.from(random).toString('hex'), error: Math.abs(now - Date.now()) }
