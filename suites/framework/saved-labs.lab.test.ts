@@ -70,18 +70,21 @@ test('kvitest run that is interrupted saves nothing', async () => {
   expect(await saved()).toEqual([])
 })
 
-test('vitest run that is interrupted by Ctrl-C saves nothing', async () => {
-  const fixtures = join(root, 'fixtures/scripts')
-  const run = startOnTerminal(`vitest run --root ${fixtures} never-ends --reporter=verbose`, {
-    env,
-    ownLabs: true,
-  })
-  await run.until(/✓.*never-ends is running/)
-  run.child.stdin!.write('\x03')
-  await run.finished
-  expect(await run.survivors()).toEqual([])
-  expect(await saved()).toEqual([])
-})
+test.for(['vitest run', 'vitest watch'])(
+  '%s that is interrupted by Ctrl-C saves nothing',
+  async (command) => {
+    const fixtures = join(root, 'fixtures/scripts')
+    const run = startOnTerminal(`${command} --root ${fixtures} never-ends --reporter=verbose`, {
+      env,
+      ownLabs: true,
+    })
+    await run.until(/✓.*never-ends is running/)
+    run.child.stdin!.write('\x03')
+    await run.finished
+    expect(await run.survivors()).toEqual([])
+    expect(await saved()).toEqual([])
+  },
+)
 
 test('vitest run that ends by itself saves its lab, whatever its tests said', async () => {
   const fixtures = join(root, 'fixtures/scripts')

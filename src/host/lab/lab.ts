@@ -201,7 +201,8 @@ export class Lab {
       const status = await Promise.race([this.#server.rpc.status().catch(() => undefined), late])
       if (status === undefined) return undefined
       const { sessions, counts } = status
-      if (sessions === 0 && Object.values(counts).every((count) => count === 0)) return status
+      // Checkpoints may be there: they are what is worth saving.
+      if (sessions === 0 && counts.machines === 0 && counts.threads === 0) return status
       await sleep(20)
     }
     return undefined

@@ -31,7 +31,7 @@ export interface LabDescription {
   kvm: KvmProbe
 }
 
-/** Names of what a lab has gathered and a freshly booted one lacks: `blob:SHA256`. */
+/** Names, `KIND:KEY`, of what a lab has gathered and a freshly booted one lacks: `blob:SHA256`. */
 export type LabContents = string[]
 
 export interface LabStatus {
