@@ -16,11 +16,11 @@ function figure(value: number): string {
 
 export function printTable(title: string, rows: Row[]): void {
   console.log(`\n${title}`)
-  console.log('| what | unit | runs | min | p50 | max |')
-  console.log('|---|---|---|---|---|---|')
+  console.log('| what | unit | runs | min | p50 | p99 | max |')
+  console.log('|---|---|---|---|---|---|---|')
   for (const { what, values, unit } of rows) {
     const sorted = values.toSorted((a, b) => a - b)
-    const cells = [sorted[0]!, quantile(sorted, 0.5), sorted.at(-1)!].map(figure)
+    const cells = [sorted[0]!, quantile(sorted, 0.5), quantile(sorted, 0.99), sorted.at(-1)!].map(figure)
     console.log(`| ${what} | ${unit} | ${sorted.length} | ${cells.join(' | ')} |`)
   }
 }

@@ -5,6 +5,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
@@ -351,6 +355,52 @@ TEST_CASE("fork: without fds or memory for it there is one clear error, and nobo
   CHECK(no_fork.find("Too many open files") != std::string::npos);
   step(machine, "+", "B");
   step(other, "+", "B");
+}
+
+TEST_CASE("fork: a file with any byte of its state changed is refused, or runs as it says") {
+  char path[] = "/tmp/kvitest-fork-XXXXXX";
+  ::close(::mkstemp(path));
+  MachineSpec spec = bare("steps");
+  spec.irqchip = true;
+  spec.devices = {ConsoleSpec{{{"port", false}}}, RngSpec{}};
+  {
+    TestMachine machine(spec);
+    boot(machine);
+    step(machine, "+", "A");
+    machine.checkpoint()->save(path);
+  }
+  std::string good;
+  {
+    std::ifstream file(path, std::ios::binary);
+    good.assign(std::istreambuf_iterator<char>(file), {});
+  }
+  // The header's third and fourth number: bytes of state and of the devices' state.
+  std::uint64_t state[2];
+  std::memcpy(state, good.data() + 16, sizeof state);
+  const std::size_t end = 48 + state[0] + state[1];
+  REQUIRE(end < good.size());
+  int refused = 0;
+  int ran = 0;
+
+  // A prime step: every field is hit somewhere, and all of a run does not take minutes.
+  for (std::size_t at = 48; at < end; at += 23) {
+    CAPTURE(at);
+    std::string bad = good;
+    bad[at] = static_cast<char>(~bad[at]);
+    std::ofstream(path, std::ios::binary) << bad;
+    try {
+      TestMachine fork(Checkpoint::load(path));
+      boot(fork);
+      ++ran;
+    } catch (const Error&) {
+      ++refused;
+    }
+  }
+  ::unlink(path);
+
+  CHECK(refused > 0);
+  CHECK(ran > 0);
+  CHECK(live_machines == 0);
 }
 
 TEST_CASE("fork: forks and resets leave no thread, machine or checkpoint") {

@@ -3,10 +3,13 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstdint>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "native/error.h"
@@ -159,6 +162,30 @@ TEST_CASE("memory image: one that differs much from its base stands alone") {
   CHECK(second->fd() != first->fd());
   CHECK(second->delta_pages().empty());
   CHECK(numbers(second->base_pages()) == std::vector<std::uint32_t>{1, 8});
+}
+
+TEST_CASE("memory image: without address space for a copy there is one clear error") {
+  const auto image = sample();
+  std::ifstream statm("/proc/self/statm");
+  std::uint64_t pages = 0;
+  statm >> pages;
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_AS, &before) == 0);
+  const rlimit low{pages * kPageSize + kMiB, before.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_AS, &low) == 0);
+
+  std::string error;
+  try {
+    const GuestMemory copy(image);
+  } catch (const Error& e) {
+    error = e.what();
+  }
+  ::setrlimit(RLIMIT_AS, &before);
+
+  CHECK(error ==
+        "mmap: guest RAM of 8 MiB for a fork (Cannot allocate memory); have fewer guests at once, "
+        "or raise vm.max_map_count");
+  CHECK(value(GuestMemory(image), 1) == 1);
 }
 
 TEST_CASE("memory image: pages are read across base and delta") {

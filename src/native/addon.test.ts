@@ -58,6 +58,19 @@ describe('the addon without any KVM', () => {
   test('a parent-death signal that does not exist is refused', () => {
     expect(() => loadAddon().setParentDeathSignal(1000)).toThrow('the signal is not a whole number')
   })
+
+  test.each([0, 4097])('%i bytes of entropy are refused before the kernel sees them', (size) => {
+    expect(() => loadAddon().addEntropy(new Uint8Array(size))).toThrow(
+      expect.objectContaining({
+        code: 'EINVAL',
+        message: expect.stringContaining('between 1 and 4096 bytes'),
+      }),
+    )
+  })
+
+  test.each([-1, 1.5, Number.NaN, 1e18])('the time %d is refused', (now) => {
+    expect(() => loadAddon().setClock(now)).toThrow('the time is not a whole number')
+  })
 })
 
 describe.skipIf(reason)(`bare guests on the local KVM${reason ? ` (skipped: ${reason})` : ''}`, () => {

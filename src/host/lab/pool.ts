@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { resolveKernel } from '../../image/resolve.ts'
 import { extractVmlinux } from '../../image/vmlinux.ts'
 import { KvitestError } from '../../native/error.ts'
@@ -130,12 +131,17 @@ export class LabPool {
     if (!most || !key) return
     const before = await store.manifest(key)
     if (before && most.contents.every((name) => before.contents.includes(name))) return
-    const signal = AbortSignal.timeout(saveLimit)
-    await store.save(key, {
+    const limit = new AbortController()
+    const saving = store.save(key, {
       kernel: this.#kernel,
       contents: most.contents,
-      write: (directory, room) => most.lab.save(directory, { signal, beforeWriting: room }),
+      write: (directory, room) => most.lab.save(directory, { signal: limit.signal, beforeWriting: room }),
     })
+    // Whatever else it waits for (a lock, QEMU) fails when the lab is closed.
+    await Promise.race([saving, sleep(saveLimit, undefined, { ref: false })])
+    limit.abort(
+      new KvitestError('save a lab', `not done within ${saveLimit / 1000} s`, { code: 'ETIMEDOUT' }),
+    )
   }
 
   async #makePlan() {

@@ -44,7 +44,7 @@ const link = new PortLink(portDescriptor, (error) => {
   process.exit(1)
 })
 
-/** What makes this lab worth saving again, in order of use. */
+/** What makes this lab worth saving again: whatever else it comes to keep for later sessions is named here too. */
 function contents(): LabContents {
   return [
     ...blobs.names().map((sha256) => `blob:${sha256}`),
