@@ -143,9 +143,7 @@ test('a timer that was armed before the checkpoint fires in the fork', async () 
 
 test('an open port goes on in each fork, and what was written before comes once', async () => {
   const devices = [{ type: 'virtio-console' as const, ports: [{ name: 'test.data' }] }]
-  const guest = await own(
-    host.boot({ name: 'ports', devices: [...devices].map((one) => ({ ...one, ports: [...one.ports] })) }),
-  )
+  const guest = await own(host.boot({ name: 'ports', devices }))
   const script =
     'exec 3<>/dev/virtio-ports/test.data; echo before >&3; while read -r line <&3; do echo "$line back" >&3; done'
   await guest.spawn(['sh', '-c', script])
