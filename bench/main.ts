@@ -4,6 +4,7 @@ import { KvitestError } from '../src/native/error.ts'
 const benches: Record<string, () => Promise<{ bench: (argv: string[]) => Promise<void> }>> = {
   boot: () => import('./boot.ts'),
   bare: () => import('./bare.ts'),
+  lab: () => import('./lab.ts'),
   tap: () => import('./tap.ts'),
 }
 
