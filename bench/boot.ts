@@ -23,7 +23,7 @@ export async function bench(argv: string[]): Promise<void> {
   for (const kernel of values.kernel) {
     const startedAt = performance.now()
     await using host = await openHost(values.host)
-    const first: Row = { what: 'nothing to first point (lab boot included)', values: [], unit: 'ms' }
+    const first: Row = { what: 'nothing to first point (lab included)', values: [], unit: 'ms' }
     const boot: Row = { what: 'create + boot to the agent', values: [], unit: 'ms' }
     const guestBoot: Row = { what: 'of it: machine start to the agent', values: [], unit: 'ms' }
     const exec: Row = { what: 'exec true, round trip', values: [], unit: 'ms' }
