@@ -108,5 +108,6 @@ function wrapAddon(addon: NativeAddon): NativeAddon {
     setParentDeathSignal: (signal) => throwing(() => addon.setParentDeathSignal(signal)),
     addEntropy: (data) => throwing(() => addon.addEntropy(data)),
     setClock: (now) => throwing(() => addon.setClock(now)),
+    readTsc: () => addon.readTsc(),
   }
 }

@@ -201,6 +201,8 @@ export interface NativeAddon {
   addEntropy(data: Uint8Array): void
   /** Sets this machine's wall clock, milliseconds since 1970. Throws errno errors; EPERM without CAP_SYS_TIME. */
   setClock(now: number): void
+  /** The time-stamp counter and CLOCK_MONOTONIC_RAW at one moment. */
+  readTsc(): { ticks: bigint; nanoseconds: bigint }
 }
 
 /** Rejections carry these beside `message` (the one line). */

@@ -30,6 +30,7 @@ export interface LabOptions {
   cpus: number
   /** Bytes, whole MiB. */
   memory: number
+  tscKhz: number
   /** Goes on from it instead of booting. */
   saved?: OpenSavedLab
   /** Milliseconds from start to the server's greeting, or to its answer when it is restored. */
@@ -102,6 +103,7 @@ export class Lab {
       accelerator: options.accelerator,
       cpus: options.cpus,
       memory: options.memory,
+      tscKhz: options.tscKhz,
       ...(options.saved ? { saved: { ram: options.saved.ram.fd, state: options.saved.state.fd } } : {}),
     })
     this.#child = child

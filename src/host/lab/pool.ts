@@ -10,6 +10,7 @@ import { labKey } from './lab-key.ts'
 import { type PlaceRequest, placeFor } from './placement.ts'
 import type { LabAccelerator } from './qemu.ts'
 import type { SavedLabs } from './saved-lab.ts'
+import { tscKhz } from './tsc.ts'
 
 export interface PoolOptions {
   /** Labs of one kernel at most. Default: the cores under TCG, one with nesting. KVITEST_LABS overrides it. */
@@ -201,6 +202,7 @@ export class LabPool {
       accelerator,
       cpus: availableParallelism(),
       memory,
+      tscKhz: await tscKhz(),
     }
     return { ...parts, key: await labKey({ ...parts, image: kernel.image }) }
   }
