@@ -185,11 +185,20 @@ void shape_vcpu(Vcpu& vcpu, const SavedVcpu& saved) {
                 std::to_string(tsc_khz));
 }
 
-std::uint64_t tsc_distance(const Vcpu& vcpu, const SavedVcpu& saved) {
+std::uint64_t guest_tsc(const Vcpu& vcpu) {
+  return value_of(read_msrs(vcpu, std::array{kMsrTsc}), kMsrTsc);
+}
+
+std::optional<std::uint64_t> tsc_offset(const Vcpu& vcpu) {
   std::uint64_t offset = 0;
-  if (!saved.has_tsc_offset || !tsc_offset_ioctl(vcpu, KVM_GET_DEVICE_ATTR, offset)) return 0;
-  const std::vector<MsrEntry> now = read_msrs(vcpu, std::array{kMsrTsc});
-  return (value_of(now, kMsrTsc) - offset) - (saved.tsc - saved.tsc_offset);
+  if (!tsc_offset_ioctl(vcpu, KVM_GET_DEVICE_ATTR, offset)) return std::nullopt;
+  return offset;
+}
+
+std::uint64_t tsc_distance(const Vcpu& vcpu, const SavedVcpu& saved) {
+  const std::optional<std::uint64_t> offset = tsc_offset(vcpu);
+  if (!saved.has_tsc_offset || !offset) return 0;
+  return (guest_tsc(vcpu) - *offset) - (saved.tsc - saved.tsc_offset);
 }
 
 void restore_vcpu(Vcpu& vcpu, const SavedVcpu& saved, std::uint64_t distance) {

@@ -47,6 +47,11 @@ SavedVcpu save_vcpu(Vcpu& vcpu);
 // frequency. Before restore_vcpu(). Throws Error.
 void shape_vcpu(Vcpu& vcpu, const SavedVcpu& saved);
 
+// What the vCPU's guest reads from its TSC now. Throws Error.
+std::uint64_t guest_tsc(const Vcpu& vcpu);
+// That less the host's; none where KVM does not tell.
+std::optional<std::uint64_t> tsc_offset(const Vcpu& vcpu);
+
 // How far the host's TSC has come since the checkpoint: the same for all vCPUs of a VM, so that
 // their TSCs keep the distances they had. `vcpu` is any of them, `saved` its state. 0 where KVM
 // does not tell offsets.

@@ -12,9 +12,9 @@ constexpr std::uint32_t kIrqInputs = 24;  // of the IOAPIC; the first 16 are the
 
 }  // namespace
 
-SavedVm save_vm(const Vm& vm) {
+SavedVm save_vm(const Vm& vm, const Vcpu& first) {
   SavedVm saved;
-  saved.clock = get_bytes<kvm_clock_data>(vm.fd(), KVM_GET_CLOCK, "KVM_GET_CLOCK");
+  saved.clock = read_clocks(vm, first);
   if (!vm.has_irqchip()) return saved;
   for (std::size_t chip = 0; chip < saved.irqchips.size(); ++chip) {
     kvm_irqchip request{};
@@ -24,13 +24,9 @@ SavedVm save_vm(const Vm& vm) {
   return saved;
 }
 
-void restore_vm(Vm& vm, const SavedVm& saved) {
-  // After the vCPUs' MSRs: the clock is a function of their TSC, and KVM relates the two when
-  // either is set. Without flags (KVM_CLOCK_REALTIME above all) it goes on from the checkpoint's
-  // value: no jump.
-  auto clock = from_bytes<kvm_clock_data>(saved.clock, "kvm_clock_data");
-  clock.flags = 0;
-  kvm_ioctl(vm.fd(), KVM_SET_CLOCK, "KVM_SET_CLOCK", &clock, "the checkpoint's state");
+void restore_vm(Vm& vm, const Vcpu& first, const SavedVm& saved) {
+  // After the vCPUs' MSRs: the clock is a function of their TSC.
+  set_kvmclock(vm, first, saved.clock);
   if (!vm.has_irqchip()) return;
   // KVM keeps the lines' levels outside kvm_irqchip, those of the guest that is taken back too: all
   // low, and whatever is asserted is raised again by its device.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "native/kvm/guest_clock.h"
 #include "native/kvm/vm.h"
 #include "native/state/archive.h"
 
@@ -12,8 +13,8 @@ namespace kvitest {
 
 // KVM's own structures, as it gave them. There is no PIT: our machines have none.
 struct SavedVm {
-  static constexpr StateTag kTag{"vm", 1};
-  std::vector<std::byte> clock;  // kvm_clock_data
+  static constexpr StateTag kTag{"vm", 2};
+  ClockReading clock;
   // kvm_irqchip of PIC master, PIC slave, IOAPIC; with irqchip only.
   std::array<std::vector<std::byte>, 3> irqchips;
 
@@ -23,9 +24,10 @@ struct SavedVm {
   }
 };
 
-// After the vCPUs were saved. Throws Error.
-SavedVm save_vm(const Vm& vm);
-// After the vCPUs were restored, before devices raise interrupts. Throws Error.
-void restore_vm(Vm& vm, const SavedVm& saved);
+// After the vCPUs were saved; `first` is one of them. Throws Error.
+SavedVm save_vm(const Vm& vm, const Vcpu& first);
+// After the vCPUs were restored, before devices raise interrupts; `first` is the same one. Throws
+// Error.
+void restore_vm(Vm& vm, const Vcpu& first, const SavedVm& saved);
 
 }  // namespace kvitest

@@ -70,7 +70,7 @@ std::shared_ptr<const Checkpoint> Machine::take_checkpoint() {
   board_->save(devices);
   checkpoint->devices = devices.take();
   for (const auto& vcpu : vcpus_) checkpoint->vcpus.push_back(save_vcpu(*vcpu));
-  checkpoint->vm = save_vm(*vm_);
+  checkpoint->vm = save_vm(*vm_, *vcpus_.front());
   checkpoint->machine.spec = spec_;
   checkpoint->machine.halted = settled.halted();
   checkpoint->machine.pending_writes = writes_.pending();
@@ -103,7 +103,7 @@ void Machine::restore(const ForkOptions& options) {
   for (std::size_t i = 0; i < vcpus_.size(); ++i) {
     restore_vcpu(*vcpus_[i], origin_->vcpus[i], distance);
   }
-  restore_vm(*vm_, origin_->vm);
+  restore_vm(*vm_, *vcpus_.front(), origin_->vm);
   // A new board each time: nothing of what a device of the old guest knew can stay.
   board_ = std::make_unique<Board>(spec_, *memory_, *vm_, static_cast<BoardOwner&>(*this));
   StateReader devices(origin_->devices);
