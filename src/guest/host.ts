@@ -23,11 +23,24 @@ interface PreparedBoot {
   initramfsHash: string
 }
 
+interface BootFiles {
+  kernel: KernelInfo
+  initramfs: { path: string; hash: string }
+  image: string
+}
+
+async function findBootFiles(options: BootOptions, modules: string[]): Promise<BootFiles> {
+  const kernel = await resolveKernel(options.kernel)
+  const initramfs = await buildInitramfs({ kernel, modules, files: options.files ?? {} })
+  return { kernel, initramfs, image: await bootImage(kernel, options.entry) }
+}
+
 /** A MachineHost that boots Linux guests with our agent in them. */
 class GuestHost implements Host {
   readonly #machines: MachineHost
   readonly #guests = new Set<LinuxGuest>()
   readonly #place: GuestPlace
+  readonly #bootFiles = new Map<string, Promise<BootFiles>>()
 
   constructor(machines: MachineHost) {
     this.#machines = machines
@@ -90,11 +103,8 @@ class GuestHost implements Host {
 
   async #prepare(options: BootOptions): Promise<PreparedBoot> {
     const checked = checkOptions(options, this.info.accelerator)
-    const kernel = await resolveKernel(options.kernel)
     const modules = [...modulesFor(checked.devices), ...(options.modules ?? [])]
-    const files = options.files ?? {}
-    const initramfs = await buildInitramfs({ kernel, modules, files })
-    const image = await bootImage(kernel, options.entry)
+    const { kernel, initramfs, image } = await this.#images(options, modules)
     const spec: MachineSpec = {
       name: checked.name,
       cpus: checked.cpus,
@@ -103,6 +113,24 @@ class GuestHost implements Host {
       devices: checked.devices,
     }
     return { checked, kernel, spec, initramfsHash: initramfs.hash }
+  }
+
+  /**
+   * The files a guest boots from. To look at them all again takes longer than to fork: where none of them is a file
+   * of the caller's, who may change it meanwhile, they are looked at once.
+   */
+  #images(options: BootOptions, modules: string[]): Promise<BootFiles> {
+    const { kernel = '', entry, files = {} } = options
+    const isOwn = [kernel, ...modules].some((name) => name.includes('/')) || Object.keys(files).length > 0
+    if (isOwn) return findBootFiles(options, modules)
+    const key = JSON.stringify([kernel, entry, modules])
+    let found = this.#bootFiles.get(key)
+    if (!found) {
+      found = findBootFiles(options, modules)
+      this.#bootFiles.set(key, found)
+      found.catch(() => this.#bootFiles.delete(key))
+    }
+    return found
   }
 
   async #boot(

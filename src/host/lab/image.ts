@@ -25,6 +25,8 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs -o size=75% tmpfs /run
 exec </dev/null >/dev/console 2>&1
+# A checkpoint is shared memory: its forks take one fault for 2 MiB of what they only read.
+echo within_size >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 for module in $(cat /etc/kvitest/modules); do
   case $module in
     */kvm-amd.ko) grep -qw svm /proc/cpuinfo || continue ;;
