@@ -1,6 +1,7 @@
 /**
  * Boot, fork and reset of bare guests on this machine's own /dev/kvm, beside a C loop of the same raw ioctls
- * (floor.c). A life is: create, start, print 24 bytes, exit, release. `npm run bench -- fork`.
+ * (floor.c). A life is: create, start, print 24 bytes, exit, release. Then the same of Linux guests.
+ * `npm run bench -- fork`.
  */
 import { execFile } from 'node:child_process'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
@@ -9,6 +10,7 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { addonPath, loadAddon } from '../src/native/addon.ts'
 import type { MachineEvent, MachineSpec, NativeCheckpoint, NativeMachine } from '../src/native/contract.ts'
+import { benchLinux } from './fork-linux.ts'
 import { printTable, type Row, timed } from './table.ts'
 
 const RUNS = 200
@@ -131,6 +133,7 @@ export async function bench(): Promise<void> {
     await execute('cc', ['-O2', '-o', floor, join(import.meta.dirname, 'floor.c')])
     const rows = [...(await withFloor(floor, false)), ...(await withFloor(floor, true))]
     printTable('boot, fork and reset of bare guests on local', rows)
+    await benchLinux()
   } finally {
     await rm(directory, { recursive: true })
   }

@@ -5,6 +5,7 @@ const benches: Record<string, () => Promise<{ bench: (argv: string[]) => Promise
   boot: () => import('./boot.ts'),
   bare: () => import('./bare.ts'),
   fork: () => import('./fork.ts'),
+  soak: () => import('./soak.ts'),
   lab: () => import('./lab.ts'),
   tap: () => import('./tap.ts'),
 }

@@ -25,6 +25,7 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::set_port_open>("setPortOpen"),
                          InstanceMethod<&MachineObject::resize>("resize"),
                          InstanceMethod<&MachineObject::inspect>("inspect"),
+                         InstanceMethod<&MachineObject::private_memory>("privateMemory"),
                          InstanceMethod<&MachineObject::nmi>("nmi"),
                          InstanceMethod<&MachineObject::checkpoint>("checkpoint"),
                          InstanceMethod<&MachineObject::reset>("reset"),
@@ -132,6 +133,17 @@ Napi::Value MachineObject::inspect(const Napi::CallbackInfo&) {
       session->settle(operation, std::move(error),
                       [states = std::move(states)](Napi::Env env) { return to_js(env, states); });
     });
+  });
+}
+
+Napi::Value MachineObject::private_memory(const Napi::CallbackInfo&) {
+  return promise([this](std::uint64_t operation) {
+    session_->machine().private_memory(
+        [session = session_.get(), operation](std::uint64_t bytes, std::exception_ptr error) {
+          session->settle(operation, std::move(error), [bytes](Napi::Env env) {
+            return Napi::Number::New(env, static_cast<double>(bytes));
+          });
+        });
   });
 }
 

@@ -35,6 +35,7 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value set_port_open(const Napi::CallbackInfo& info);
   Napi::Value resize(const Napi::CallbackInfo& info);
   Napi::Value inspect(const Napi::CallbackInfo& info);
+  Napi::Value private_memory(const Napi::CallbackInfo& info);
   Napi::Value nmi(const Napi::CallbackInfo& info);
   Napi::Value checkpoint(const Napi::CallbackInfo& info);
   Napi::Value reset(const Napi::CallbackInfo& info);

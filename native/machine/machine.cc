@@ -175,6 +175,20 @@ void Machine::inspect(std::function<void(std::vector<VcpuState>, std::exception_
   });
 }
 
+void Machine::private_memory(std::function<void(std::uint64_t, std::exception_ptr)> done) {
+  loop_.post([this, done = std::move(done)] {
+    std::uint64_t bytes = 0;
+    std::exception_ptr error;
+    try {
+      require_running("privateMemory");
+      bytes = memory_->private_pages() * kPageSize;
+    } catch (...) {
+      error = std::current_exception();
+    }
+    done(bytes, error);
+  });
+}
+
 void Machine::nmi(Done done) {
   loop_.post([this, done = std::move(done)] {
     answer(done, [this] {

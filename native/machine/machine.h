@@ -66,6 +66,9 @@ class Machine : private BoardOwner {
   void resize(std::string channel, std::uint16_t columns, std::uint16_t rows, Done done);
   void inspect(std::function<void(std::vector<VcpuState>, std::exception_ptr)> done);
   void nmi(Done done);
+  // Bytes of RAM that this machine alone holds: what a fork has written, all that a booted guest
+  // has touched.
+  void private_memory(std::function<void(std::uint64_t, std::exception_ptr)> done);
   // Answers Error EBUSY while another checkpoint or reset is under way, EPIPE after the end. The
   // MarkEvent stands between what the guest did before it and what it does after.
   void checkpoint(std::function<void(std::shared_ptr<const Checkpoint>, std::exception_ptr)> done);

@@ -134,7 +134,7 @@ test('the VM generation ID changes and its interrupt arrives: the kernel reseeds
 })
 
 test('a timer that was armed before the checkpoint fires in the fork', async () => {
-  const guest = await own(host.boot({ name: 'timer' }))
+  const guest = await own(host.fork({ name: 'timer' }))
   await guest.spawn(['sh', '-c', 'sleep 5; echo over >/tmp/over'])
   const fork = await own(guest.fork())
   expect(Number(await sh(fork, 'ps | grep -c "[s]leep 5"'))).toBeGreaterThan(0)
@@ -144,7 +144,7 @@ test('a timer that was armed before the checkpoint fires in the fork', async () 
 
 test('an open port goes on in each fork, and what was written before comes once', async () => {
   const devices = [{ type: 'virtio-console' as const, ports: [{ name: 'test.data' }] }]
-  const guest = await own(host.boot({ name: 'ports', devices }))
+  const guest = await own(host.fork({ name: 'ports', devices }))
   const script =
     'exec 3<>/dev/virtio-ports/test.data; echo before >&3; while read -r line <&3; do echo "$line back" >&3; done'
   await guest.spawn(['sh', '-c', script])
@@ -161,7 +161,7 @@ test('an open port goes on in each fork, and what was written before comes once'
 
 test('bytes that were sent to a guest and not read yet are read in the original and in the fork', async () => {
   const devices = [{ type: 'virtio-console' as const, ports: [{ name: 'test.data' }] }]
-  const guest = await own(host.boot({ name: 'unread', devices }))
+  const guest = await own(host.fork({ name: 'unread', devices }))
   // More than the driver's buffers hold: some of it waits in the device.
   const sent = Buffer.alloc(256 * 1024, 'not read yet ')
   await guest.spawn([
@@ -184,7 +184,7 @@ test('bytes that were sent to a guest and not read yet are read in the original 
 })
 
 test('a guest with two CPUs forks, and both of them run', async () => {
-  const guest = await own(host.boot({ name: 'smp', cpus: 2 }))
+  const guest = await own(host.fork({ name: 'smp', cpus: 2 }))
   const fork = await own(guest.fork())
   const script =
     'nproc; for cpu in 0 1; do taskset -c $cpu sh -c "read pid _ </proc/self/stat; cut -d \\" \\" -f 39 /proc/\\$pid/stat"; done'
@@ -193,7 +193,7 @@ test('a guest with two CPUs forks, and both of them run', async () => {
 })
 
 test('a guest forks while a script runs: the script goes on in the original, the fork can be used', async () => {
-  const guest = await own(host.boot({ name: 'busy' }))
+  const guest = await own(host.fork({ name: 'busy' }))
   let forking: Promise<Guest> | undefined
   const running = guest.run(
     '\n. /lib/kvitest/tap.sh\npass one\nuntil [ -e /tmp/go ]; do sleep 0.1; done\npass two\ndone_testing',
@@ -258,7 +258,7 @@ test('a guest whose boot left a splat is never forked from', async () => {
 })
 
 test('a checkpoint on disk goes on, and one that was changed or that is expected to be another is refused', async () => {
-  const guest = await own(host.boot({ name: 'disk' }))
+  const guest = await own(host.fork({ name: 'disk' }))
   await sh(guest, 'echo kept >/tmp/file')
   const saved = join(folder, 'saved')
   {

@@ -207,7 +207,7 @@ test('four guests live at a time, and each ends in its own way', async () => {
     ['reboots', 'fail', /^the guest reset itself while a script or command ran$/],
     ['triple-faults', 'fail', /^the guest triple-faulted while a script or command ran$/],
   ] as const
-  const guests = await Promise.all(endings.map(([name]) => host.boot({ name, memory: '128M' })))
+  const guests = await Promise.all(endings.map(([name]) => host.fork({ name, memory: '128M' })))
   const ids = await Promise.all(guests.map((guest) => guest.exec(['cat', '/proc/sys/kernel/random/boot_id'])))
   const errors = await Promise.all(
     guests.map((guest) => guest.run(fixture(guest.name), { timeout: 60_000 }).catch((error) => error)),
@@ -222,7 +222,7 @@ test('four guests live at a time, and each ends in its own way', async () => {
 })
 
 test('a splat in the kernel log makes an oops of a script that says ok', async () => {
-  const guest = await host.boot({ name: 'splat' })
+  const guest = await host.fork({ name: 'splat' })
   const result = await guest.run(fixture('splat-in-kernel-log'))
   const end = await guest.stop()
   expect(result).toMatchObject({ status: 0, tap: { problems: [] } })
@@ -231,7 +231,7 @@ test('a splat in the kernel log makes an oops of a script that says ok', async (
 })
 
 test('words, a daemon and the OOM killer harm neither script nor agent', async () => {
-  const guest = await host.boot({ name: 'harmless' })
+  const guest = await host.fork({ name: 'harmless' })
   for (const name of ['fake-panic-on-stdout', 'leaves-a-daemon', 'runs-out-of-memory']) {
     expect(await guest.run(fixture(name))).toMatchObject({ status: 0, tap: { problems: [] } })
   }
@@ -239,7 +239,7 @@ test('words, a daemon and the OOM killer harm neither script nor agent', async (
 })
 
 test('a busy script is over its time, a guest that stops answering hangs', async () => {
-  const guest = await host.boot({ name: 'hang', idleLimit: 5000 })
+  const guest = await host.fork({ name: 'hang', idleLimit: 5000 })
   const late = await guest.run(fixture('hangs-without-output'), { timeout: 1500 })
   // The agent itself is frozen: the guest lives, and nobody in it answers.
   const ice = '/sys/fs/cgroup/ice'

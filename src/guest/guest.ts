@@ -259,6 +259,10 @@ export class LinuxGuest implements Guest {
     return await this.#live().inspect()
   }
 
+  async privateMemory(): Promise<number> {
+    return await this.#live().privateMemory()
+  }
+
   async checkpoint(): Promise<LinuxCheckpoint> {
     return await this.#alone('make a checkpoint', async () => {
       this.#marked = undefined

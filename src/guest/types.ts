@@ -190,6 +190,8 @@ export interface Guest extends AsyncDisposable {
   writeFile(path: string, data: Uint8Array | string, mode?: number): Promise<void>
   port(name: string): GuestPort
   inspect(): Promise<VcpuState[]>
+  /** Bytes of RAM that this guest alone holds; a fork shares all that it has not written. */
+  privateMemory(): Promise<number>
   /** Saves the guest as it is now; it goes on. Rejects with EBUSY while another checkpoint or reset is being made. */
   checkpoint(): Promise<GuestCheckpoint>
   /**

@@ -76,6 +76,10 @@ class LocalMachine implements HostMachine {
     return this.#native.inspect()
   }
 
+  privateMemory(): Promise<number> {
+    return this.#native.privateMemory()
+  }
+
   nmi(): Promise<void> {
     return this.#native.nmi()
   }

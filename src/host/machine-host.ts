@@ -34,6 +34,7 @@ export interface HostMachine {
   setPortOpen(channel: Channel, open: boolean): Promise<void>
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
+  privateMemory(): Promise<number>
   nmi(): Promise<void>
   /** As NativeMachine.checkpoint(). The checkpoint outlives the machine. */
   checkpoint(): Promise<HostCheckpoint>

@@ -82,6 +82,7 @@ function wrapMachine(machine: NativeMachine): NativeMachine {
     setPortOpen: (channel, open) => converted(machine.setPortOpen(channel, open)),
     resize: (channel, columns, rows) => converted(machine.resize(channel, columns, rows)),
     inspect: () => converted(machine.inspect()),
+    privateMemory: () => converted(machine.privateMemory()),
     nmi: () => converted(machine.nmi()),
     checkpoint: async () => wrapCheckpoint(await converted(machine.checkpoint())),
     reset: (options) => converted(machine.reset(options)),

@@ -129,6 +129,8 @@ export interface NativeMachine {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   /** Samples every vCPU without changing it. */
   inspect(): Promise<VcpuState[]>
+  /** Bytes of RAM that this machine alone holds: what a fork has written, all that a booted guest has touched. */
+  privateMemory(): Promise<number>
   /** Injects an NMI into every vCPU (KVM_NMI); needs the irqchip. */
   nmi(): Promise<void>
   /**

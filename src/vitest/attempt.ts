@@ -139,7 +139,7 @@ export class Attempt {
       cpus: this.#variant.cpus,
       memory: this.#variant.memory,
       devices: guest.devices,
-      modules: guest.modules,
+      modules: guest.modules.map((name) => (name.includes('/') ? resolve(folder, name) : name)),
       files: Object.fromEntries(files),
       bootTimeout: guest.bootTimeout,
       name: [this.#scriptName(), this.#variant.name, this.#only].filter(Boolean).join(' '),

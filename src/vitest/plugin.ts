@@ -70,7 +70,8 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         session: here('./session.ts'),
         host: hostModule,
       })
-      for (const path of Object.values(plan.header.guest.files)) {
+      const { files, modules } = plan.header.guest
+      for (const path of [...Object.values(files), ...modules.filter((name) => name.includes('/'))]) {
         this.addWatchFile(resolve(dirname(file), path))
       }
       return { code: module.code, map: module.map, moduleType: 'js' }

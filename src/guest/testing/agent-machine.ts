@@ -93,6 +93,10 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
     return Promise.reject(new Error('a stand-in with a real agent has no checkpoint'))
   }
 
+  async privateMemory(): Promise<number> {
+    return 0
+  }
+
   async inspect() {
     return [{ index: 0, registers: { rip: '0x1000' }, mpState: 'runnable', interruptsEnabled: true }]
   }

@@ -82,6 +82,10 @@ export class PlayedMachine implements HostMachine {
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
   async nmi(): Promise<void> {}
+  async privateMemory(): Promise<number> {
+    return 0
+  }
+
   async inspect() {
     return []
   }

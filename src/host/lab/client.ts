@@ -92,6 +92,10 @@ class LabMachine implements HostMachine {
     return this.#call(() => this.#rpc.inspect())
   }
 
+  privateMemory(): Promise<number> {
+    return this.#call(() => this.#rpc.privateMemory())
+  }
+
   nmi(): Promise<void> {
     return this.#call(() => this.#rpc.nmi())
   }

@@ -142,7 +142,7 @@ describe.each(['debian:6.12-cloud', 'debian:6.1-cloud'])('a lab of %s', (kernel)
 
     child.kill('SIGKILL')
 
-    const none = { machines: 0, threads: 0 }
+    const none = { machines: 0, threads: 0, checkpoints: 0 }
     await vi.waitFor(async () => expect(await watcher.rpc.counts()).toEqual(none), 30_000)
   })
 })

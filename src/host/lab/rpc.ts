@@ -94,6 +94,7 @@ export interface LabFunctions {
   setPortOpen(channel: Channel, open: boolean): Promise<void>
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
+  privateMemory(): Promise<number>
   nmi(): Promise<void>
   /** Of the session's machine. It goes with the session, unless another adopts it or the lab keeps it. */
   checkpoint(): Promise<LabCheckpointInfo>

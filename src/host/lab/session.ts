@@ -98,6 +98,7 @@ export class Session {
       setPortOpen: async (channel, open) => (await this.#machine()).setPortOpen(channel, open),
       resize: async (channel, columns, rows) => (await this.#machine()).resize(channel, columns, rows),
       inspect: async () => (await this.#machine()).inspect(),
+      privateMemory: async () => (await this.#machine()).privateMemory(),
       nmi: async () => (await this.#machine()).nmi(),
       checkpoint: async () => this.#held(await (await this.#machine()).checkpoint()),
       reset: async (options) => (await this.#machine()).reset(options),
