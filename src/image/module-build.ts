@@ -45,6 +45,9 @@ async function buildTree(kernel: KernelInfo): Promise<string> {
   })
 }
 
+/** The kernel's reports name the file; where it happened to be built is noise. */
+const recipe = 'ccflags-y := -fmacro-prefix-map=$(src)/='
+
 /** What the compiler said first that is an error. */
 function firstError(output: string): string {
   const line = output.split('\n').find((one) => /\berror\b|undefined!|\*\*\*/.test(one))
@@ -63,15 +66,13 @@ export async function buildModule(kernel: KernelInfo, source: string): Promise<s
     })
   })
   const name = basename(source, '.c')
-  const key = textHash(`${kernel.hash} ${kernel.release} ${name}\n${text}`)
+  const key = textHash(`${kernel.hash} ${kernel.release} ${name} ${recipe}\n${text}`)
   const path = await cached(['modules', `${key}.ko`], async (target) => {
     const tree = await buildTree(kernel)
     const directory = `${target}.build`
     await mkdir(directory)
     await writeFile(join(directory, `${name}.c`), text)
-    // The kernel's reports name the file; where it happened to be built is noise.
-    const flags = `ccflags-y := -fmacro-prefix-map=${directory}/=`
-    await writeFile(join(directory, 'Kbuild'), `obj-m := ${name}.o\n${flags}\n`)
+    await writeFile(join(directory, 'Kbuild'), `obj-m := ${name}.o\n${recipe}\n`)
     // BTF would need pahole and the kernel's own; a test module has no use for it.
     const make = ['make', '-s', `-j${availableParallelism()}`, '-C', tree, `M=${directory}`]
     const result = await runCommand([...make, 'CONFIG_DEBUG_INFO_BTF_MODULES=', 'modules'], {
