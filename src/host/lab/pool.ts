@@ -24,7 +24,7 @@ export interface PoolOptions {
 }
 
 /** How long the end of a run may wait for a lab to be saved; vitest gives its teardown ten seconds. */
-const saveLimit = 8000
+const saveLimit = 15_000
 
 export interface Placement {
   lab: Lab
