@@ -58,7 +58,7 @@ export function parseExpectations(text: string, file: string): Expectations {
   }
   const refuse = (path: (string | number)[], detail: string): never => {
     throw new KvitestError(`${file}:${lineOf(path)}`, detail, {
-      hint: 'docs/expectations.md shows an entry of each kind',
+      hint: 'an entry has test or pattern, reason, link and expires, and may have kernel and host',
       infra: false,
     })
   }
