@@ -16,17 +16,21 @@ namespace {
 constexpr std::uint32_t kClockHostTsc = 1 << 3;
 
 // A TSC further from the checkpoint's than this was not restored: KVM on this host does not do so.
-constexpr std::uint64_t kBelievable = 10'000'000'000;
+constexpr std::int64_t kBelievable = 10'000'000'000;
 
 // A tenth of what Linux's watchdog bears.
 constexpr std::int64_t kCloseEnough = 50'000;
 constexpr int kTries = 100;
 
-std::uint64_t clock_after(const ClockReading& saved, std::uint64_t tsc) {
-  if (saved.tsc_khz == 0 || tsc < saved.tsc) return saved.nanoseconds;
-  const auto passed = static_cast<std::uint64_t>(static_cast<unsigned __int128>(tsc - saved.tsc) *
-                                                 1'000'000 / saved.tsc_khz);
-  return saved.nanoseconds + (passed < kBelievable ? passed : 0);
+// The TSC may be the earlier one: a vCPU is saved, and its TSC goes on from there, before the
+// clocks are read.
+std::uint64_t clock_at(const ClockReading& saved, std::uint64_t tsc) {
+  if (saved.tsc_khz == 0) return saved.nanoseconds;
+  const auto distance = static_cast<std::int64_t>(tsc - saved.tsc);
+  const auto passed =
+      static_cast<std::int64_t>(static_cast<__int128>(distance) * 1'000'000 / saved.tsc_khz);
+  const bool is_believable = std::abs(passed) < kBelievable;
+  return saved.nanoseconds + static_cast<std::uint64_t>(is_believable ? passed : 0);
 }
 
 void set_clock(const Vm& vm, std::uint64_t nanoseconds) {
@@ -57,9 +61,9 @@ void set_kvmclock(Vm& vm, const Vcpu& vcpu, const ClockReading& saved) {
   // between is followed by another.
   std::int64_t latency = 0;
   for (int i = 0; i < kTries; ++i) {
-    set_clock(vm, clock_after(saved, guest_tsc(vcpu)) + static_cast<std::uint64_t>(latency));
+    set_clock(vm, clock_at(saved, guest_tsc(vcpu)) + static_cast<std::uint64_t>(latency));
     const ClockReading now = read_clocks(vm, vcpu);
-    const auto behind = static_cast<std::int64_t>(clock_after(saved, now.tsc) - now.nanoseconds);
+    const auto behind = static_cast<std::int64_t>(clock_at(saved, now.tsc) - now.nanoseconds);
     if (std::abs(behind) < kCloseEnough) return;
     const std::int64_t seen = latency + behind;
     latency = i == 0 ? seen : std::min(latency, seen);

@@ -93,6 +93,25 @@ TEST_CASE("vcpu state: kvmclock and TSC keep their distance") {
   CHECK(std::abs(by_tsc - by_clock) < 1e6);
 }
 
+TEST_CASE("vcpu state: a clock that was read long after its vCPU was saved is taken back to it") {
+  Bench first(true);
+  Bench second(true);
+  const SavedVcpu saved = sample(first);
+  ::usleep(200'000);
+  const SavedVm saved_vm = save_vm(first.vm, first.vcpu);
+
+  shape_vcpu(second.vcpu, saved);
+  restore_vcpu(second.vcpu, saved, tsc_distance(second.vcpu, saved));
+  restore_vm(second.vm, second.vcpu, saved_vm);
+  const ClockReading now = read_clocks(second.vm, second.vcpu);
+
+  REQUIRE(now.tsc_khz != 0);
+  const auto ticks = static_cast<std::int64_t>(now.tsc - saved_vm.clock.tsc);
+  const auto passed = static_cast<std::int64_t>(now.nanoseconds - saved_vm.clock.nanoseconds);
+  CHECK(std::abs(static_cast<double>(ticks) * 1e6 / now.tsc_khz - static_cast<double>(passed)) <
+        1e6);
+}
+
 TEST_CASE("vcpu state: structures of other lengths are refused by name") {
   Bench bench(false);
   const SavedVcpu saved = sample(bench);
