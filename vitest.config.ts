@@ -11,7 +11,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['src/**/*.test.ts', 'fixtures/**/*.test.ts'],
-          exclude: ['**/*.lab.test.ts'],
+          exclude: ['**/*.lab.test.ts', '**/*.long.test.ts'],
           testTimeout: 60_000,
         },
       },
@@ -21,6 +21,17 @@ export default defineConfig({
           name: 'lab',
           include: ['src/**/*.lab.test.ts', 'suites/framework/**/*.test.ts'],
           testTimeout: 180_000,
+          hookTimeout: 180_000,
+          globalSetup: ['src/vitest/global-setup.ts'],
+        },
+      },
+      {
+        extends: true,
+        test: {
+          // What takes minutes each: `npm run test:long`.
+          name: 'long',
+          include: ['src/**/*.long.test.ts', 'suites/framework/**/*.long.test.ts'],
+          testTimeout: 900_000,
           hookTimeout: 180_000,
           globalSetup: ['src/vitest/global-setup.ts'],
         },
