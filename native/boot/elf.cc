@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cinttypes>
-#include <cstdio>
 #include <cstring>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include "native/boot/layout.h"
+#include "native/hex.h"
 #include "native/little_endian.h"
 
 namespace kvitest {
@@ -32,12 +31,6 @@ constexpr std::uint16_t kMostProgramHeaders = 128;
 constexpr std::uint64_t kLargestNotes = 1024 * 1024;
 constexpr std::uint32_t kXenPhys32Entry = 18;
 constexpr char kDamagedHint[] = "build or fetch the file again";
-
-std::string hex(std::uint64_t value) {
-  char text[24];
-  std::snprintf(text, sizeof text, "0x%" PRIx64, value);
-  return text;
-}
 
 std::uint64_t align4(std::uint64_t value) {
   return (value + 3) & ~std::uint64_t{3};

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "native/error.h"
+#include "native/hex.h"
 #include "native/kvm/flexible_table.h"
 #include "native/kvm/ioctl.h"
 #include "native/kvm/kick_signal.h"
@@ -61,12 +62,6 @@ kvm_dtable to_kvm(const DescriptorTable& t) {
 
 DescriptorTable from_kvm(const kvm_dtable& k) {
   return {k.base, k.limit};
-}
-
-std::string hex(std::uint64_t value) {
-  char text[24];
-  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
-  return text;
 }
 
 std::string mp_state_name(std::uint32_t state) {

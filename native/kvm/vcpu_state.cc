@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <string>
 
 #include "native/error.h"
+#include "native/hex.h"
 #include "native/kvm/flexible_table.h"
 #include "native/kvm/ioctl.h"
 #include "native/kvm/kernel_bytes.h"
@@ -42,12 +42,6 @@ constexpr std::uint32_t kTscControl = 0;
 constexpr std::uint64_t kTscOffset = 0;
 
 constexpr std::size_t kMsrsAtOnce = 64;
-
-std::string hex(std::uint64_t value) {
-  char text[24];
-  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
-  return text;
-}
 
 bool tsc_offset_ioctl(const Vcpu& vcpu, unsigned long request, std::uint64_t& offset) {
   kvm_device_attr attribute{};

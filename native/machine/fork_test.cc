@@ -1,5 +1,6 @@
 // Checkpoint, fork and reset on a real /dev/kvm, with bare guests.
 #include <doctest/doctest.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -22,18 +23,6 @@ namespace kvitest {
 namespace {
 
 using CheckpointPtr = std::shared_ptr<const Checkpoint>;
-
-bool no_kvm() {
-  return ::access("/dev/kvm", R_OK | W_OK) != 0;
-}
-
-MachineSpec bare(const std::string& guest, int ring = 0) {
-  MachineSpec spec;
-  spec.name = guest;
-  spec.memory = 2 << 20;
-  spec.payload = BarePayload{std::string(KVITEST_GUESTS) + "/" + guest + ".elf", ring};
-  return spec;
-}
 
 void boot(TestMachine& machine) {
   machine.create();
@@ -355,6 +344,48 @@ TEST_CASE("fork: without fds or memory for it there is one clear error, and nobo
   CHECK(no_fork.find("Too many open files") != std::string::npos);
   step(machine, "+", "B");
   step(other, "+", "B");
+}
+
+// Takes every mapping that vm.max_map_count leaves: each second page of one region becomes one.
+class AllMappings {
+ public:
+  AllMappings() {
+    std::ifstream limit("/proc/sys/vm/max_map_count");
+    std::size_t mappings = 0;
+    limit >> mappings;
+    size_ = (mappings + 2) * page_;
+    region_ = static_cast<std::byte*>(
+        ::mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    for (std::size_t at = page_; at < size_; at += 2 * page_) {
+      if (::mprotect(region_ + at, page_, PROT_READ) != 0) break;
+    }
+  }
+  ~AllMappings() { ::munmap(region_, size_); }
+  AllMappings(const AllMappings&) = delete;
+  AllMappings& operator=(const AllMappings&) = delete;
+
+ private:
+  static constexpr std::size_t page_ = 4096;
+  std::byte* region_;
+  std::size_t size_;
+};
+
+TEST_CASE("fork: at the limit of mappings there is one clear error, and nobody else notices") {
+  const CheckpointPtr checkpoint = at_two();
+  TestMachine other(checkpoint);
+  boot(other);
+
+  std::string no_fork;
+  {
+    const AllMappings none_left;
+    no_fork = error_of([&] { TestMachine(checkpoint).create(); });
+  }
+
+  CHECK(no_fork.find("vm.max_map_count") != std::string::npos);
+  step(other, "r+", "BC");
+  TestMachine fork(checkpoint);
+  boot(fork);
+  step(fork, "r+", "BC");
 }
 
 TEST_CASE("fork: a file with any byte of its state changed is refused, or runs as it says") {

@@ -2,7 +2,6 @@
 #include "native/machine/machine.h"
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -18,18 +17,6 @@ namespace kvitest {
 namespace {
 
 using std::chrono::steady_clock;
-
-bool no_kvm() {
-  return ::access("/dev/kvm", R_OK | W_OK) != 0;
-}
-
-MachineSpec bare(const std::string& guest, int ring = 0) {
-  MachineSpec spec;
-  spec.name = guest;
-  spec.memory = 2 << 20;
-  spec.payload = BarePayload{std::string(KVITEST_GUESTS) + "/" + guest + ".elf", ring};
-  return spec;
-}
 
 MachineEnd run(TestMachine& machine) {
   machine.create();

@@ -1,12 +1,11 @@
 #include "native/machine/task_loop.h"
 
 #include <pthread.h>
-#include <signal.h>
 
 #include <utility>
 
-#include "native/error.h"
 #include "native/machine/counts.h"
+#include "native/quiet_thread.h"
 
 namespace kvitest {
 
@@ -20,19 +19,7 @@ void name_this_thread(const std::string& machine, const std::string& suffix) {
 
 TaskLoop::TaskLoop(std::string thread_name, std::function<void()> last_words)
     : name_(std::move(thread_name)), last_words_(std::move(last_words)) {
-  // A new thread inherits the mask: with all signals blocked around its creation there is no moment
-  // in which one of the process's signals could land on it.
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  try {
-    thread_ = std::thread([this] { run(); });
-  } catch (const std::system_error& error) {
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    throw Error("pthread_create", error.code().value(), "device loop of machine " + name_);
-  }
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  thread_ = quiet_thread("device loop of machine " + name_, [this] { run(); });
   ++live_threads;
 }
 

@@ -1,9 +1,23 @@
 #include "native/machine/test_machine.h"
 
+#include <unistd.h>
+
 #include <future>
 #include <stdexcept>
 
 namespace kvitest {
+
+bool no_kvm() {
+  return ::access("/dev/kvm", R_OK | W_OK) != 0;
+}
+
+MachineSpec bare(const std::string& guest, int ring) {
+  MachineSpec spec;
+  spec.name = guest;
+  spec.memory = 2 << 20;
+  spec.payload = BarePayload{std::string(KVITEST_GUESTS) + "/" + guest + ".elf", ring};
+  return spec;
+}
 namespace {
 
 // Runs an asynchronous call and waits for its answer.

@@ -13,6 +13,12 @@
 
 namespace kvitest {
 
+// This user cannot open /dev/kvm: whole suites are skipped then.
+bool no_kvm();
+
+// A bare guest of fixtures/guests with one vCPU and 2 MiB, without irqchip.
+MachineSpec bare(const std::string& guest, int ring = 0);
+
 class TestMachine {
  public:
   explicit TestMachine(MachineSpec spec);

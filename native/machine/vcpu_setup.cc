@@ -3,13 +3,13 @@
 #include <cpuid.h>
 
 #include <array>
-#include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "native/boot/cpuid.h"
 #include "native/boot/msrs.h"
+#include "native/hex.h"
 
 namespace kvitest {
 namespace {
@@ -23,12 +23,6 @@ constexpr std::size_t kLapicLvt1 = 0x360;
 constexpr std::uint32_t kDeliveryModeMask = 0x700;
 constexpr std::uint32_t kDeliveryModeNmi = 0x400;
 constexpr std::uint32_t kDeliveryModeExtInt = 0x700;
-
-std::string hex(std::uint64_t value) {
-  char text[24];
-  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
-  return text;
-}
 
 void set_lapic_mode(Vcpu& vcpu, std::size_t offset, std::uint32_t mode) {
   const std::uint32_t value = vcpu.lapic_register(offset);

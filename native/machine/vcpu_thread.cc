@@ -1,9 +1,6 @@
 #include "native/machine/vcpu_thread.h"
 
-#include <signal.h>
-
 #include <chrono>
-#include <system_error>
 #include <utility>
 #include <variant>
 
@@ -11,6 +8,7 @@
 #include "native/kvm/kick_signal.h"
 #include "native/machine/counts.h"
 #include "native/machine/task_loop.h"
+#include "native/quiet_thread.h"
 
 namespace kvitest {
 
@@ -25,18 +23,8 @@ VcpuThread::~VcpuThread() {
 void VcpuThread::start(bool halted) {
   halted_ = halted;
   kick_signal();  // installed before any thread could be kicked
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  try {
-    thread_ = std::thread([this] { run(); });
-  } catch (const std::system_error& error) {
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    throw Error("pthread_create", error.code().value(),
-                "vCPU " + std::to_string(vcpu_.index()) + " of machine " + machine_name_);
-  }
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  thread_ = quiet_thread("vCPU " + std::to_string(vcpu_.index()) + " of machine " + machine_name_,
+                         [this] { run(); });
   ++live_threads;
 }
 
