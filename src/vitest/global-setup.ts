@@ -1,5 +1,7 @@
 import type { TestProject } from 'vitest/node'
 import { startLabs } from '../host/index.ts'
+import { cacheRoot } from '../image/cache.ts'
+import { registerUser } from '../image/cache-users.ts'
 
 const KEY = Symbol.for('kvitest.labs')
 
@@ -13,6 +15,7 @@ interface SharedLabs {
 
 /** vitest calls it once a project; no lab starts before a guest needs one. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  await registerUser(cacheRoot())
   // Somebody serves labs already, such as another vitest or a lab kept warm.
   if (process.env.KVITEST_LAB_SOCKET && !shared()) return async () => {}
   const place = globalThis as { [KEY]?: SharedLabs }
