@@ -9,7 +9,7 @@ import { Lab, type LabOptions, type LabSession, type SessionReceiver } from './l
 import { labKey } from './lab-key.ts'
 import { type PlaceRequest, placeFor } from './placement.ts'
 import type { LabAccelerator } from './qemu.ts'
-import type { SavedLabs } from './saved-lab.ts'
+import { labToSave, type SavedLabs } from './saved-lab.ts'
 import { tscKhz } from './tsc.ts'
 
 export interface PoolOptions {
@@ -118,24 +118,15 @@ export class LabPool {
   }
 
   async #save(store: SavedLabs, labs: readonly Lab[]): Promise<void> {
-    const candidates = (
-      await Promise.all(
-        labs.map(async (lab) => {
-          const status = await lab.idleStatus()
-          // A kernel that has complained is not what the next run wants to begin with.
-          return status && !status.isTainted ? [{ lab, contents: status.contents }] : []
-        }),
-      )
-    ).flat()
-    const most = candidates.sort((a, b) => b.contents.length - a.contents.length)[0]
     const { key } = (await this.#prepared?.catch(() => undefined)) ?? {}
-    if (!most || !key) return
-    const before = await store.manifest(key)
-    if (before && most.contents.every((name) => before.contents.includes(name))) return
+    if (!key) return
+    const asked = await Promise.all(labs.map(async (lab) => ({ lab, status: await lab.idleStatus() })))
+    const most = labToSave(asked, await store.manifest(key))
+    if (!most) return
     const limit = new AbortController()
     const saving = store.save(key, {
       kernel: this.#kernel,
-      contents: most.contents,
+      contents: most.status!.contents,
       write: (directory, room) => most.lab.save(directory, { signal: limit.signal, beforeWriting: room }),
     })
     // Whatever else it waits for (a lock, QEMU) fails when the lab is closed.

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { PageSet } from './lab-memory.ts'
-import { cacheLimit, SavedLabs, savedLabKey } from './saved-lab.ts'
+import { cacheLimit, labToSave, SavedLabs, savedLabKey } from './saved-lab.ts'
 
 let place: string
 let notes: string[]
@@ -197,4 +197,22 @@ test('the limit is the variable, else 8 GiB or a tenth of the room', () => {
   expect(cacheLimit(2 ** 40)).toBe(8 * 2 ** 30)
   vi.stubEnv('KVITEST_CACHE_LIMIT', '3G')
   expect(cacheLimit(2 ** 40)).toBe(3 * 2 ** 30)
+})
+
+interface AskedLab {
+  status: { contents: string[]; isTainted: boolean } | undefined
+}
+
+const idle = (contents: string[], isTainted = false): AskedLab => ({ status: { contents, isTainted } })
+
+test.for<{ what: string; labs: AskedLab[]; saved: string[] | undefined; chosen: number }>([
+  { what: 'none: all are in use or dead', labs: [{ status: undefined }], saved: undefined, chosen: -1 },
+  { what: 'the one that holds most', labs: [idle(['a']), idle(['b', 'c'])], saved: ['a'], chosen: 1 },
+  { what: 'none: the saved one holds as much', labs: [idle(['a'])], saved: ['a', 'b'], chosen: -1 },
+  { what: 'one that holds something new', labs: [idle(['a', 'c'])], saved: ['a', 'b', 'd'], chosen: 0 },
+  { what: 'one that is empty, where none is saved', labs: [idle([])], saved: undefined, chosen: 0 },
+  { what: 'none whose kernel has complained', labs: [idle(['a', 'b'], true)], saved: undefined, chosen: -1 },
+  { what: 'a sound one with less', labs: [idle(['a', 'b'], true), idle(['a'])], saved: undefined, chosen: 1 },
+])('the lab to save: $what', ({ labs, saved, chosen }) => {
+  expect(labToSave(labs, saved && { contents: saved })).toBe(labs[chosen])
 })

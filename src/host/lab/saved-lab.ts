@@ -18,7 +18,7 @@ import { textHash } from '../../image/hash.ts'
 import { KvitestError } from '../../native/error.ts'
 import { parseSize } from '../memory.ts'
 import { PageSet } from './lab-memory.ts'
-import type { LabContents } from './rpc.ts'
+import type { LabContents, LabStatus } from './rpc.ts'
 
 /** Raised with every change of what is in the files or of what a restored lab is asked. */
 export const savedLabFormat = 1
@@ -157,6 +157,22 @@ export interface SavedLabsOptions {
   limit?: number
   /** One line each: what was dropped or not saved, and why. Default: standard error. */
   note?: (line: string) => void
+}
+
+/**
+ * The lab to save at the end of a run: of those that are idle the one that holds most. None when the saved one holds as
+ * much already. `status` is undefined of a lab that is in use or dead.
+ */
+export function labToSave<L extends { status: Pick<LabStatus, 'isTainted' | 'contents'> | undefined }>(
+  labs: readonly L[],
+  saved: Pick<SavedLabManifest, 'contents'> | undefined,
+): L | undefined {
+  // A kernel that has complained is not what the next run wants to begin with.
+  const sound = labs.filter(({ status }) => status && !status.isTainted)
+  const contents = (lab: L) => lab.status!.contents
+  const [most] = sound.toSorted((a, b) => contents(b).length - contents(a).length)
+  if (!most || (saved && contents(most).every((name) => saved.contents.includes(name)))) return undefined
+  return most
 }
 
 /** Saved labs by key. Whatever is wrong with one is a note and a lab that boots, never an error of the run. */
