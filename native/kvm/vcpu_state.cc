@@ -14,6 +14,7 @@
 #include "native/kvm/flexible_table.h"
 #include "native/kvm/ioctl.h"
 #include "native/kvm/kernel_bytes.h"
+#include "native/kvm/nested_state.h"
 
 namespace kvitest {
 namespace {
@@ -146,6 +147,7 @@ SavedVcpu save_vcpu(Vcpu& vcpu) {
   }
   saved.registers = get_bytes<kvm_regs>(fd, KVM_GET_REGS, "KVM_GET_REGS");
   saved.special_registers = get_bytes<kvm_sregs>(fd, KVM_GET_SREGS, "KVM_GET_SREGS");
+  saved.nested = nested_state(vcpu);
   saved.cr8 = from_bytes<kvm_sregs>(saved.special_registers, "kvm_sregs").cr8;
   saved.xsave.resize(xsave_bytes(vcpu));
   if (saved.xsave.size() > kXsaveBytes) {
@@ -198,9 +200,14 @@ std::uint64_t tsc_distance(const Vcpu& vcpu, const SavedVcpu& saved) {
 void restore_vcpu(Vcpu& vcpu, const SavedVcpu& saved, std::uint64_t distance) {
   const int fd = vcpu.fd();
   set_bytes<kvm_mp_state>(fd, KVM_SET_MP_STATE, "KVM_SET_MP_STATE", saved.mp_state);
-  set_bytes<kvm_regs>(fd, KVM_SET_REGS, "KVM_SET_REGS", saved.registers);
+  // A vCPU that is reset may run a nested guest, whose registers those below would be.
+  leave_nested_guest(vcpu);
   // Before the LAPIC: the APIC base in it says whether that is an xAPIC or an x2APIC.
   set_bytes<kvm_sregs>(fd, KVM_SET_SREGS, "KVM_SET_SREGS", saved.special_registers);
+  // Its guest's EFER decides whether it may run a nested guest; the registers from here on are then
+  // that one's.
+  set_nested_state(vcpu, saved.nested);
+  set_bytes<kvm_regs>(fd, KVM_SET_REGS, "KVM_SET_REGS", saved.registers);
   vcpu.set_run_cr8(saved.cr8);
   if (saved.xsave.size() != xsave_bytes(vcpu)) {
     throw Error("load checkpoint", EBADMSG,

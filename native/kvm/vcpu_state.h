@@ -15,7 +15,7 @@ namespace kvitest {
 
 // KVM's own structures, as it gave them; one that this host does not have is empty.
 struct SavedVcpu {
-  static constexpr StateTag kTag{"vcpu", 1};
+  static constexpr StateTag kTag{"vcpu", 2};
   std::vector<CpuidEntry> cpuid;  // as it was set
   std::uint32_t tsc_khz = 0;      // 0: unknown
   std::uint64_t tsc = 0;          // what the guest read from its TSC...
@@ -25,6 +25,7 @@ struct SavedVcpu {
   std::vector<std::byte> mp_state;           // kvm_mp_state; with irqchip only
   std::vector<std::byte> registers;          // kvm_regs
   std::vector<std::byte> special_registers;  // kvm_sregs
+  std::vector<std::byte> nested;             // kvm_nested_state; empty where KVM does not nest
   std::vector<std::byte> xsave;              // 4096 bytes or what KVM_CAP_XSAVE2 says
   std::vector<std::byte> xcrs;               // kvm_xcrs
   std::vector<std::byte> debug_registers;    // kvm_debugregs
@@ -35,7 +36,7 @@ struct SavedVcpu {
   template <typename Archive>
   void fields(Archive& archive) {
     archive(cpuid, tsc_khz, tsc, tsc_offset, has_tsc_offset, cr8, mp_state, registers,
-            special_registers, xsave, xcrs, debug_registers, lapic, msrs, events);
+            special_registers, nested, xsave, xcrs, debug_registers, lapic, msrs, events);
   }
 };
 

@@ -19,10 +19,17 @@ interface Run {
   text(): string
 }
 
-/** Starts a bare guest; what it prints is taken at once. */
-async function start(host: LabHost, spec: MachineSpec): Promise<Run> {
+/** Starts a bare guest. */
+function start(host: LabHost, spec: MachineSpec): Promise<Run> {
+  return follow((onEvent) => host.createMachine(spec, onEvent))
+}
+
+/** Starts a machine; what it prints is taken at once. */
+async function follow(
+  create: (onEvent: (event: MachineEvent) => void) => Promise<HostMachine>,
+): Promise<Run> {
   const events: MachineEvent[] = []
-  const machine: HostMachine = await host.createMachine(spec, (event) => {
+  const machine: HostMachine = await create((event) => {
     events.push(event)
     if (event.type === 'data') machine.consumed(event.channel, event.data.length)
   })
@@ -115,6 +122,30 @@ describe.each(['debian:6.12-cloud', 'debian:6.1-cloud'])('a lab of %s', (kernel)
     const runs = await Promise.all(specs.map((spec) => start(host, spec)))
     const ends = await Promise.all(runs.map(finish))
     expect(ends.map(({ code }) => code)).toEqual(specs.map(() => 0))
+  })
+
+  test('a guest that runs a nested guest goes on inside it, in a fork and after a reset', async () => {
+    const run = await start(host, await bare('nested'))
+    const said = (one: Run, text: string) =>
+      vi.waitFor(() => expect(one.text().slice(0, 99)).toBe(text), 30_000)
+    const type = (one: Run, text: string) => one.machine.write('serial', new TextEncoder().encode(text))
+    await type(run, '+v+')
+    await said(run, 'AvB')
+
+    const checkpoint = await run.machine.checkpoint()
+    const fork = await follow((onEvent) => checkpoint.fork({}, onEvent))
+    await type(fork, '+v+')
+    await said(fork, 'CvD')
+    await fork.machine.reset()
+    await type(fork, '+')
+    await said(fork, 'CvDC')
+    await type(fork, 'x')
+    await type(run, '+x')
+    await checkpoint.release()
+
+    expect(await finish(fork)).toMatchObject({ reason: 'test-exit', code: 3 })
+    expect(run.text()).toBe('AvBC')
+    expect(await finish(run)).toMatchObject({ reason: 'test-exit', code: 3 })
   })
 
   test('a payload that is none is refused by name of the operation', async () => {
