@@ -8,6 +8,7 @@ const benches: Record<string, () => Promise<{ bench: (argv: string[]) => Promise
   soak: () => import('./soak.ts'),
   lab: () => import('./lab.ts'),
   tap: () => import('./tap.ts'),
+  console: () => import('./console.ts'),
 }
 
 const [name, ...rest] = process.argv.slice(2)

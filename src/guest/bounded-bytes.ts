@@ -22,13 +22,25 @@ export class BoundedBytes {
     if (room < data.length) this.#pushTail(data.subarray(room))
   }
 
-  toString(): string {
+  /** Bytes that may yet be left out begin here. */
+  get headLimit(): number {
+    return this.#half
+  }
+
+  /** Where what is left out ends, counted from the first byte; 0 while nothing is. */
+  get leftOutEnd(): number {
+    const dropped = this.#tailTotal - (this.#tail?.length ?? 0)
+    return dropped > 0 ? this.#half + dropped : 0
+  }
+
+  /** `instead` goes where something is left out: whole lines. */
+  toString(instead = ''): string {
     const head = this.#head.subarray(0, this.#headLength)
     const tail = this.#tail ?? Buffer.alloc(0)
     const dropped = this.#tailTotal - tail.length
     if (dropped <= 0) return Buffer.concat([head, tail.subarray(0, this.#tailTotal)]).toString()
     const ordered = Buffer.concat([tail.subarray(this.#tailEnd), tail.subarray(0, this.#tailEnd)])
-    return `${head.toString()}\n[... ${dropped} bytes left out ...]\n${ordered.toString()}`
+    return `${head.toString()}\n[... ${dropped} bytes left out ...]\n${instead}${ordered.toString()}`
   }
 
   #pushHead(data: Uint8Array): void {

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { findSplats } from '../verdict/splat.ts'
 import { BoundedBytes } from './bounded-bytes.ts'
 import { SerialLog } from './console-log.ts'
 
@@ -98,4 +99,43 @@ test('what is pushed may be overwritten afterwards', () => {
   bytes.push(chunk)
   chunk.fill('x')
   expect(bytes.toString()).toBe('kept')
+})
+
+const report = [
+  '[    1.000001] WARNING: CPU: 0 PID: 7 at provoke.c:12 provoke_warn+0x12/0x20 [provoke]',
+  '[    1.000002] Modules linked in: provoke',
+  '[    1.000003] CPU: 0 PID: 7 Comm: sh Tainted: G           O       6.1.0 #1',
+  '[    1.000004] Call Trace:',
+  '[    1.000005]  <TASK>',
+  '[    1.000006]  provoke_set+0x10/0x20 [provoke]',
+  '[    1.000007]  </TASK>',
+  '[    1.000008] ---[ end trace 0000000000000000 ]---',
+]
+const chatter = (lines: number) => '[    0.500000] nothing of interest, and much of it\r\n'.repeat(lines)
+
+test.for([0, 10, 45, 50, 55, 90, 100])(
+  'no splat hides behind output, wherever it stands: after %d %',
+  (percent) => {
+    const serial = new SerialLog('g', 64 * 1024)
+    const lines = 10_000
+    const text =
+      chatter((lines * percent) / 100) +
+      `${report.join('\r\n')}\r\n` +
+      chatter((lines * (100 - percent)) / 100)
+    for (let at = 0; at < text.length; at += 1000) serial.push(Buffer.from(text.slice(at, at + 1000)))
+
+    const splats = findSplats(serial.text())
+
+    expect(serial.text()).toContain('bytes left out')
+    expect(serial.text().length).toBeLessThan(100 * 1024)
+    expect(splats).toEqual([expect.objectContaining({ kind: 'warning', text: report.join('\n') })])
+  },
+)
+
+test('reports without end are kept within bounds', () => {
+  const serial = new SerialLog('g', 64 * 1024)
+  for (let i = 0; i < 2000; i++) serial.push(Buffer.from(`${report.join('\n')}\n${'x'.repeat(60_000)}\n`))
+
+  expect(serial.text().length).toBeLessThan(5 * 1024 * 1024)
+  expect(findSplats(serial.text()).length).toBeGreaterThan(0)
 })

@@ -1,8 +1,8 @@
 import { KvitestError } from '../native/error.ts'
 import { BoundedBytes } from './bounded-bytes.ts'
+import { ReportKeeper } from './report-keeper.ts'
 import type { ConsoleLog } from './types.ts'
 
-const limit = 64 * 1024 * 1024
 /** A line that never ends is cut here. */
 const maxLine = 64 * 1024
 
@@ -15,7 +15,10 @@ interface Waiter {
 /** The serial console of one guest: text kept, lines told as they end. */
 export class SerialLog implements ConsoleLog {
   readonly #name: string
-  readonly #bytes = new BoundedBytes(limit)
+  readonly #bytes: BoundedBytes
+  readonly #reports = new ReportKeeper()
+  /** Bytes so far. */
+  #total = 0
   #decoder = new TextDecoder()
   readonly #listeners = new Set<(line: string, milliseconds: number) => void>()
   readonly #waiters = new Set<Waiter>()
@@ -23,9 +26,10 @@ export class SerialLog implements ConsoleLog {
   #partial = ''
   #ended: string | undefined
 
-  /** `name` of the guest, for errors. */
-  constructor(name: string) {
+  /** `name` of the guest, for errors; at most `limit` bytes are kept, and the kernel's reports among the others. */
+  constructor(name: string, limit = 64 * 1024 * 1024) {
     this.#name = name
+    this.#bytes = new BoundedBytes(limit)
   }
 
   /** The machine starts: times of lines count from here. */
@@ -34,7 +38,9 @@ export class SerialLog implements ConsoleLog {
   }
 
   push(data: Uint8Array): void {
+    const before = this.#total
     this.#bytes.push(data)
+    this.#total += data.length
     const text = this.#partial + this.#decoder.decode(data, { stream: true })
     const lines = text.split('\n')
     this.#partial = lines.pop()!
@@ -43,6 +49,8 @@ export class SerialLog implements ConsoleLog {
       this.#partial = ''
     }
     for (const line of lines) this.#tell(line.replace(/\r+$/, ''))
+    if (this.#total <= this.#bytes.headLimit) return
+    for (const line of lines) this.#reports.see(line, before)
   }
 
   /** What the console had shown at the checkpoint that the guest goes on from: kept, and told to nobody. */
@@ -74,7 +82,8 @@ export class SerialLog implements ConsoleLog {
   }
 
   text(): string {
-    return this.#bytes.toString().replaceAll('\r', '')
+    const reports = this.#reports.before(this.#bytes.leftOutEnd)
+    return this.#bytes.toString(reports.map((line) => `${line}\n`).join('')).replaceAll('\r', '')
   }
 
   lines(): string[] {

@@ -100,6 +100,12 @@ function beginning(message: string): SplatKind | undefined {
   return beginnings.find(([pattern]) => pattern.test(message))?.[1]
 }
 
+/** Whether a line of a console, with or without the kernel's time stamp, is the first of a splat. */
+export function beginsSplat(line: string): boolean {
+  const stamp = timeStamp.exec(line)
+  return beginning(stamp ? line.slice(stamp.index + stamp[0].length) : line) !== undefined
+}
+
 /**
  * The lines of the report that begins at `start`. Several CPUs may print at once. Where the kernel names the caller
  * of each line, those of others are left out, but for the back traces that the report asked other CPUs for. Where it
