@@ -17,11 +17,19 @@ export interface Place {
 export class ScriptFailure extends Error {
   override readonly name: string = 'ScriptFailure'
   readonly showDiff: boolean = false
+  /** False: not even a test that is known to fail may fail so. */
+  readonly isExcusable: boolean
   readonly expected?: unknown
   readonly actual?: unknown
 
-  constructor(message: string, place: Place, values?: { expected: unknown; actual: unknown }) {
+  constructor(
+    message: string,
+    place: Place,
+    options: { values?: { expected: unknown; actual: unknown } | undefined; isExcusable?: boolean } = {},
+  ) {
+    const { values, isExcusable = true } = options
     super(message)
+    this.isExcusable = isExcusable
     this.stack = `${this.name}: ${message}\n    at ${place.file}:${place.line}:1`
     if (values) {
       this.showDiff = true
@@ -47,7 +55,7 @@ export function pointFailure(point: Point, place: Place): ScriptFailure {
   if (Object.keys(rest).length > 0) lines.push(boundText(stringify(rest).trimEnd(), MAX_VALUE))
   else if (typeof point.diagnostic === 'string') lines.push(boundText(point.diagnostic, MAX_VALUE))
   lines.push(...point.output.slice(-OUTPUT_LINES))
-  return new ScriptFailure(lines.join('\n'), place, values)
+  return new ScriptFailure(lines.join('\n'), place, { values })
 }
 
 function asRecord(value: unknown): Record<string, unknown> {

@@ -2,8 +2,11 @@ import { readFile } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Plugin } from 'vitest/config'
+import { expectationPaths } from './expectation-files.ts'
+import { LISTED_VARIABLE } from './expected.ts'
 import { JUnitReporter } from './junit-reporter.ts'
 import type {} from './meta.ts'
+import type { PluginApi } from './run-check.ts'
 import { SummaryReporter } from './summary-reporter.ts'
 import { transformScript } from './transform/module.ts'
 
@@ -16,18 +19,28 @@ export interface KvitestOptions {
   guestsPerWorker?: number
   /** Where the JUnit file goes, relative to the root; false for none. Default `test-results/junit.xml`. */
   junit?: string | false
+  /**
+   * Files of expectations that apply to every test, relative to the root, besides the `*.expect.yaml` that lie beside
+   * and above the tests. Names of tests in them begin from the root.
+   */
+  expectations?: string[]
   /** Absolute path of a module that exports `openHost`, for a host of another kind. */
   hostModule?: string
 }
 
+const TEST = /\.test\.[cm]?[jt]s$/
 const SCRIPT = /\.tap\.[A-Za-z0-9]+$/
 
 /** The Vite plugin: `*.tap.sh` (and other `*.tap.*` scripts) become modules of vitest tests. */
 export function kvitest(options: KvitestOptions = {}): Plugin {
   const hostModule = options.hostModule ?? here('../guest/host.ts')
+  const { expectations = [] } = options
+  const api: PluginApi = { kvitest: { expectations } }
+  let root = process.cwd()
   return {
     name: 'kvitest',
     enforce: 'pre',
+    api,
     config: (given) => ({
       test: {
         // Vite joins lists: a default beside the config's own would only ever add to it.
@@ -45,15 +58,19 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
           ...(options.guestsPerWorker === undefined
             ? {}
             : { KVITEST_GUESTS_PER_WORKER: String(options.guestsPerWorker) }),
+          [LISTED_VARIABLE]: JSON.stringify(expectations),
         },
       },
     }),
+    configResolved(config) {
+      root = config.root
+    },
     configureVitest({ vitest }) {
       const { reporters } = vitest.config
-      // Once, however many projects use the plugin, and only where a person reads.
-      const isThere = reporters.some((one) => (one as unknown) instanceof SummaryReporter)
-      if (!isThere && reporters.some(isForPeople)) {
-        reporters.push(new SummaryReporter() as unknown as (typeof reporters)[number])
+      // Once, however many projects use the plugin.
+      if (!reporters.some((one) => (one as unknown) instanceof SummaryReporter)) {
+        const summary = new SummaryReporter({ isForPeople: reporters.some(isForPeople) })
+        reporters.push(summary as unknown as (typeof reporters)[number])
       }
       const present = reporters.some(isJUnitReporter)
       if (options.junit === false || present || vitest.config.watch) return
@@ -62,6 +79,9 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
     },
     async transform(_code, id) {
       const file = id.replace(/[?#].*$/, '')
+      if (SCRIPT.test(file) || TEST.test(file)) {
+        for (const path of expectationPaths(file, { root, listed: expectations })) this.addWatchFile(path)
+      }
       if (!SCRIPT.test(file)) return undefined
       const { plan, ...module } = transformScript({
         file,
