@@ -25,11 +25,30 @@ test('warned', async ({ guest }) => {
   expect(await guest.exec(['sh', '-c', '${ask}'])).toExitWith(0)
 })
 `
+/** Its splat comes before the agent greets, so the checkpoint has it already. */
+const loud = `#include <linux/module.h>
+static int __init loud(void)
+{
+	WARN(1, "loud");
+	return 0;
+}
+module_init(loud);
+MODULE_LICENSE("GPL");
+`
+const bootWarns = `#!/bin/sh
+# guest: { modules: [./loud.c] }
+echo 1..1
+echo ok 1 - booted
+`
 const splats = `splats:
   - pattern: 'at provoke\\.c:\\d+ provoke_warn'
     kernel: '6.12.x'
     reason: the test asks for it
     link: https://example.org/1
+    expires: 2099-12-31
+  - pattern: ' loud\\+0x.* \\[loud\\]$'
+    reason: the module warns when it is loaded
+    link: https://example.org/2
     expires: 2099-12-31
 `
 
@@ -46,6 +65,8 @@ beforeAll(async () => {
   await write('vitest.config.ts', config)
   await write('warns.tap.sh', warns)
   await write('warns.test.ts', warnsToo)
+  await write('loud.c', loud)
+  await write('boot-warns.tap.sh', bootWarns)
   await write('warns.expect.yaml', splats)
 })
 
@@ -68,11 +89,12 @@ async function run() {
 
 test('what is known fails nothing: a failure, a skip, a splat of the kernel', async () => {
   const { output, status, junit } = await run()
-  expect(output).toMatch(/4 guests: 2 fail, 1 skip, 1 pass/)
+  expect(output).toMatch(/5 guests: 2 fail, 1 skip, 2 pass/)
   expect(output).toContain('2 expected failures:')
   expect(junit.match(/<skipped message="expected failure: kvitest has no virtio-net/g)).toHaveLength(2)
   expect(junit).toContain('<skipped message="one CPU"/>')
   expect(junit).toMatch(/guest\.allowed" value="WARNING: [^"]*provoke_warn[^"]*\(warns\.expect\.yaml:2\)/)
+  expect(junit).toMatch(/guest\.allowed" value="WARNING: [^"]* loud[^"]*\(warns\.expect\.yaml:7\)/)
   expect(status, output).toBe(0)
 })
 
