@@ -7,6 +7,9 @@ const ACTUAL = ['actual', 'found', 'got', 'received']
 const MAX_VALUE = 16 * 1024
 const OUTPUT_LINES = 40
 
+/** The name of a failure that says nothing about the guest: no entry of an `*.expect.yaml` excuses it. */
+export const NOTHING_PROVEN = 'NothingProven'
+
 /** Where in a script something belongs. */
 export interface Place {
   file: string
@@ -15,10 +18,8 @@ export interface Place {
 
 /** A failure that vitest shows at the script's line, with a diff when it carries both values. */
 export class ScriptFailure extends Error {
-  override readonly name: string = 'ScriptFailure'
+  override readonly name: string
   readonly showDiff: boolean = false
-  /** False: not even a test that is known to fail may fail so. */
-  readonly isExcusable: boolean
   readonly expected?: unknown
   readonly actual?: unknown
 
@@ -29,7 +30,7 @@ export class ScriptFailure extends Error {
   ) {
     const { values, isExcusable = true } = options
     super(message)
-    this.isExcusable = isExcusable
+    this.name = isExcusable ? 'ScriptFailure' : NOTHING_PROVEN
     this.stack = `${this.name}: ${message}\n    at ${place.file}:${place.line}:1`
     if (values) {
       this.showDiff = true

@@ -28,7 +28,6 @@ export interface KvitestOptions {
   hostModule?: string
 }
 
-const TEST = /\.test\.[cm]?[jt]s$/
 const SCRIPT = /\.tap\.[A-Za-z0-9]+$/
 
 /** The Vite plugin: `*.tap.sh` (and other `*.tap.*` scripts) become modules of vitest tests. */
@@ -36,7 +35,6 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
   const hostModule = options.hostModule ?? here('../guest/host.ts')
   const { expectations = [] } = options
   const api: PluginApi = { kvitest: { expectations } }
-  let root = process.cwd()
   return {
     name: 'kvitest',
     enforce: 'pre',
@@ -62,10 +60,17 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         },
       },
     }),
-    configResolved(config) {
-      root = config.root
-    },
-    configureVitest({ vitest }) {
+    configureVitest({ vitest, project }) {
+      const scope = { root: project.config.root, listed: expectations }
+      // No module imports them, so vitest has to be told whose tests to run again.
+      vitest.config.watchTriggerPatterns ??= []
+      vitest.config.watchTriggerPatterns.push({
+        pattern: /\.ya?ml$/,
+        testsToRun: (path) => {
+          const tests = vitest.state.getFilepaths()
+          return tests.filter((file) => expectationPaths(file, scope).includes(path))
+        },
+      })
       const { reporters } = vitest.config
       // Once, however many projects use the plugin.
       if (!reporters.some((one) => (one as unknown) instanceof SummaryReporter)) {
@@ -79,9 +84,6 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
     },
     async transform(_code, id) {
       const file = id.replace(/[?#].*$/, '')
-      if (SCRIPT.test(file) || TEST.test(file)) {
-        for (const path of expectationPaths(file, { root, listed: expectations })) this.addWatchFile(path)
-      }
       if (!SCRIPT.test(file)) return undefined
       const { plan, ...module } = transformScript({
         file,

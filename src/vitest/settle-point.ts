@@ -1,7 +1,7 @@
 import type { TaskMeta, TestAnnotation, TestError } from 'vitest'
 import type { Point } from '../tap/types.ts'
 import { type Circumstances, type Skip, settleSkip, settleTest } from '../verdict/settle.ts'
-import { type Place, pointFailure } from './failure.ts'
+import { type Place, pointFailure, ScriptFailure } from './failure.ts'
 import type {} from './meta.ts'
 import { expectationError, noteSettlement } from './settle-task.ts'
 
@@ -25,10 +25,12 @@ export function settlePoint(
   if (point.result === 'skip') {
     const problem = settleSkip(skip, circumstances)
     if (problem === undefined) return plain({ state: 'skip', note: skip.reason ?? '' })
-    const stack = `ScriptFailure: ${problem}\n    at ${place.file}:${place.line}:1`
-    return plain({ state: 'fail', errors: [{ name: 'ScriptFailure', message: problem, stack }] })
+    return plain({
+      state: 'fail',
+      errors: [errorOf(new ScriptFailure(problem, place, { isExcusable: false }))],
+    })
   }
-  const errors = point.result === 'fail' ? [errorOf(point, place)] : []
+  const errors = point.result === 'fail' ? [errorOf(pointFailure(point, place))] : []
   const settlement = settleTest(
     errors.length > 0 ? { state: 'fail', isExcusable: true } : { state: 'pass' },
     circumstances,
@@ -42,8 +44,7 @@ export function settlePoint(
   return plain(errors.length > 0 ? { state: 'fail', errors } : { state: 'pass' })
 }
 
-function errorOf(point: Point, place: Place): TestError {
-  const { name, message, stack, expected, actual, showDiff } = pointFailure(point, place)
+function errorOf({ name, message, stack, expected, actual, showDiff }: ScriptFailure): TestError {
   const diff = showDiff
     ? `- Expected\n+ Received\n\n${marked('-', expected)}\n${marked('+', actual)}`
     : undefined

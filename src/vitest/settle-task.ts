@@ -4,6 +4,7 @@ import type { TestName } from '../verdict/expectations.ts'
 import { type Observed, type Settlement, settleTest } from '../verdict/settle.ts'
 import { boundText } from './bounded-text.ts'
 import { circumstancesOf, placeOf } from './expected.ts'
+import { NOTHING_PROVEN } from './failure.ts'
 import type {} from './meta.ts'
 import { workerRoot } from './runner-link.ts'
 
@@ -70,5 +71,5 @@ function forgetAttempt(meta: TaskMeta): void {
 
 /** Our own fault, and what proves nothing, is no failure that an entry could have meant. */
 function isExcusable(error: TestError): boolean {
-  return error.infra !== true && error.isExcusable !== false
+  return error.infra !== true && error.name !== NOTHING_PROVEN
 }

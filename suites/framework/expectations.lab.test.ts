@@ -25,6 +25,22 @@ test('warned', async ({ guest }) => {
   expect(await guest.exec(['sh', '-c', '${ask}'])).toExitWith(0)
 })
 `
+const flaky = `import { expect, test } from 'kvitest/test'
+
+let attempts = 0
+
+test('second time lucky', async ({ guest }) => {
+  expect(await guest.exec(['test', '-e', '/tmp/mark'])).toExitWith(1)
+  await guest.writeFile('/tmp/mark', '')
+  expect(++attempts).toBe(2)
+})
+`
+const unborn = `import { test } from 'kvitest/test'
+
+test.override('guestOptions', { kernel: './no-such-kernel' })
+
+test('never starts', async ({ guest }) => void guest)
+`
 /** Its splat comes before the agent greets, so the checkpoint has it already. */
 const loud = `#include <linux/module.h>
 static int __init loud(void)
@@ -65,6 +81,7 @@ beforeAll(async () => {
   await write('vitest.config.ts', config)
   await write('warns.tap.sh', warns)
   await write('warns.test.ts', warnsToo)
+  await write('flaky.test.ts', flaky)
   await write('loud.c', loud)
   await write('boot-warns.tap.sh', bootWarns)
   await write('warns.expect.yaml', splats)
@@ -78,8 +95,8 @@ function write(name: string, text: string): Promise<void> {
   return writeFile(join(place, name), text)
 }
 
-async function run() {
-  const { stdout, stderr, status } = await startMarked(['vitest', 'run', '--root', place]).finished
+async function run(...args: string[]) {
+  const { stdout, stderr, status } = await startMarked(['vitest', 'run', '--root', place, ...args]).finished
   return {
     output: stdout + stderr,
     status,
@@ -87,9 +104,12 @@ async function run() {
   }
 }
 
-test('what is known fails nothing: a failure, a skip, a splat of the kernel', async () => {
-  const { output, status, junit } = await run()
-  expect(output).toMatch(/5 guests: 2 fail, 1 skip, 2 pass/)
+test('what is known fails nothing: a failure, a skip, a splat of the kernel; a retry has a fork of its own', async () => {
+  const { output, status, junit } = await run('--retry=1')
+  expect(output).toMatch(/7 guests: 2 fail, 3 skip, 2 pass/)
+  expect(output).toContain('7 forks, 0 boots')
+  expect(output).toMatch(/1 flaky test, failed and then passed:\n.*flaky\.test\.ts > second time lucky/)
+  expect(junit.match(/<flakyFailure /g)).toHaveLength(1)
   expect(output).toContain('2 expected failures:')
   expect(junit.match(/<skipped message="expected failure: kvitest has no virtio-net/g)).toHaveLength(2)
   expect(junit).toContain('<skipped message="one CPU"/>')
@@ -111,10 +131,12 @@ test('what is no longer true does: a pass, a splat that nobody saw', async () =>
   expect(status).toBe(1)
 })
 
-test('a splat that is not allowed is an oops', async () => {
+test('what nobody expects does: a splat that is not allowed, a guest that never was', async () => {
   await write('warns.tap.sh', warns)
   await write('warns.expect.yaml', splats.replace('6.12.x', '6.1.x'))
-  const { output, status } = await run()
+  await write('unborn.test.ts', unborn)
+  const { output, status } = await run('warns.tap.sh', 'unborn.test.ts')
+  expect(output).toContain('3 guests: 1 infra, 1 oops, 1 pass')
   expect(output).toMatch(/oops: WARNING: .* provoke_warn/)
   expect(status).toBe(1)
 })
