@@ -92,7 +92,11 @@ const FILES = {
   'skip-mute/x.expect.yaml': failures('a.tap.sh > a'),
   'skip-all/a.tap.sh': script('# point: a', 'echo "1..0 # SKIP no device"'),
   'empty/a.tap.sh': script('true'),
+  'empty-plan/a.tap.sh': script('echo 1..0'),
+  'empty-plan/x.expect.yaml': failures('a.tap.sh > script'),
   'empty/x.expect.yaml': failures('a.tap.sh > script'),
+  'late/a.tap.sh': script('# timeout: 1s', 'sleep 60'),
+  'late/x.expect.yaml': failures('a.tap.sh > script'),
   'no-tests/a.test.ts': 'export {}',
 }
 
@@ -194,6 +198,11 @@ describe('one run of many cases:', () => {
 
   test('a script that prints no points fails even where it is known to fail', () => {
     expect(failure('empty', 'script')).toContain('no plan and no points')
+    expect(failure('empty-plan', 'script')).toContain('a plan of 0 points without a reason')
+  })
+
+  test('a script that was cut off before its first point can be known to fail', () => {
+    expect(statuses('late')).toEqual({ script: 'passed' })
   })
 
   test('a test file without tests fails', () => {

@@ -243,7 +243,9 @@ function problemsOf(outcome: Outcome): string[] {
   const failed = tap?.points.some((point) => point.result === 'fail') ?? false
   const problems = [...(tap?.problems ?? []), ...duplicateNames(tap?.points ?? [])]
   if (tap?.bailOut !== undefined) problems.unshift(`bail out: ${tap.bailOut}`)
-  if (isEmpty(outcome) && problems.length === 0) problems.push('the script printed no points')
+  if (isEmpty(outcome) && tap?.skipAll === undefined && problems.length === 0) {
+    problems.push('the script printed no points')
+  }
   const exit = result ? exitOf(result) : undefined
   const explained = failed && result?.status === 1
   if (exit && !explained) problems.push(exit)
@@ -257,9 +259,10 @@ function problemsOf(outcome: Outcome): string[] {
   return [...problems, ...evidenceOf(outcome)]
 }
 
-/** It came to its end and tested nothing. */
-function isEmpty({ tap, error }: Outcome): boolean {
-  return !error && tap !== undefined && tap.points.length === 0 && tap.skipAll === undefined
+/** It came to an end of its own and tested nothing. */
+function isEmpty({ tap, result, error }: Outcome): boolean {
+  if (error || !tap || !result || result.timedOut || result.signal !== null) return false
+  return tap.points.length === 0 && tap.bailOut === undefined
 }
 
 function duplicateNames(points: Point[]): string[] {
