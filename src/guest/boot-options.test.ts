@@ -5,6 +5,7 @@ import type { BootOptions } from './types.ts'
 test('every option has a default', () => {
   expect(checkOptions({ name: 'g' }, 'native')).toEqual({
     name: 'g',
+    allowedSplats: [],
     cpus: 1,
     memory: 256 * 1024 * 1024,
     devices: [{ type: 'virtio-console', ports: [{ name: 'org.kvitest.agent' }] }],

@@ -1,6 +1,7 @@
 import type { DeviceSpec, MachineSpec } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import { bytesOf } from '../native/size.ts'
+import type { AllowedSplat } from '../verdict/expectations.ts'
 import { agentPort } from './agent/protocol.ts'
 import type { GuestSidecar } from './sidecar.ts'
 import type { BootOptions, GuestForkOptions } from './types.ts'
@@ -31,6 +32,7 @@ export interface CheckedOptions {
   /** Milliseconds; 0 never. */
   idleLimit: number
   onConsoleLine?: BootOptions['onConsoleLine'] | undefined
+  allowedSplats: readonly AllowedSplat[]
 }
 
 let guests = 0
@@ -98,6 +100,7 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
     bootTimeout,
     idleLimit,
     onConsoleLine: options.onConsoleLine,
+    allowedSplats: options.allowedSplats ?? [],
   }
 }
 
@@ -107,7 +110,7 @@ export function forkOptions(
   sidecar: GuestSidecar,
   options: GuestForkOptions,
 ): CheckedOptions {
-  const { name, onConsoleLine } = options
+  const { name, onConsoleLine, allowedSplats = [] } = options
   // The checks and defaults of a boot, where there is something to choose.
   const { bootTimeout, idleLimit } = checkOptions(
     { name: name ?? `${sidecar.name}-fork`, ...definedOf(options) },
@@ -124,6 +127,7 @@ export function forkOptions(
     bootTimeout,
     idleLimit,
     onConsoleLine,
+    allowedSplats,
   }
 }
 

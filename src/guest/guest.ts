@@ -3,6 +3,7 @@ import type { KernelInfo } from '../image/kernel.ts'
 import type { MachineEnd, MachineEvent, MachineSpec, VcpuState } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import { TapStream } from '../tap/stream.ts'
+import { allowancesAt, type SplatAllowance } from '../verdict/expectations.ts'
 import { type GuestEvidence, judge, type ScriptEvidence } from '../verdict/judge.ts'
 import { AgentClient, type AgentHello, forkedMessage } from './agent/client.ts'
 import { agentPort } from './agent/protocol.ts'
@@ -143,6 +144,12 @@ export class LinuxGuest implements Guest {
     return this.#hello?.warnings ?? []
   }
 
+  /** The splats that are allowed where this guest runs. */
+  allowances(): SplatAllowance[] {
+    const place = { kernelRelease: this.kernelRelease, host: this.host.name }
+    return allowancesAt(this.#options.allowedSplats, place, new Date())
+  }
+
   /** For createMachine: the machine's events, none of them before start(). */
   onEvent(event: MachineEvent): void {
     if (event.type === 'mark') this.#atMark(event.mark)
@@ -274,7 +281,10 @@ export class LinuxGuest implements Guest {
           code: 'EPROTO',
         })
       }
-      return new LinuxCheckpoint(checkpoint, sidecar, (...fork) => LinuxGuest.fork(...fork, this.#place))
+      const { allowedSplats } = this.#options
+      return new LinuxCheckpoint(checkpoint, sidecar, (saved, of, options) =>
+        LinuxGuest.fork(saved, of, { allowedSplats, ...options }, this.#place),
+      )
     })
   }
 
@@ -483,6 +493,7 @@ export class LinuxGuest implements Guest {
       failure: this.#failure,
       warnings: this.warnings,
       vcpus,
+      allowances: this.allowances(),
     })
     this.console.end(judgement.reason)
     for (const port of this.#ports.values()) port.end(judgement.reason)

@@ -6,6 +6,7 @@ import { buildInitramfs, modulesFor } from '../image/initramfs.ts'
 import type { KernelInfo } from '../image/kernel.ts'
 import { resolveKernel } from '../image/resolve.ts'
 import type { MachineEvent, MachineSpec } from '../native/contract.ts'
+import { sortSplats } from '../verdict/judge.ts'
 import { findSplats } from '../verdict/splat.ts'
 import { type CheckedOptions, checkOptions } from './boot-options.ts'
 import { restoreCheckpoint } from './checkpoint.ts'
@@ -148,7 +149,7 @@ class GuestHost implements Host {
     try {
       const { checkpoint, sidecar } = await guest.checkpoint()
       // What every test goes on from must be sound: a fork would be blamed for a splat of the boot.
-      if (findSplats(sidecar.console).length > 0) {
+      if (sortSplats(findSplats(sidecar.console), guest.allowances()).standing.length > 0) {
         await checkpoint.release()
         const end = await guest.stop({ force: true })
         throw new GuestError(`boot ${guest.name} (${guest.kernel.name})`, end, guest.console.text())

@@ -3,6 +3,7 @@ import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
 import type { DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
+import type { AllowedSplat } from '../verdict/expectations.ts'
 import type { Judgement } from '../verdict/types.ts'
 
 /** What a test author asks for; every field has a default. */
@@ -38,6 +39,8 @@ export interface BootOptions {
   loglevel?: number
   /** Every line of the serial console, from the very first; `milliseconds` since the machine started. */
   onConsoleLine?: (line: string, milliseconds: number) => void
+  /** Known splats that make no `oops`; what is allowed is in the end's evidence. Entries of an `*.expect.yaml`. */
+  allowedSplats?: readonly AllowedSplat[]
 }
 
 export interface ExecOptions {
@@ -146,6 +149,8 @@ export interface GuestForkOptions {
   idleLimit?: number
   /** Every line of the fork's serial console from its fork on; `milliseconds` since then. */
   onConsoleLine?: ((line: string, milliseconds: number) => void) | undefined
+  /** As in BootOptions. */
+  allowedSplats?: readonly AllowedSplat[] | undefined
 }
 
 /**

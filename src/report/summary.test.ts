@@ -1,21 +1,47 @@
 import { expect, test } from 'vitest'
-import { summaryLines } from './summary.ts'
+import { summaryLines as linesOf, type RunSummary } from './summary.ts'
+
+function summaryLines(some: Partial<RunSummary>): string[] {
+  const none: RunSummary = {
+    verdicts: [],
+    forks: 0,
+    boots: 0,
+    points: [],
+    flaky: [],
+    expected: [],
+    unexpectedPasses: [],
+    problems: [],
+  }
+  return linesOf({ ...none, ...some })
+}
 
 test('guests by verdict, the worst first, and points by result', () => {
   expect(
     summaryLines({
       verdicts: ['pass', 'panic', 'pass', 'skip'],
       points: ['pass', 'fail', 'pass', 'skip', 'todo'],
-      flaky: [],
+      forks: 3,
+      boots: 1,
+      leases: { count: 4, longestWait: 1540 },
     }),
-  ).toEqual(['4 guests: 1 panic, 1 skip, 2 pass', '5 points: 1 failed, 2 ok, 1 skipped, 1 to do'])
+  ).toEqual([
+    '4 guests: 1 panic, 1 skip, 2 pass',
+    '3 forks, 1 boot, 4 leases, the longest wait 1.5 s',
+    '5 points: 1 failed, 2 ok, 1 skipped, 1 to do',
+  ])
 })
 
 test('flaky tests are named with what they failed with', () => {
   expect(
-    summaryLines({ verdicts: ['pass'], points: ['pass'], flaky: [{ name: 'a > b', failure: 'not ok 1' }] }),
+    summaryLines({
+      verdicts: ['pass'],
+      forks: 1,
+      points: ['pass'],
+      flaky: [{ name: 'a > b', failure: 'not ok 1' }],
+    }),
   ).toEqual([
     '1 guest: 1 pass',
+    '1 fork, 0 boots',
     '1 point: 1 ok',
     '1 flaky test, failed and then passed:',
     '  a > b: not ok 1',
@@ -23,6 +49,27 @@ test('flaky tests are named with what they failed with', () => {
 })
 
 test('a guest without points is seen, a run without guests says nothing', () => {
-  expect(summaryLines({ verdicts: ['hang'], points: [], flaky: [] })).toEqual(['1 guest: 1 hang', '0 points'])
-  expect(summaryLines({ verdicts: [], points: [], flaky: [] })).toEqual([])
+  expect(summaryLines({ verdicts: ['hang'] })).toEqual(['1 guest: 1 hang', '0 forks, 0 boots', '0 points'])
+  expect(summaryLines({})).toEqual([])
+})
+
+test('what was expected, what no longer is, and what is wrong with the run are named, with or without guests', () => {
+  expect(
+    summaryLines({
+      expected: [{ name: 'a > b', entry: 'x.expect.yaml:2: slow, https://example.org/1' }],
+      unexpectedPasses: [
+        { name: 'a > c', entry: 'x.expect.yaml:6' },
+        { name: 'a > d', entry: 'x.expect.yaml:9' },
+      ],
+      problems: ['p has no cells'],
+    }),
+  ).toEqual([
+    '1 expected failure:',
+    '  a > b: x.expect.yaml:2: slow, https://example.org/1',
+    '2 unexpected passes:',
+    '  a > c: x.expect.yaml:6',
+    '  a > d: x.expect.yaml:9',
+    '1 problem of the run as a whole, which fails:',
+    '  p has no cells',
+  ])
 })

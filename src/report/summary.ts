@@ -4,10 +4,21 @@ import type { Verdict } from '../verdict/types.ts'
 export interface RunSummary {
   /** One a guest. */
   verdicts: Verdict[]
+  /** How many of the guests were forked from a checkpoint, and how many booted. */
+  forks: number
+  boots: number
+  /** Of the budget: how many it granted, and how long the longest wait was, in milliseconds. */
+  leases?: { count: number; longestWait: number }
   /** One a TAP point. */
   points: ('pass' | 'fail' | 'skip' | 'todo' | 'todo-pass')[]
   /** Tests that failed and then passed when they were run again. */
   flaky: { name: string; failure: string }[]
+  /** Tests that failed as an entry says; `entry` is one line. */
+  expected: { name: string; entry: string }[]
+  /** Tests that passed though an entry says that they fail; they failed the run. */
+  unexpectedPasses: { name: string; entry: string }[]
+  /** What is wrong with the run as a whole, one line each; any of it failed the run. */
+  problems: string[]
 }
 
 /** In the order of what a person must look at first. */
@@ -32,25 +43,47 @@ const pointNames = {
   'todo-pass': 'to do that pass',
 } as const
 
-/** The last lines of a run; none for a run without guests. */
+/** The last lines of a run; none for a run without guests in which nothing was expected or wrong. */
 export function summaryLines(summary: RunSummary): string[] {
-  const { verdicts, points, flaky } = summary
+  const { flaky, expected, unexpectedPasses, problems } = summary
+  return [
+    ...guestLines(summary),
+    ...listed(
+      flaky.length,
+      'flaky test',
+      ', failed and then passed:',
+      flaky.map(({ name, failure }) => `${name}: ${failure}`),
+    ),
+    ...listed(expected.length, 'expected failure', ':', expected.map(withEntry)),
+    ...listed(unexpectedPasses.length, 'unexpected pass', ':', unexpectedPasses.map(withEntry), 'es'),
+    ...listed(problems.length, 'problem', ' of the run as a whole, which fails:', problems),
+  ]
+}
+
+function guestLines({ verdicts, points, forks, boots, leases }: RunSummary): string[] {
   if (verdicts.length === 0) return []
   const guests = counted(verdicts, verdictOrder, (verdict) => verdict)
-  const named = counted(
-    points,
-    Object.keys(pointNames) as (keyof typeof pointNames)[],
-    (one) => pointNames[one],
-  )
-  const lines = [
+  const results = Object.keys(pointNames) as (keyof typeof pointNames)[]
+  const named = counted(points, results, (one) => pointNames[one])
+  const starts = [plural(forks, 'fork'), plural(boots, 'boot')]
+  if (leases) {
+    starts.push(
+      `${plural(leases.count, 'lease')}, the longest wait ${(leases.longestWait / 1000).toFixed(1)} s`,
+    )
+  }
+  return [
     `${plural(verdicts.length, 'guest')}: ${guests}`,
+    starts.join(', '),
     `${plural(points.length, 'point')}${points.length > 0 ? `: ${named}` : ''}`,
   ]
-  if (flaky.length > 0) {
-    lines.push(`${plural(flaky.length, 'flaky test')}, failed and then passed:`)
-    for (const { name, failure } of flaky) lines.push(`  ${name}: ${failure}`)
-  }
-  return lines
+}
+
+function listed(count: number, what: string, end: string, lines: readonly string[], ending = 's'): string[] {
+  return count === 0 ? [] : [`${plural(count, what, ending)}${end}`, ...lines.map((line) => `  ${line}`)]
+}
+
+function withEntry({ name, entry }: { name: string; entry: string }): string {
+  return `${name}: ${entry}`
 }
 
 function counted<T extends string>(
@@ -65,6 +98,6 @@ function counted<T extends string>(
     .join(', ')
 }
 
-function plural(count: number, word: string): string {
-  return `${count} ${word}${count === 1 ? '' : 's'}`
+function plural(count: number, word: string, ending = 's'): string {
+  return `${count} ${word}${count === 1 ? '' : ending}`
 }

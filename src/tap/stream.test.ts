@@ -194,6 +194,14 @@ test('a skip of everything keeps its reason', () => {
   })
 })
 
+test.for(['1..0\n', '1..0 # SKIP\n', '1..0 # nothing to do\n'])('%j is no skip with a reason', (text) => {
+  expect(parse(text)).toMatchObject({
+    plan: 0,
+    skipAll: 'no reason given',
+    problems: ["a plan of 0 points without a reason: want '1..0 # SKIP reason'"],
+  })
+})
+
 test('a bail-out keeps its reason and asks for no plan', () => {
   expect(parse('ok 1\nBail out! the device is gone\n')).toMatchObject({
     bailOut: 'the device is gone',

@@ -1,20 +1,21 @@
+import { relative } from 'node:path'
 import semver from 'semver'
 import { LineCounter, parseDocument } from 'yaml'
 import { KvitestError } from '../native/error.ts'
 
-/** What both kinds of entries of an `*.expect.yaml` say: what is known, why, where, and until when. */
+/** What every entry of an `*.expect.yaml` says: what is known, why, where, and until when. */
 export interface Entry {
   /** `suites/virtio/virtio.expect.yaml:12` */
   source: string
   reason: string
-  /** Where it is discussed or fixed. */
-  link: string
+  /** Where it is discussed or fixed; only a skip may go without. */
+  link?: string
   /** A semver range of kernel releases, such as `>=6.1 <6.2 || 6.12.x`; absent: all. */
   kernel?: string
   /** A glob of host names, such as `lab:*`; absent: all. */
   host?: string
-  /** The last day it is believed, `2027-01-31`, as the machine's calendar has it. */
-  expires: string
+  /** The last day it is believed, `2027-01-31`, as the machine's calendar has it; only a skip may go without. */
+  expires?: string
 }
 
 /** A test that is known to fail. */
@@ -22,6 +23,9 @@ export interface ExpectedFailure extends Entry {
   /** A glob of the test's full name: `console.tap.sh > cpus=2 > port * echoes`. */
   test: string
 }
+
+/** A point, or a whole script, that may skip itself. */
+export type ExpectedSkip = ExpectedFailure
 
 /** A report of the kernel that is known and not this run's business. */
 export interface AllowedSplat extends Entry {
@@ -32,21 +36,47 @@ export interface AllowedSplat extends Entry {
 export interface Expectations {
   failures: ExpectedFailure[]
   splats: AllowedSplat[]
+  skips: ExpectedSkip[]
 }
 
-/** Where something happened. */
+/** An `*.expect.yaml` as it was read. */
+export interface ExpectationFile extends Expectations {
+  /** Absolute. */
+  path: string
+  /** Absolute: the folder that the names of its tests begin from. */
+  base: string
+}
+
+/** A test as its file and the names of its blocks and its own. */
+export interface TestName {
+  /** Absolute. */
+  file: string
+  path: string[]
+}
+
+/** Where something happened; what nobody told is absent. */
 export interface Place {
-  /** uname -r of the guest; absent when it never said. */
+  /** uname -r of the guest. */
   kernelRelease?: string | undefined
   /** `local`, `lab:debian:6.12-cloud` */
-  host: string
+  host?: string | undefined
+}
+
+/** An allowed splat as a judge takes it: where and when no longer matter. */
+export interface SplatAllowance extends AllowedSplat {
+  isExpired: boolean
 }
 
 const keys = {
   failures: ['test', 'reason', 'link', 'kernel', 'host', 'expires'],
   splats: ['pattern', 'reason', 'link', 'kernel', 'host', 'expires'],
+  skips: ['test', 'reason', 'link', 'kernel', 'host', 'expires'],
 } as const
-const required = ['reason', 'link', 'expires'] as const
+const required = {
+  failures: ['test', 'reason', 'link', 'expires'],
+  splats: ['pattern', 'reason', 'link', 'expires'],
+  skips: ['test', 'reason'],
+} as const
 
 /** Reads one file. Throws a KvitestError that names `file:line` and the cure. */
 export function parseExpectations(text: string, file: string): Expectations {
@@ -58,7 +88,7 @@ export function parseExpectations(text: string, file: string): Expectations {
   }
   const refuse = (path: (string | number)[], detail: string): never => {
     throw new KvitestError(`${file}:${lineOf(path)}`, detail, {
-      hint: 'an entry has test or pattern, reason, link and expires, and may have kernel and host',
+      hint: 'docs/expectations.md lists what an entry has',
       infra: false,
     })
   }
@@ -69,9 +99,9 @@ export function parseExpectations(text: string, file: string): Expectations {
     })
   }
   const root: unknown = document.toJS() ?? {}
-  if (!isRecord(root)) return refuse([], "want 'failures:' and 'splats:', each a list")
+  if (!isRecord(root)) return refuse([], "want 'failures:', 'splats:' and 'skips:', each a list")
   const strange = Object.keys(root).find((key) => !(key in keys))
-  if (strange) refuse([strange], `unknown key '${strange}'; there are 'failures' and 'splats'`)
+  if (strange) refuse([strange], `unknown key '${strange}'; there are 'failures', 'splats' and 'skips'`)
   const list = (kind: keyof typeof keys): Record<string, string>[] => {
     const value = root[kind] ?? []
     if (!Array.isArray(value)) return refuse([kind], `${kind}: want a list`)
@@ -83,6 +113,7 @@ export function parseExpectations(text: string, file: string): Expectations {
   return {
     failures: list('failures') as unknown as ExpectedFailure[],
     splats: list('splats') as unknown as AllowedSplat[],
+    skips: list('skips') as unknown as ExpectedSkip[],
   }
 }
 
@@ -104,11 +135,12 @@ function checkEntry(
     if (!known.includes(key)) refuse(`unknown key '${key}'; there are ${known.join(', ')}`, key)
     if (typeof value !== 'string' || value.trim() === '') refuse(`${key}: want text`, key)
   }
-  for (const key of [keys[kind][0], ...required]) {
+  for (const key of required[kind]) {
     if (entry[key] === undefined) refuse(`an entry without '${key}'`)
   }
   const { expires, kernel, pattern } = entry as Record<string, string>
-  if (!isDay(expires!)) refuse(`expires: ${expires} is no day such as 2027-01-31`, 'expires')
+  if (expires !== undefined && !isDay(expires))
+    refuse(`expires: ${expires} is no day such as 2027-01-31`, 'expires')
   if (kernel !== undefined && semver.validRange(kernel) === null) {
     refuse(`kernel: ${kernel} is no range such as '>=6.1 <6.2'`, 'kernel')
   }
@@ -124,34 +156,58 @@ function isDay(text: string): boolean {
   return /^\d{4}-\d\d-\d\d$/.test(text) && !Number.isNaN(Date.parse(text))
 }
 
-/** The entry that says this test fails here; the first that matches. */
-export function expectedFailure(
-  expectations: Expectations,
-  test: string,
-  place: Place,
-): ExpectedFailure | undefined {
-  return expectations.failures.find((entry) => globMatches(entry.test, test) && appliesTo(entry, place))
+/** The test's full name as entries of a file in that folder have it: `console.tap.sh > cpus=2 > port 1 echoes`. */
+export function fullName(base: string, { file, path }: TestName): string {
+  return [relative(base, file), ...path].join(' > ')
 }
 
-/** The entry that allows a splat of this title here; the first that matches. */
-export function allowedSplat(
-  expectations: Expectations,
-  title: string,
+/** The entry of that kind that names this test here; the first that matches, of the files in their order. */
+export function entryFor(
+  kind: 'failures' | 'skips',
+  files: readonly ExpectationFile[],
+  test: TestName,
   place: Place,
-): AllowedSplat | undefined {
-  return expectations.splats.find((entry) => new RegExp(entry.pattern).test(title) && appliesTo(entry, place))
+): ExpectedFailure | undefined {
+  for (const file of files) {
+    const name = fullName(file.base, test)
+    const entry = file[kind].find((one) => globMatches(one.test, name) && appliesTo(one, place))
+    if (entry) return entry
+  }
+  return undefined
+}
+
+/** The splats that are allowed at that place, in order; expired ones too, for a judge to say so. */
+export function allowancesAt(entries: readonly AllowedSplat[], place: Place, now: Date): SplatAllowance[] {
+  return entries
+    .filter((entry) => appliesTo(entry, place))
+    .map((entry) => ({ ...entry, isExpired: isExpired(entry, now) }))
+}
+
+/** The first that allows a splat of this title. */
+export function allowanceFor(
+  allowances: readonly SplatAllowance[],
+  title: string,
+): SplatAllowance | undefined {
+  return allowances.find(({ pattern }) => new RegExp(pattern).test(title))
+}
+
+/** `a.expect.yaml:3: flaky wake-up, https://example.org/1` */
+export function describeEntry({ source, reason, link }: Entry): string {
+  return `${source}: ${reason}${link === undefined ? '' : `, ${link}`}`
 }
 
 /** From the day after `expires` on, in local time. */
 export function isExpired(entry: Entry, now: Date): boolean {
+  if (entry.expires === undefined) return false
   const [year, month, day] = entry.expires.split('-').map(Number)
   return now >= new Date(year!, month! - 1, day! + 1)
 }
 
-function appliesTo({ kernel, host }: Entry, place: Place): boolean {
-  if (host !== undefined && !globMatches(host, place.host)) return false
+/** Whether it speaks of guests there. */
+export function appliesTo({ kernel, host }: Entry, place: Place): boolean {
+  // A guest that never told where it was may have been anywhere: what is known about some places excuses none of them.
+  if (host !== undefined && (place.host === undefined || !globMatches(host, place.host))) return false
   if (kernel === undefined) return true
-  // A guest that never told its release may be any: what is known about some kernels excuses none of them.
   const version = place.kernelRelease === undefined ? null : kernelVersion(place.kernelRelease)
   return version !== null && semver.satisfies(version, kernel)
 }
@@ -163,7 +219,7 @@ function kernelVersion(release: string): string | null {
 }
 
 /** `*` stands for any text; everything else for itself. */
-function globMatches(glob: string, text: string): boolean {
+export function globMatches(glob: string, text: string): boolean {
   const parts = glob.split('*').map((part) => part.replace(/[.+?^${}()|[\]\\]/g, '\\$&'))
   return new RegExp(`^${parts.join('.*')}$`, 's').test(text)
 }

@@ -72,6 +72,48 @@ test('points still to do and points that pass though to do are no failure', () =
   expect(short(good({ scripts: [script({ tap })] }))).toBe('pass: 2 points ok')
 })
 
+describe('a splat that is allowed', () => {
+  const warning = 'WARNING: CPU: 0 PID: 1 at drivers/virtio/virtio.c:1 f+0x0/0x1'
+  const other = 'BUG: scheduling while atomic: sh/1/0x2'
+  const allowance = {
+    ...{ pattern: '^WARNING: .* at drivers/virtio/', source: 'x.expect.yaml:3', reason: 'noise' },
+    ...{ link: 'https://example.org/1', expires: '2027-01-31', isExpired: false },
+  }
+  const seen = (titles: string[], change: Partial<GuestEvidence> = {}) =>
+    good({
+      console: `${boot}\n${titles.map((title, at) => `[   1${at}.000000] ${title}`).join('\n')}\n`,
+      allowances: [allowance],
+      ...change,
+    })
+
+  test('makes no oops, and is told', () => {
+    expect(judge(seen([warning]))).toEqual({
+      verdict: 'pass',
+      reason: '2 points ok',
+      evidence: [`allowed: ${warning} (until 2027-01-31, x.expect.yaml:3: noise, https://example.org/1)`],
+      allowed: [{ title: warning, by: allowance }],
+    })
+  })
+
+  test('hides no other one, and no failure of the script', () => {
+    expect(short(seen([warning, other]))).toBe(`oops: ${other}`)
+    const scripts = [script({ status: 3 })]
+    expect(short(seen([warning], { scripts }))).toBe('fail: x.tap.sh: exit status 3 though no point failed')
+  })
+
+  test('counts again when its allowance has expired', () => {
+    const allowances = [{ ...allowance, isExpired: true }]
+    expect(short(seen([warning], { allowances }))).toBe(
+      `oops: ${warning}; allowed until 2027-01-31 by x.expect.yaml:3: noise, https://example.org/1`,
+    )
+  })
+
+  test('is never a panic', () => {
+    const allowances = [{ ...allowance, pattern: '.' }]
+    expect(short(seen(['Kernel panic - not syncing: x'], { allowances }))).toMatch(/^panic: /)
+  })
+})
+
 describe('a script fails its guest', () => {
   test.for<[string, Parameters<typeof script>[0], string]>([
     [

@@ -1,3 +1,4 @@
+import { allowanceFor, describeEntry, type SplatAllowance } from './expectations.ts'
 import { findSplats, type Splat } from './splat.ts'
 import type { Judgement, Verdict } from './types.ts'
 
@@ -60,6 +61,8 @@ export interface GuestEvidence {
   vcpus?: readonly VcpuEvidence[] | undefined
   /** Our own fault: a lost lab, a broken protocol. One line. */
   failure?: string | undefined
+  /** Splats that are known here and make no `oops`; a panic is never one of them. */
+  allowances?: readonly SplatAllowance[] | undefined
 }
 
 const consoleTail = 20
@@ -72,16 +75,41 @@ const orderly = ['poweroff', 'stopped']
  * infra, boot-fail, hang, oops, timeout, fail, skip, pass.
  */
 export function judge(evidence: GuestEvidence): Judgement {
-  const splats = findSplats(evidence.console)
+  const { standing: splats, allowed } = sortSplats(findSplats(evidence.console), evidence.allowances)
   const judgement =
     panic(evidence, splats) ??
     vmmCrash(evidence) ??
     infra(evidence) ??
     bootFail(evidence) ??
     hang(evidence) ??
-    oops(splats) ??
+    oops(splats, evidence.allowances) ??
     scripts(evidence)
-  return { ...judgement, evidence: evidenceOf(judgement.verdict, evidence, splats) }
+  return {
+    ...judgement,
+    evidence: [
+      ...evidenceOf(judgement.verdict, evidence, splats),
+      ...allowed.map(
+        ({ splat, by }) => `allowed: ${splat.title} (until ${by.expires}, ${describeEntry(by)})`,
+      ),
+    ],
+    ...(allowed.length > 0 ? { allowed: allowed.map(({ splat, by }) => ({ title: splat.title, by })) } : {}),
+  }
+}
+
+/** Takes the splats that an allowance covers out of the others. */
+export function sortSplats(
+  splats: readonly Splat[],
+  allowances: readonly SplatAllowance[] = [],
+): { standing: Splat[]; allowed: { splat: Splat; by: SplatAllowance }[] } {
+  const live = allowances.filter(({ isExpired }) => !isExpired)
+  const standing: Splat[] = []
+  const allowed: { splat: Splat; by: SplatAllowance }[] = []
+  for (const splat of splats) {
+    const by = splat.kind === 'panic' ? undefined : allowanceFor(live, splat.title)
+    if (by) allowed.push({ splat, by })
+    else standing.push(splat)
+  }
+  return { standing, allowed }
 }
 
 type Finding = Omit<Judgement, 'evidence'> | undefined
@@ -119,11 +147,14 @@ function hang({ hang, phase, vcpus }: GuestEvidence): Finding {
   return { verdict: 'hang', reason: `no progress for ${hang.milliseconds / 1000} s ${during(phase)}${doing}` }
 }
 
-function oops(splats: Splat[]): Finding {
+function oops(splats: Splat[], allowances: readonly SplatAllowance[] = []): Finding {
   const first = splats[0]
   if (!first) return
   const more = splats.length > 1 ? ` (and ${splats.length - 1} more)` : ''
-  return { verdict: 'oops', reason: `${first.title}${more}` }
+  // A live allowance would have taken it out.
+  const expired = allowanceFor(allowances, first.title)
+  const was = expired ? `; allowed until ${expired.expires} by ${describeEntry(expired)}` : ''
+  return { verdict: 'oops', reason: `${first.title}${more}${was}` }
 }
 
 function scripts({ phase, stopped, machine, scripts }: GuestEvidence): NonNullable<Finding> {

@@ -1,3 +1,5 @@
+import type { Entry } from './expectations.ts'
+
 export type Verdict =
   | 'pass'
   | 'fail'
@@ -16,4 +18,6 @@ export interface Judgement {
   reason: string
   /** What was seen: splat text, last console lines, vCPU state. */
   evidence: string[]
+  /** The splats that were allowed, and the entry that did; absent when there were none. */
+  allowed?: { title: string; by: Entry }[]
 }

@@ -3,10 +3,11 @@ import type { BootOptions, Guest, GuestEnd, Host, RunResult } from '../guest/typ
 import type { VcpuState } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
+import type { AllowedSplat, Place } from '../verdict/expectations.ts'
 import type { Verdict } from '../verdict/types.ts'
 import { boundText } from './bounded-text.ts'
 import type { HostLease } from './host-lease.ts'
-import type { GuestMeta } from './meta.ts'
+import { allowedMeta, type GuestMeta } from './meta.ts'
 import { servePeers } from './peers.ts'
 import type { ScriptPlan, Variant } from './transform/script.ts'
 
@@ -36,6 +37,7 @@ export class Attempt {
   readonly #onPoint: (point: Point, elapsed: number) => void
   /** The one point that is run, of a script whose points have a fork each. */
   readonly #only: string | undefined
+  readonly #allowedSplats: readonly AllowedSplat[]
   readonly #points = new Map<string, { point: Point; elapsed: number }>()
   readonly #waiting = new Map<string, (() => void)[]>()
   readonly #abort = new AbortController()
@@ -48,12 +50,13 @@ export class Attempt {
     variant: Variant,
     lease: HostLease,
     onPoint: (point: Point, elapsed: number) => void = () => {},
-    only?: string,
+    more: { only?: string | undefined; allowedSplats?: readonly AllowedSplat[] } = {},
   ) {
     this.#plan = plan
     this.#variant = variant
     this.#onPoint = onPoint
-    this.#only = only
+    this.#only = more.only
+    this.#allowedSplats = more.allowedSplats ?? []
     this.ended = lease
       .with((host) => this.#run(host))
       .catch((error: Error) => this.#failed(error, error instanceof KvitestError ? 'infra' : 'boot-fail'))
@@ -70,6 +73,11 @@ export class Attempt {
       })
     }
     return this.#points.get(name)
+  }
+
+  /** Where its guest runs, as far as it is known by now. */
+  get place(): Place {
+    return { kernelRelease: this.#guest?.kernelRelease, host: this.#guest?.host.name }
   }
 
   /** Ends it now if it still runs. Idempotent. */
@@ -142,6 +150,7 @@ export class Attempt {
       modules: guest.modules.map((name) => (name.includes('/') ? resolve(folder, name) : name)),
       files: Object.fromEntries(files),
       bootTimeout: guest.bootTimeout,
+      allowedSplats: this.#allowedSplats,
       name: [this.#scriptName(), this.#variant.name, this.#only].filter(Boolean).join(' '),
       ...(guest.entry === undefined ? {} : { entry: guest.entry }),
       ...(guest.cmdline === undefined ? {} : { cmdline: guest.cmdline }),
@@ -200,7 +209,9 @@ export class Attempt {
       host: guest.host.name,
       hostKernel: guest.host.kernelRelease,
       accelerator: guest.host.accelerator,
+      start: guest.forkedFrom ? 'fork' : 'boot',
       bootTime: guest.bootTime,
+      ...allowedMeta(end),
       ...(result ? { scriptTime: result.duration } : {}),
       ...this.#judgement(end, error),
       console: boundText(guest.console.text(), MAX_CONSOLE),

@@ -7,6 +7,9 @@ const ACTUAL = ['actual', 'found', 'got', 'received']
 const MAX_VALUE = 16 * 1024
 const OUTPUT_LINES = 40
 
+/** The name of a failure that says nothing about the guest: no entry of an `*.expect.yaml` excuses it. */
+export const NOTHING_PROVEN = 'NothingProven'
+
 /** Where in a script something belongs. */
 export interface Place {
   file: string
@@ -15,13 +18,19 @@ export interface Place {
 
 /** A failure that vitest shows at the script's line, with a diff when it carries both values. */
 export class ScriptFailure extends Error {
-  override readonly name: string = 'ScriptFailure'
+  override readonly name: string
   readonly showDiff: boolean = false
   readonly expected?: unknown
   readonly actual?: unknown
 
-  constructor(message: string, place: Place, values?: { expected: unknown; actual: unknown }) {
+  constructor(
+    message: string,
+    place: Place,
+    options: { values?: { expected: unknown; actual: unknown } | undefined; isExcusable?: boolean } = {},
+  ) {
+    const { values, isExcusable = true } = options
     super(message)
+    this.name = isExcusable ? 'ScriptFailure' : NOTHING_PROVEN
     this.stack = `${this.name}: ${message}\n    at ${place.file}:${place.line}:1`
     if (values) {
       this.showDiff = true
@@ -47,7 +56,7 @@ export function pointFailure(point: Point, place: Place): ScriptFailure {
   if (Object.keys(rest).length > 0) lines.push(boundText(stringify(rest).trimEnd(), MAX_VALUE))
   else if (typeof point.diagnostic === 'string') lines.push(boundText(point.diagnostic, MAX_VALUE))
   lines.push(...point.output.slice(-OUTPUT_LINES))
-  return new ScriptFailure(lines.join('\n'), place, values)
+  return new ScriptFailure(lines.join('\n'), place, { values })
 }
 
 function asRecord(value: unknown): Record<string, unknown> {

@@ -9,7 +9,8 @@ import {
   type JUnitSuite,
   junitXml,
 } from '../report/junit.ts'
-import type { GuestMeta } from './meta.ts'
+import { type GuestMeta, guestsOf } from './meta.ts'
+import { RunCheck, type RunProblem } from './run-check.ts'
 
 export interface JUnitReporterOptions {
   /** Relative to the root. `--outputFile.junit` wins. */
@@ -37,11 +38,11 @@ export class JUnitReporter implements Reporter {
     this.#vitest = vitest
   }
 
-  onTestRunEnd(
+  async onTestRunEnd(
     modules: readonly TestModule[],
     unhandled: readonly SerializedError[],
     reason: TestRunEndReason,
-  ): void {
+  ): Promise<void> {
     const { root, outputFile } = this.#vitest!.config
     const asked = typeof outputFile === 'object' ? outputFile.junit : undefined
     const path = resolve(root, asked ?? this.#options.outputFile ?? 'test-results/junit.xml')
@@ -49,6 +50,8 @@ export class JUnitReporter implements Reporter {
       suitesOf(module, { root, interrupted: reason === 'interrupted' }),
     )
     if (unhandled.length > 0) suites.push(unhandledSuite(unhandled))
+    const problems = await RunCheck.of(this.#vitest!).problems(modules, reason)
+    if (problems.length > 0) suites.push(runSuite(problems))
     mkdirSync(dirname(path), { recursive: true })
     // A reader never sees half a file, and a run that dies here leaves the old one.
     writeFileSync(`${path}.${process.pid}.tmp`, junitXml(suites))
@@ -99,6 +102,8 @@ function properties(guest: GuestMeta | undefined, project: string): Record<strin
     'guest.memory': guest?.memory,
     'guest.verdict': guest?.verdict,
     'guest.reason': guest?.reason,
+    'guest.start': guest?.start,
+    'guest.allowed': guest?.allowed?.map(({ title, source }) => `${title} (${source})`).join('; '),
     'guest.boot.ms': guest?.bootTime === undefined ? undefined : Math.round(guest.bootTime),
   }
   const known = Object.entries(all).filter(([, value]) => value !== undefined)
@@ -107,7 +112,9 @@ function properties(guest: GuestMeta | undefined, project: string): Record<strin
 
 function caseOf(test: TestCase, file: string, run: Run): JUnitCase {
   const diagnostic = test.diagnostic()
-  const guest = test.meta().kvitestGuest
+  const { kvitestExpected } = test.meta()
+  const consoles = guestsOf(test.meta()).map(({ console }) => console)
+  const output = [kvitestExpected?.failure, ...consoles].filter(Boolean).join('\n\n')
   const outcome = outcomeOf(test, run)
   const failedAttempts = test.attempts().filter((attempt) => attempt.state === 'failed')
   // The last attempt of a failed test is its failure; every other one came before the result.
@@ -122,12 +129,17 @@ function caseOf(test: TestCase, file: string, run: Run): JUnitCase {
     ...(startTime === undefined ? {} : { startTime }),
     outcome,
     earlierFailures: earlier.flatMap((attempt) => (attempt.errors ?? []).map(problemOf)),
-    ...(guest?.console ? { output: guest.console } : {}),
+    ...(output ? { output } : {}),
   }
 }
 
 function outcomeOf(test: TestCase, run: Run): JUnitOutcome {
   const result = test.result()
+  const { kvitestExpected } = test.meta()
+  if (kvitestExpected) {
+    const { reason, link, source } = kvitestExpected
+    return { kind: 'skipped', reason: `expected failure: ${reason} (${link}; ${source})` }
+  }
   if (result.state === 'passed') return { kind: 'passed' }
   if (result.state === 'skipped') return { kind: 'skipped', reason: result.note }
   if (result.state === 'failed') return { kind: 'failed', problems: result.errors.map(problemOf) }
@@ -165,6 +177,22 @@ function unhandledSuite(errors: readonly SerializedError[]): JUnitSuite {
       name: `unhandled error ${at + 1}`,
       duration: 0,
       outcome: { kind: 'error', problems: [problemOf(error)] },
+      earlierFailures: [],
+    })),
+  }
+}
+
+/** What failed the run and no test of it. */
+function runSuite(problems: readonly RunProblem[]): JUnitSuite {
+  return {
+    name: 'the run as a whole',
+    duration: 0,
+    properties: { 'kvitest.version': VERSION },
+    cases: problems.map(({ name, message }) => ({
+      classname: 'kvitest.run',
+      name,
+      duration: 0,
+      outcome: { kind: 'failed', problems: [{ message, type: 'RunProblem', details: message }] },
       earlierFailures: [],
     })),
   }

@@ -1,5 +1,7 @@
+import type { TaskMeta } from 'vitest'
 import type { Point } from '../tap/types.ts'
-import type { Verdict } from '../verdict/types.ts'
+import type { Place } from '../verdict/expectations.ts'
+import type { Judgement, Verdict } from '../verdict/types.ts'
 
 /** What one guest was and came to; on the describe block (or file) whose points it printed. */
 export interface GuestMeta {
@@ -15,6 +17,10 @@ export interface GuestMeta {
   memory?: number
   verdict: Verdict
   reason: string
+  /** How it came to be; absent when it did not. */
+  start?: 'fork' | 'boot'
+  /** Known splats that were not counted against it, and the entry that allowed each. */
+  allowed?: { title: string; source: string }[]
   /** Milliseconds from machine start to the agent's greeting. */
   bootTime?: number
   /** Milliseconds of the script, measured in the guest. */
@@ -31,9 +37,38 @@ export interface PointMeta {
   elapsed: number
 }
 
+/** On a test that failed as an `*.expect.yaml` says it does, and therefore counts as passed. */
+export interface ExpectedMeta {
+  /** `suites/virtio/virtio.expect.yaml:12` */
+  source: string
+  reason: string
+  link: string
+  expires: string
+  /** What it failed with. */
+  failure: string
+}
+
 declare module 'vitest' {
   interface TaskMeta {
+    /** The guest of this block, file or test; of several the one that stands for them. */
     kvitestGuest?: GuestMeta
+    /** All guests of it, when there was more than that one: of retries, of points with a fork each. */
+    kvitestGuests?: GuestMeta[]
     kvitestPoint?: PointMeta
+    /** On each test of a script. */
+    kvitestPlace?: Place
+    kvitestExpected?: ExpectedMeta
+    /** The entry that expected a failure of a test that passes. */
+    kvitestUnexpectedPass?: { source: string }
   }
+}
+
+/** Every guest of a block, file or test. */
+export function guestsOf({ kvitestGuest, kvitestGuests }: TaskMeta): GuestMeta[] {
+  return kvitestGuests ?? (kvitestGuest ? [kvitestGuest] : [])
+}
+
+/** As GuestMeta has what a judge allowed. */
+export function allowedMeta({ allowed }: Judgement): Pick<GuestMeta, 'allowed'> {
+  return allowed ? { allowed: allowed.map(({ title, by }) => ({ title, source: by.source })) } : {}
 }

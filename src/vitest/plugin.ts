@@ -2,8 +2,11 @@ import { readFile } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Plugin } from 'vitest/config'
+import { expectationPaths } from './expectation-files.ts'
+import { LISTED_VARIABLE } from './expected.ts'
 import { JUnitReporter } from './junit-reporter.ts'
 import type {} from './meta.ts'
+import type { PluginApi } from './run-check.ts'
 import { SummaryReporter } from './summary-reporter.ts'
 import { transformScript } from './transform/module.ts'
 
@@ -16,6 +19,11 @@ export interface KvitestOptions {
   guestsPerWorker?: number
   /** Where the JUnit file goes, relative to the root; false for none. Default `test-results/junit.xml`. */
   junit?: string | false
+  /**
+   * Files of expectations that apply to every test, relative to the root, besides the `*.expect.yaml` that lie beside
+   * and above the tests. Names of tests in them begin from the root.
+   */
+  expectations?: string[]
   /** Absolute path of a module that exports `openHost`, for a host of another kind. */
   hostModule?: string
 }
@@ -25,9 +33,12 @@ const SCRIPT = /\.tap\.[A-Za-z0-9]+$/
 /** The Vite plugin: `*.tap.sh` (and other `*.tap.*` scripts) become modules of vitest tests. */
 export function kvitest(options: KvitestOptions = {}): Plugin {
   const hostModule = options.hostModule ?? here('../guest/host.ts')
+  const { expectations = [] } = options
+  const api: PluginApi = { kvitest: { expectations } }
   return {
     name: 'kvitest',
     enforce: 'pre',
+    api,
     config: (given) => ({
       test: {
         // Vite joins lists: a default beside the config's own would only ever add to it.
@@ -45,15 +56,26 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
           ...(options.guestsPerWorker === undefined
             ? {}
             : { KVITEST_GUESTS_PER_WORKER: String(options.guestsPerWorker) }),
+          [LISTED_VARIABLE]: JSON.stringify(expectations),
         },
       },
     }),
-    configureVitest({ vitest }) {
+    configureVitest({ vitest, project }) {
+      const scope = { root: project.config.root, listed: expectations }
+      // No module imports them, so vitest has to be told whose tests to run again.
+      vitest.config.watchTriggerPatterns ??= []
+      vitest.config.watchTriggerPatterns.push({
+        pattern: /\.ya?ml$/,
+        testsToRun: (path) => {
+          const tests = vitest.state.getFilepaths()
+          return tests.filter((file) => expectationPaths(file, scope).includes(path))
+        },
+      })
       const { reporters } = vitest.config
-      // Once, however many projects use the plugin, and only where a person reads.
-      const isThere = reporters.some((one) => (one as unknown) instanceof SummaryReporter)
-      if (!isThere && reporters.some(isForPeople)) {
-        reporters.push(new SummaryReporter() as unknown as (typeof reporters)[number])
+      // Once, however many projects use the plugin.
+      if (!reporters.some((one) => (one as unknown) instanceof SummaryReporter)) {
+        const summary = new SummaryReporter({ isForPeople: reporters.some(isForPeople) })
+        reporters.push(summary as unknown as (typeof reporters)[number])
       }
       const present = reporters.some(isJUnitReporter)
       if (options.junit === false || present || vitest.config.watch) return

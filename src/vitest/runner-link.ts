@@ -4,11 +4,10 @@ import type {
   RunnerTestCase,
   RunnerTestFile,
   RunnerTestSuite,
-  TestError,
   VitestTestRunner,
 } from 'vitest'
 import type { Point } from '../tap/types.ts'
-import { pointFailure } from './failure.ts'
+import type { SettledPoint } from './settle-point.ts'
 
 const KEY = Symbol.for('kvitest.runner')
 /** Milliseconds between two updates: each resends the file's whole tree. */
@@ -29,6 +28,11 @@ export function registerRunner(runner: VitestTestRunner): void {
   link().runner = runner
 }
 
+/** The root of the project whose test runs here; undefined when our runner is not in use. */
+export function workerRoot(): string | undefined {
+  return link().runner?.config.root
+}
+
 /** Undefined when the run asked for certain tests only, or when our runner is not in use. */
 export function appenderFor(suite: RunnerTestSuite): PointAppender | undefined {
   const { runner } = link()
@@ -36,6 +40,15 @@ export function appenderFor(suite: RunnerTestSuite): PointAppender | undefined {
   if (!runner || script?.type !== 'test') return undefined
   // A test picked by its line leaves `script` out; so does -t unless its pattern fits.
   return new PointAppender(runner, suite, script)
+}
+
+/** A point that was unknown at collect time. */
+export interface FoundPoint {
+  name: string
+  point: Point
+  /** Milliseconds from the start of the script. */
+  elapsed: number
+  line: number
 }
 
 /** Appends points that were unknown at collect time as finished tests, in batches. */
@@ -59,24 +72,25 @@ export class PointAppender {
     for (const task of suite.tasks) this.#names.add(task.name)
   }
 
-  add(name: string, point: Point, elapsed: number, line: number, file: string): void {
+  /** `settle` says what the point comes to under the name it gets here. */
+  add({ name, point, elapsed, line }: FoundPoint, settle: (name: string) => SettledPoint): void {
     const unique = this.#unique(name || `point ${point.id}`)
     const prefix = (full: string) => full.slice(0, full.length - this.#script.name.length)
     const fullTestName = prefix(this.#script.fullTestName) + unique
     if (this.#picked || (this.#pattern && !this.#pattern.test(fullTestName))) return
-    const outcome = resultOf(point, line, file)
+    const { result, meta, annotations } = settle(unique)
     const test = {
       ...this.#script,
       id: `${this.#suite.id}_${this.#suite.tasks.length}`,
       name: unique,
       fullName: prefix(this.#script.fullName) + unique,
       fullTestName,
-      mode: outcome.state === 'skip' ? 'skip' : 'run',
+      mode: result.state === 'skip' ? 'skip' : 'run',
       location: { line, column: 1 },
-      annotations: [],
+      annotations,
       artifacts: [],
-      meta: { kvitestPoint: { id: point.id, result: point.result, elapsed } },
-      result: { ...outcome, startTime: performance.timeOrigin + point.settledAt, duration: 0, retryCount: 0 },
+      meta: { ...meta, kvitestPoint: { id: point.id, result: point.result, elapsed } },
+      result: { ...result, startTime: performance.timeOrigin + point.settledAt, duration: 0, retryCount: 0 },
     } as RunnerTestCase
     this.#suite.tasks.splice(this.#suite.tasks.indexOf(this.#script), 0, test)
     this.#fresh.push(test)
@@ -110,30 +124,4 @@ export class PointAppender {
     this.#names.add(unique)
     return unique
   }
-}
-
-function resultOf(
-  point: Point,
-  line: number,
-  file: string,
-): { state: 'pass' | 'fail' | 'skip'; note?: string; errors?: TestError[] } {
-  if (point.result === 'skip') return { state: 'skip', note: point.reason ?? 'no reason given' }
-  if (point.result === 'todo') return { state: 'skip', note: `TODO ${point.reason ?? ''}`.trimEnd() }
-  if (point.result !== 'fail') return { state: 'pass' }
-  const { name, message, stack, expected, actual, showDiff } = pointFailure(point, { file, line })
-  const diff = showDiff
-    ? `- Expected\n+ Received\n\n${marked('-', expected)}\n${marked('+', actual)}`
-    : undefined
-  return {
-    state: 'fail',
-    errors: [{ name, message, ...(stack ? { stack } : {}), ...(diff ? { diff } : {}) }],
-  }
-}
-
-function marked(sign: string, value: unknown): string {
-  const text = typeof value === 'string' ? value : JSON.stringify(value, undefined, 2)
-  return text
-    .split('\n')
-    .map((line) => `${sign} ${line}`)
-    .join('\n')
 }

@@ -333,6 +333,7 @@ const BROKEN: Record<string, [string[], string | RegExp]> = {
     ['echo 1..1', "head -c 10000000 /dev/zero | tr '\\0' x; echo", 'echo "ok 1 - a"'],
     /^line 2: 10000000 bytes in one line/,
   ],
+  'plans nothing': [['echo 1..0'], /^a plan of 0 points without a reason/],
   'prints nothing': [['true'], 'no plan and no points'],
   'is over its time': [['# timeout: 1s', 'echo 1..1', 'echo "ok 1 - a"', 'sleep 60'], /over its time/],
   'panics its guest': [
@@ -351,7 +352,7 @@ test('broken scripts each fail their "script" test with one clear line', { timeo
   const run = await project.run()
   const failures = Object.keys(BROKEN).map((name) => {
     const message = run.files[`${name}.tap.sh`]?.script?.failureMessages[0] ?? 'no failure'
-    return [name, message.split('\n')[0]!.replace('ScriptFailure: ', '')]
+    return [name, message.split('\n')[0]!.replace(/^(ScriptFailure|NothingProven): /, '')]
   })
   const expected = Object.entries(BROKEN).map(([name, [, text]]) => [
     name,
@@ -385,7 +386,9 @@ describe.concurrent('a script that', { timeout: 60_000 }, () => {
   })
 
   test('skips everything skips its tests with the reason', async () => {
-    using project = new TemporaryProject({ 's.tap.sh': script('# point: a', 'echo "1..0 # SKIP no device"') })
+    using project = new TemporaryProject({
+      's.tap.sh': script('# skips: [script]', '# point: a', 'echo "1..0 # SKIP no device"'),
+    })
     const run = await project.run()
     expect(run.tests).toMatchObject({ a: { status: 'skipped' }, script: { status: 'skipped' } })
     expect(run.junit.match(/<skipped message="no device"\/>/g)).toHaveLength(2)

@@ -1,19 +1,29 @@
 import type { RunnerTestSuite, TestContext } from 'vitest'
 import type { Point } from '../tap/types.ts'
+import type { Place } from '../verdict/expectations.ts'
+import { type Circumstances, type Skip, settleSkip } from '../verdict/settle.ts'
 import { Attempt, HARMLESS, type Outcome } from './attempt.ts'
 import { boundText, lastLines } from './bounded-text.ts'
-import { pointFailure, ScriptFailure } from './failure.ts'
+import { allowedSplatsOf, circumstancesOf, expectationsOf } from './expected.ts'
+import { pointFailure, ScriptFailure, type Place as ScriptPlace } from './failure.ts'
 import { HostLease, type HostModule } from './host-lease.ts'
 import { appenderFor, type PointAppender } from './runner-link.ts'
+import { settlePoint } from './settle-point.ts'
 import { lineOf } from './transform/points.ts'
 import type { ScriptPlan, Variant } from './transform/script.ts'
 
 const CONSOLE_LINES = 20
 const MAX_STDERR = 4096
+/** The test of a script as a whole, and what its header calls it where it speaks of points. */
+const SCRIPT = 'script'
+
+type OnPoint = (point: Point, elapsed: number) => void
 
 /** Called by the module that stands for a script: one run for each of its variants. */
 export function openScript(plan: ScriptPlan, loadHost: () => Promise<HostModule>) {
   const lease = new HostLease(loadHost)
+  // A file of expectations that cannot be read fails the script before a guest boots.
+  expectationsOf(plan.file)
   return { run: (index: number) => new ScriptRun(plan, plan.variants[index]!, lease) }
 }
 
@@ -47,12 +57,18 @@ export class ScriptRun {
     }
     const declared = new Set(this.#plan.points.declared.map((point) => point.name))
     this.#appender = appenderFor(suite)
-    this.#first = new Attempt(this.#plan, this.#variant, this.#lease, (point, elapsed) => {
-      const name = nameOf(point)
-      // A second point of the same name finds its name taken and is appended too.
-      if (declared.delete(name)) return
-      this.#appender?.add(name, point, elapsed, this.#lineOf(point), this.#plan.file)
+    const first = this.#begin({
+      onPoint: (point, elapsed) => {
+        const name = nameOf(point)
+        // A second point of the same name finds its name taken and is appended too.
+        if (declared.delete(name)) return
+        const place = { file: this.#plan.file, line: this.#lineOf(point) }
+        this.#appender?.add({ name, point, elapsed, line: place.line }, (unique) =>
+          settlePoint(point, place, this.#skipOf(name, point), this.#circumstances(unique, first.place)),
+        )
+      },
     })
+    this.#first = first
   }
 
   async stop(): Promise<void> {
@@ -67,15 +83,22 @@ export class ScriptRun {
     await this.#attempt(context, name, async (attempt) => {
       const settled = await attempt.point(name)
       const place = { file: this.#plan.file, line }
+      context.task.meta.kvitestPlace = attempt.place
       if (!settled) {
         const outcome = await attempt.ended
-        if (outcome.tap?.skipAll !== undefined) context.skip(outcome.tap.skipAll)
-        throw new ScriptFailure(`${this.#missing(outcome)}`, place)
+        if (outcome.tap?.skipAll !== undefined) this.#skipAll(context, outcome.tap.skipAll, attempt, place)
+        throw new ScriptFailure(this.#missing(outcome), place, {
+          isExcusable: outcome.meta.verdict !== 'infra',
+        })
       }
       const { point, elapsed } = settled
       context.task.meta.kvitestPoint = { id: point.id, result: point.result, elapsed }
       if (point.result === 'fail') throw pointFailure(point, place)
-      if (point.result === 'skip') context.skip(point.reason ?? 'no reason given')
+      if (point.result === 'skip') {
+        const problem = settleSkip(this.#skipOf(name, point), this.#circumstances(name, attempt.place))
+        if (problem !== undefined) throw new ScriptFailure(problem, place, { isExcusable: false })
+        context.skip(point.reason)
+      }
       if (point.result === 'todo') context.skip(`TODO ${point.reason ?? ''}`.trimEnd())
       if (point.result === 'todo-pass') await context.annotate(`TODO passes: ${point.reason ?? ''}`, 'notice')
     })
@@ -84,23 +107,27 @@ export class ScriptRun {
   /** The last test: what no single point can tell. */
   async script(context: TestContext): Promise<void> {
     this.#skipIfAsked(context)
-    const outcomes: { name: string | undefined; outcome: Outcome }[] = []
+    const outcomes: { name: string | undefined; attempt: Attempt; outcome: Outcome }[] = []
     for (const name of this.#runsFor(context)) {
       await this.#attempt(context, name, async (attempt) => {
-        outcomes.push({ name, outcome: await attempt.ended })
+        outcomes.push({ name, attempt, outcome: await attempt.ended })
+        context.task.meta.kvitestPlace = attempt.place
       })
     }
     await this.#publish()
     await this.#appender?.flush()
+    const place = { file: this.#plan.file, line: this.#plan.header.line }
     const problems = outcomes.flatMap(({ name, outcome }) => {
       const found = problemsOf(outcome)
       return found.length > 0 && name !== undefined ? [`alone, "${name}":`, ...found] : found
     })
     if (problems.length > 0) {
-      throw new ScriptFailure(problems.join('\n'), { file: this.#plan.file, line: this.#plan.header.line })
+      throw new ScriptFailure(problems.join('\n'), place, {
+        isExcusable: !outcomes.some(({ outcome }) => outcome.meta.verdict === 'infra' || isEmpty(outcome)),
+      })
     }
     const skipped = outcomes.find(({ outcome }) => outcome.tap?.skipAll !== undefined)
-    if (skipped) context.skip(skipped.outcome.tap!.skipAll)
+    if (skipped) this.#skipAll(context, skipped.outcome.tap!.skipAll!, skipped.attempt, place)
   }
 
   /** The streaming attempt, or the point's own; a retry gets a guest of its own. */
@@ -111,13 +138,13 @@ export class ScriptRun {
   ): Promise<void> {
     const first = this.#isPointwise ? this.#own.get(point!) : this.#first
     if (first && !isRetry(context)) return use(first)
-    const attempt = this.#isPointwise
-      ? this.#alone(point!)
-      : new Attempt(this.#plan, this.#variant, this.#lease)
+    const attempt = this.#isPointwise ? this.#alone(point!) : this.#begin()
     try {
       await use(attempt)
     } finally {
       await attempt.stop()
+      const { meta } = await attempt.ended
+      context.task.meta.kvitestGuests = [...(context.task.meta.kvitestGuests ?? []), meta]
     }
   }
 
@@ -137,7 +164,29 @@ export class ScriptRun {
 
   /** A run of one point in a fork of its own. */
   #alone(point: string): Attempt {
-    return new Attempt(this.#plan, this.#variant, this.#lease, () => {}, point)
+    return this.#begin({ only: point })
+  }
+
+  #begin({ onPoint, only }: { onPoint?: OnPoint; only?: string } = {}): Attempt {
+    const allowedSplats = allowedSplatsOf(this.#plan.file)
+    return new Attempt(this.#plan, this.#variant, this.#lease, onPoint, { only, allowedSplats })
+  }
+
+  /** The whole script was skipped, and so is this test, if that was declared. */
+  #skipAll(context: TestContext, reason: string, attempt: Attempt, place: ScriptPlace): never {
+    const skip = { name: SCRIPT, reason, declared: this.#plan.header.skips }
+    const problem = settleSkip(skip, this.#circumstances(SCRIPT, attempt.place))
+    if (problem !== undefined) throw new ScriptFailure(problem, place, { isExcusable: false })
+    return context.skip(reason)
+  }
+
+  #skipOf(name: string, { reason }: Point): Skip {
+    return { name, reason, declared: this.#plan.header.skips }
+  }
+
+  #circumstances(name: string, place: Place): Circumstances {
+    const blocks = this.#plan.variants.length > 1 ? [this.#variant.name] : []
+    return circumstancesOf({ file: this.#plan.file, path: [...blocks, name] }, place)
   }
 
   /** Of several guests the first that did not end well stands for all. */
@@ -147,6 +196,10 @@ export class ScriptRun {
     const metas = await Promise.all(attempts.map(async (attempt) => (await attempt.ended).meta))
     const meta = metas.find(({ verdict }) => !HARMLESS.includes(verdict)) ?? metas[0]
     if (meta) this.#suite.meta.kvitestGuest = meta
+    // One console is enough for the report.
+    if (metas.length > 1) {
+      this.#suite.meta.kvitestGuests = metas.map((one) => (one === meta ? one : { ...one, console: '' }))
+    }
   }
 
   #skipIfAsked(context: TestContext): void {
@@ -190,7 +243,7 @@ function problemsOf(outcome: Outcome): string[] {
   const failed = tap?.points.some((point) => point.result === 'fail') ?? false
   const problems = [...(tap?.problems ?? []), ...duplicateNames(tap?.points ?? [])]
   if (tap?.bailOut !== undefined) problems.unshift(`bail out: ${tap.bailOut}`)
-  if (tap && tap.points.length === 0 && tap.skipAll === undefined && problems.length === 0) {
+  if (isEmpty(outcome) && tap?.skipAll === undefined && problems.length === 0) {
     problems.push('the script printed no points')
   }
   const exit = result ? exitOf(result) : undefined
@@ -204,6 +257,12 @@ function problemsOf(outcome: Outcome): string[] {
   }
   if (problems.length === 0) return []
   return [...problems, ...evidenceOf(outcome)]
+}
+
+/** It came to an end of its own and tested nothing. */
+function isEmpty({ tap, result, error }: Outcome): boolean {
+  if (error || !tap || !result || result.timedOut || result.signal !== null) return false
+  return tap.points.length === 0 && tap.bailOut === undefined
 }
 
 function duplicateNames(points: Point[]): string[] {

@@ -1,30 +1,81 @@
-import type { Reporter, TestCase, TestModule } from 'vitest/node'
+import type { Reporter, TestCase, TestModule, TestRunEndReason, TestSpecification, Vitest } from 'vitest/node'
 import { type RunSummary, summaryLines } from '../report/summary.ts'
-import type {} from './meta.ts'
+import { guestsOf } from './meta.ts'
+import { RunCheck, type RunProblem } from './run-check.ts'
 
-/** The last lines of a run: guests by verdict, points by result, what was flaky. */
+/**
+ * The last lines of a run: guests by verdict, points by result, what was flaky, expected, or no longer expected. What
+ * is wrong with the run as a whole fails it.
+ */
 export class SummaryReporter implements Reporter {
-  onTestRunEnd(modules: readonly TestModule[]): void {
-    const lines = summaryLines(summarise(modules))
-    if (lines.length > 0) console.log(`\n${lines.map((line) => `    kvitest  ${line}`).join('\n')}`)
+  /** False: standard output belongs to a reporter for programs. */
+  readonly #isForPeople: boolean
+  #vitest: Vitest | undefined
+
+  constructor(options: { isForPeople: boolean }) {
+    this.#isForPeople = options.isForPeople
+  }
+
+  onInit(vitest: Vitest): void {
+    this.#vitest = vitest
+  }
+
+  onTestRunStart(specifications: readonly TestSpecification[]): void {
+    RunCheck.of(this.#vitest!).started(specifications)
+  }
+
+  async onTestRunEnd(modules: readonly TestModule[], _: unknown, reason: TestRunEndReason): Promise<void> {
+    const problems = await RunCheck.of(this.#vitest!).problems(modules, reason)
+    if (problems.length > 0 && !this.#vitest!.config.watch) process.exitCode = 1
+    if (this.#isForPeople) {
+      print(summaryLines(summarise(modules, problems)), (text) => console.log(text))
+    } else {
+      print(
+        problems.map(({ message }) => message),
+        (text) => console.error(text),
+      )
+    }
   }
 }
 
-function summarise(modules: readonly TestModule[]): RunSummary {
-  const summary: RunSummary = { verdicts: [], points: [], flaky: [] }
+function print(lines: readonly string[], write: (text: string) => void): void {
+  if (lines.length > 0) write(`\n${lines.map((line) => `    kvitest  ${line}`).join('\n')}`)
+}
+
+function summarise(modules: readonly TestModule[], problems: readonly RunProblem[]): RunSummary {
+  const summary: RunSummary = {
+    verdicts: [],
+    forks: 0,
+    boots: 0,
+    points: [],
+    flaky: [],
+    expected: [],
+    unexpectedPasses: [],
+    problems: problems.map(({ message }) => message),
+  }
   for (const module of modules) {
     const blocks = [module, ...module.children.allSuites(), ...module.children.allTests()]
-    for (const block of blocks) {
-      const guest = block.meta().kvitestGuest
-      if (guest) summary.verdicts.push(guest.verdict)
+    for (const guest of blocks.flatMap((block) => guestsOf(block.meta()))) {
+      summary.verdicts.push(guest.verdict)
+      if (guest.start === 'fork') summary.forks++
+      if (guest.start === 'boot') summary.boots++
     }
-    for (const test of module.children.allTests()) {
-      const point = test.meta().kvitestPoint
-      if (point) summary.points.push(point.result)
-      if (test.diagnostic()?.flaky) summary.flaky.push({ name: nameOf(test), failure: firstFailure(test) })
-    }
+    for (const test of module.children.allTests()) addTest(summary, test)
   }
   return summary
+}
+
+function addTest(summary: RunSummary, test: TestCase): void {
+  const { kvitestPoint, kvitestExpected, kvitestUnexpectedPass } = test.meta()
+  if (kvitestPoint) summary.points.push(kvitestPoint.result)
+  const name = nameOf(test)
+  if (kvitestExpected) {
+    const { source, reason, link } = kvitestExpected
+    summary.expected.push({ name, entry: `${source}: ${reason}, ${link}` })
+  } else if (test.diagnostic()?.flaky) {
+    summary.flaky.push({ name, failure: firstFailure(test) })
+  }
+  if (kvitestUnexpectedPass) summary.unexpectedPasses.push({ name, entry: kvitestUnexpectedPass.source })
 }
 
 function nameOf(test: TestCase): string {

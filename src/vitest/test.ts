@@ -1,12 +1,15 @@
 /** For plain test files: `import { test, expect } from 'kvitest/test'`. */
 import { test as base } from 'vitest'
+import type { GuestError } from '../guest/error.ts'
 import { openHost } from '../guest/host.ts'
 import type { BootOptions } from '../guest/types.ts'
+import type { HostInfo } from '../host/machine-host.ts'
 import { KvitestError } from '../native/error.ts'
 import type { Verdict } from '../verdict/types.ts'
 import { boundText } from './bounded-text.ts'
+import { allowedSplatsOf } from './expected.ts'
 import './matchers.ts'
-import type {} from './meta.ts'
+import { allowedMeta, type GuestMeta } from './meta.ts'
 
 export { describe, expect } from 'vitest'
 
@@ -37,22 +40,33 @@ export const test = base
   .extend('allowedVerdicts', ORDERLY)
   .extend('guest', async ({ host, guestOptions, allowedVerdicts, task }, { onCleanup }) => {
     const { fork = 'test', ...options } = guestOptions
-    const boot = { name: task.name, ...options }
-    const guest = await (fork === 'none' ? host.boot(boot) : host.fork(boot))
+    const boot = { name: task.name, allowedSplats: allowedSplatsOf(task.file.filepath), ...options }
+    const note = (meta: GuestMeta) => {
+      // A retry has a guest of its own, and all of them count.
+      const { kvitestGuest: before, kvitestGuests: all = before ? [before] : [] } = task.meta
+      if (before) task.meta.kvitestGuests = [...all, meta]
+      task.meta.kvitestGuest = meta
+    }
+    const guest = await (fork === 'none' ? host.boot(boot) : host.fork(boot)).catch((error: Error) => {
+      note(unbornGuest(error, host.info, guestOptions))
+      throw error
+    })
     onCleanup(async () => {
       const end = await guest.stop()
-      task.meta.kvitestGuest = {
+      note({
         kernel: guest.kernel.name,
         kernelRelease: guest.kernelRelease,
         host: guest.host.name,
         hostKernel: guest.host.kernelRelease,
         accelerator: guest.host.accelerator,
         cpus: guestOptions.cpus ?? 1,
+        start: guest.forkedFrom ? 'fork' : 'boot',
         verdict: end.verdict,
         reason: end.reason,
+        ...allowedMeta(end),
         bootTime: guest.bootTime,
         console: boundText(guest.console.text(), MAX_CONSOLE),
-      }
+      })
       if (allowedVerdicts.includes(end.verdict)) return
       throw new KvitestError(`guest ${guest.name}`, `${end.verdict}: ${end.reason}`, {
         hint: "allow it with test.override('allowedVerdicts', ...) when it is meant to end so",
@@ -61,3 +75,18 @@ export const test = base
     })
     return guest
   })
+
+/** A guest that was asked for and never handed out. */
+function unbornGuest(error: Error, host: HostInfo, { kernel, cpus = 1 }: GuestOptions): GuestMeta {
+  const { end, console = '' } = error as Partial<GuestError>
+  return {
+    kernel: kernel ?? process.env.KVITEST_KERNEL ?? 'default',
+    host: host.name,
+    hostKernel: host.kernelRelease,
+    accelerator: host.accelerator,
+    cpus,
+    verdict: end?.verdict ?? (error instanceof KvitestError ? 'infra' : 'boot-fail'),
+    reason: end?.reason ?? error.message,
+    console: boundText(console, MAX_CONSOLE),
+  }
+}

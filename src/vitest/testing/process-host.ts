@@ -10,11 +10,20 @@ import type { BootOptions, Guest, GuestEnd, Host, RunOptions, RunResult } from '
 import type { HostInfo } from '../../host/machine-host.ts'
 import { KvitestError } from '../../native/error.ts'
 import { TapStream } from '../../tap/stream.ts'
+import { allowancesAt } from '../../verdict/expectations.ts'
+import { judge, type ScriptEvidence } from '../../verdict/judge.ts'
+import type { Judgement } from '../../verdict/types.ts'
 
 /** A script that exits with this status makes its stand-in guest end as panicked. */
 const PANIC_STATUS = 99
+/** And with this one as if its kernel had printed SPLAT. */
+const SPLAT_STATUS = 98
+const SPLAT = '[    1.000000] WARNING: CPU: 0 PID: 1 at drivers/stand-in.c:1 stand_in+0x0/0x1'
 
 const LIBRARY = fileURLToPath(new URL('../../../native/agent/tap.sh', import.meta.url))
+
+/** uname -r of every stand-in guest. */
+const RELEASE = '6.12.0-stand-in'
 
 const INFO: HostInfo = {
   name: 'process-host',
@@ -35,14 +44,14 @@ export async function openHost(): Promise<Host> {
       if (options.kernel === 'missing') {
         throw new KvitestError('kernel missing', 'no such kernel', { hint: 'name one that exists' })
       }
-      return standInGuest(options, log)
+      return standInGuest(options, log, how)
     }
   const [boot, fork] = [begin('boot'), begin('fork')]
   const restore = () => Promise.reject(new Error('a stand-in host restores nothing'))
   return { info: INFO, boot, fork, restore, close: async () => {}, [Symbol.asyncDispose]: async () => {} }
 }
 
-function standInGuest(options: BootOptions, log: string | undefined): Guest {
+function standInGuest(options: BootOptions, log: string | undefined, how: 'boot' | 'fork'): Guest {
   let child: ChildProcess | undefined
   let end: GuestEnd = { verdict: 'pass', reason: 'the script passed', evidence: [], machine: undefined }
   const notHere = () => Promise.reject(new Error('a stand-in guest cannot do this'))
@@ -85,14 +94,18 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
     if (status === PANIC_STATUS) {
       end = { ...end, verdict: 'panic', reason: 'Kernel panic - not syncing: stand-in', evidence: ['splat'] }
     }
+    const tapSummary = tap.end()
+    if (status === SPLAT_STATUS) {
+      end = { ...judged(options, { status, signal, timedOut, tap: tapSummary }), machine: undefined }
+    }
     return {
-      status,
+      status: status === SPLAT_STATUS ? 0 : status,
       signal,
       timedOut,
       stdout,
       stderr,
       duration: performance.now() - start,
-      tap: tap.end(),
+      tap: tapSummary,
     }
   }
 
@@ -114,7 +127,7 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
   return {
     name: options.name ?? 'stand-in',
     kernel: { name: options.kernel ?? 'stand-in', release: '0.0', image: '/dev/null', hash: '0' },
-    kernelRelease: '0.0-stand-in',
+    kernelRelease: RELEASE,
     host: INFO,
     console: {
       text: () => 'console of the stand-in\n',
@@ -124,6 +137,7 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
     },
     ended: endPromise,
     bootTime: 1,
+    forkedFrom: how === 'fork' ? { name: 'stand-in', bootTime: 1 } : undefined,
     spawn: notHere,
     exec: notHere,
     run,
@@ -139,4 +153,20 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
     stop,
     [Symbol.asyncDispose]: async () => void (await stop()),
   }
+}
+
+/** The real judge, on a made-up kernel log. */
+function judged(
+  { name = 'stand-in', allowedSplats = [] }: BootOptions,
+  result: Omit<ScriptEvidence, 'name'>,
+): Judgement {
+  const place = { kernelRelease: RELEASE, host: INFO.name }
+  return judge({
+    phase: 'shutdown',
+    stopped: true,
+    console: SPLAT,
+    handshake: true,
+    scripts: [{ ...result, name, status: 0 }],
+    allowances: allowancesAt(allowedSplats, place, new Date()),
+  })
 }

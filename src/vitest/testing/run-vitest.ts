@@ -20,11 +20,20 @@ export interface VitestRun {
   guests: string[]
 }
 
+export interface ProjectOptions {
+  kernels?: string[]
+  test?: object
+  /** Options of the plugin. */
+  plugin?: object
+  /** Options of kvitestProjects(), once for each call of it. */
+  projects?: object[]
+}
+
 /** A temporary project with the plugin and the stand-in host, and real `vitest` processes in it. */
 export class TemporaryProject implements Disposable {
   readonly folder = mkdtempSync(join(tmpdir(), 'kvitest-vitest-'))
 
-  constructor(files: Record<string, string>, options: { kernels?: string[]; test?: object } = {}) {
+  constructor(files: Record<string, string>, options: ProjectOptions = {}) {
     symlinkSync(join(ROOT, 'node_modules'), join(this.folder, 'node_modules'))
     this.write({ 'package.json': '{ "type": "module" }', 'vitest.config.ts': config(options), ...files })
   }
@@ -120,16 +129,20 @@ export class RunningVitest {
   }
 }
 
-function config({ kernels, test = {} }: { kernels?: string[]; test?: object }): string {
+function config({ kernels, test = {}, plugin = {}, projects }: ProjectOptions): string {
   const source = (path: string) => JSON.stringify(join(ROOT, path))
-  const plugin = `{ hostModule: ${source('src/vitest/testing/process-host.ts')} }`
+  const hostModule = join(ROOT, 'src/vitest/testing/process-host.ts')
+  const options = { ...plugin, hostModule }
+  const calls = projects ?? (kernels ? [{ kernels }] : [])
   return `import { defineConfig } from 'vitest/config'
 import { kvitest, kvitestProjects } from ${source('src/vitest/index.ts')}
-const kernels = ${JSON.stringify(kernels ?? [])}
+const options = ${JSON.stringify(options)}
+const calls = ${JSON.stringify(calls)}
 const test = ${JSON.stringify(test)}
-export default defineConfig(kernels.length > 0
-  ? { test: { ...test, projects: kvitestProjects({ ...${plugin}, kernels }) } }
-  : { test, plugins: [kvitest(${plugin})] })
+const projects = calls.flatMap((call) => kvitestProjects({ ...options, ...call }))
+export default defineConfig(projects.length > 0
+  ? { test: { ...test, projects } }
+  : { test, plugins: [kvitest(options)] })
 `
 }
 

@@ -69,6 +69,12 @@ test('block YAML asks for a machine, prose around it is let be', () => {
   expect(parsed.skip).toBe('not today')
 })
 
+test('points that may skip themselves are declared, in flow or block', () => {
+  expect(header('# skips: ["cpu * is up", script]').skips).toEqual(['cpu * is up', 'script'])
+  expect(header('# skips:', '#   - a > b', '# skip: why').skips).toEqual(['a > b'])
+  expect(header().skips).toEqual([])
+})
+
 test('comments below the first command are no header', () => {
   const parsed = parseHeader('#!/bin/sh\ntrue\n# guest: { cpus: 4 }\n', 'x.tap.sh')
   expect(parsed.guest.cpus).toEqual([1])
@@ -132,6 +138,8 @@ describe('one clear error at script:line for', () => {
     ['a skip without reason', ['# skip:'], "x.tap.sh:2: skip: say why, '# skip: reason'"],
     ['a second guest', ['# guest: {}', '# guest: {}'], "x.tap.sh:3: a second 'guest:' line"],
     ['a key in the wrong case', ['# Guest: {}'], "x.tap.sh:2: unknown key 'Guest'; did you mean 'guest'?"],
+    ['skips that name nothing', ['# skips: []'], 'x.tap.sh:2: skips: want a list of names of points, got []'],
+    ['skips without a list', ['# skips: "a"'], 'x.tap.sh:2: skips: want a list of names of points, got "a"'],
     ['a bad variable', ['# env: { 1X: a }'], "x.tap.sh:2: env: '1X' is no variable name"],
   ])('%s', (_, lines, expected) => {
     expect(message(...lines)).toEqual(

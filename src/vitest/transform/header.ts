@@ -3,7 +3,7 @@ import { KvitestError } from '../../native/error.ts'
 import { BadValue, DEFAULT_GUEST, durationAt, parseGuest } from './guest-request.ts'
 import type { ScriptHeader } from './script.ts'
 
-const KEYS = ['guest', 'timeout', 'env', 'skip', 'only']
+const KEYS = ['guest', 'timeout', 'env', 'skip', 'skips', 'only']
 const COMMENT = /^\s*(?:#|\/\/)(.*)$/
 const KEY_LINE = /^ ?([A-Za-z]+):(?:\s+(.*))?$/
 const DEFAULT_TIMEOUT = 120_000
@@ -22,6 +22,7 @@ export function parseHeader(text: string, file: string): ScriptHeader {
     guest: DEFAULT_GUEST,
     timeout: DEFAULT_TIMEOUT,
     env: {},
+    skips: [],
     only: false,
     line: 1,
   }
@@ -60,6 +61,8 @@ function apply(header: ScriptHeader, entry: Entry, file: string): void {
       header.line = entry.line
     } else if (entry.key === 'timeout') {
       header.timeout = durationAt(value, [])
+    } else if (entry.key === 'skips') {
+      header.skips = parseSkips(value)
     } else {
       header.env = parseEnv(value)
     }
@@ -68,6 +71,12 @@ function apply(header: ScriptHeader, entry: Entry, file: string): void {
     const offset = offsetOf(document, error.path)
     throw errorAt(file, entry.line + lines.linePos(offset).line - 1, error.message)
   }
+}
+
+function parseSkips(value: unknown): string[] {
+  const isText = (one: unknown) => typeof one === 'string' && one.trim() !== ''
+  if (Array.isArray(value) && value.length > 0 && value.every(isText)) return value
+  throw new BadValue([], `skips: want a list of names of points, got ${JSON.stringify(value)}`)
 }
 
 function parseEnv(value: unknown): Record<string, string> {
@@ -109,7 +118,8 @@ function entriesOf(text: string): Entry[] {
 
 /** The key meant by one that differs in case or a plural only; any other comment with a colon is prose. */
 function nearest(key: string): string | undefined {
-  return KEYS.find((known) => known === key.toLowerCase().replace(/s$/, ''))
+  const small = key.toLowerCase()
+  return KEYS.find((known) => known === small) ?? KEYS.find((known) => known === small.replace(/s$/, ''))
 }
 
 function offsetOf(document: Document, path: (string | number)[]): number {

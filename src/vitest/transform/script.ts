@@ -42,6 +42,8 @@ export interface ScriptHeader {
   timeout: number
   env: Record<string, string>
   skip?: string
+  /** Globs of the points that may skip themselves; `script` for the script as a whole. */
+  skips: string[]
   only: boolean
   /** The line of `# guest:`, else 1. */
   line: number
