@@ -1,9 +1,10 @@
 import { availableParallelism } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { memoryAvailable } from '../../budget/capacity.ts'
+import { parseSize } from '../../budget/memory.ts'
 import { resolveKernel } from '../../image/resolve.ts'
 import { extractVmlinux } from '../../image/vmlinux.ts'
 import { KvitestError } from '../../native/error.ts'
-import { memoryAvailable, parseSize } from '../memory.ts'
 import { buildLabImage } from './image.ts'
 import { Lab, type LabOptions, type LabSession, type SessionReceiver } from './lab.ts'
 import { labKey } from './lab-key.ts'
@@ -151,7 +152,7 @@ export class LabPool {
     const labs = KVITEST_LABS
       ? positiveInteger('KVITEST_LABS', KVITEST_LABS)
       : (this.#options.labs ?? (accelerator === 'tcg' ? availableParallelism() : 1))
-    const share = (await memoryAvailable()) / 2 / labs
+    const share = memoryAvailable() / 2 / labs
     const memory = KVITEST_LAB_MEMORY
       ? parseSize(KVITEST_LAB_MEMORY)
       : (this.#options.memory ?? powerOfTwo(Math.min(4 * 2 ** 30, Math.max(2 ** 30, share))))
