@@ -32,6 +32,7 @@ export interface LeaseOptions {
   holder: string
   /** Called when it has waited for a while, and now and then after that, with one line that says for what. */
   onWaiting?: (text: string) => void
+  signal?: AbortSignal | undefined
 }
 
 interface Held {
@@ -80,7 +81,7 @@ export class BudgetClient {
   }
 
   /** Waits for its turn. Rejects with a KvitestError when the machine can never run such a guest. */
-  async lease({ holder, onWaiting = () => {}, ...want }: LeaseOptions): Promise<Lease> {
+  async lease({ holder, onWaiting = () => {}, signal, ...want }: LeaseOptions): Promise<Lease> {
     const asked = performance.now()
     const id = this.#nextId++
     const held: Held = {
@@ -90,6 +91,9 @@ export class BudgetClient {
       onWaiting,
     }
     this.#leases.set(id, held)
+    const onAbort = () => held.granted.reject(noLongerWanted(want.guest))
+    if (signal?.aborted) onAbort()
+    signal?.addEventListener('abort', onAbort)
     try {
       // Who connects now tells it with everything else that it waits for.
       if (this.#socket) this.#send({ type: 'ask', ...held.record })
@@ -101,6 +105,7 @@ export class BudgetClient {
       this.#send({ type: 'leave', id })
       throw error
     } finally {
+      signal?.removeEventListener('abort', onAbort)
       this.#keepAlive()
     }
     return {
@@ -264,6 +269,13 @@ export class BudgetClient {
       held.granted.reject(new KvitestError(operation, detail, { code: 'ENOMEM', hint, infra: false }))
     }
   }
+}
+
+function noLongerWanted(guest: string): KvitestError {
+  return new KvitestError(`start ${guest}`, 'its test ended while it waited for its turn', {
+    code: 'ECANCELED',
+    infra: false,
+  })
 }
 
 async function openSocket(path: string): Promise<Socket | undefined> {

@@ -5,6 +5,8 @@ export interface Holder {
   readonly id: string
   /** Its time-outs stand still from now on until the returned function is called. */
   pause?: (() => () => void) | undefined
+  /** It has no use any more for what it waits for. */
+  signal?: AbortSignal | undefined
 }
 
 /** A worker may load this module twice, by Node and by vitest: they share what they know. */

@@ -4,6 +4,7 @@ import type { MachineEnd, MachineEvent, MachineSpec, VcpuState } from '../native
 import { KvitestError } from '../native/error.ts'
 import { TapStream } from '../tap/stream.ts'
 import { type GuestEvidence, judge, type ScriptEvidence } from '../verdict/judge.ts'
+import type { Admit } from './admission.ts'
 import { AgentClient, type AgentHello, forkedMessage } from './agent/client.ts'
 import { agentPort } from './agent/protocol.ts'
 import { type CheckedOptions, forkOptions } from './boot-options.ts'
@@ -40,6 +41,7 @@ export interface GuestPlace {
   host: HostInfo
   /** Called with every guest that starts there. */
   track: (guest: LinuxGuest) => void
+  admit: Admit
 }
 
 type Clock = GuestForkOptions['clock']
@@ -117,13 +119,16 @@ export class LinuxGuest implements Guest {
     options: GuestForkOptions,
     place: GuestPlace,
   ): Promise<LinuxGuest> {
-    const requested = performance.now()
-    const guest = LinuxGuest.resume(checkpoint.info.spec, sidecar, options, place)
+    const { spec } = checkpoint.info
+    const guest = LinuxGuest.resume(spec, sidecar, options, place)
     const { name } = guest
     const expected = options.expected ? { expected: options.expected } : {}
-    const machine = await checkpoint.fork({ name, ...expected }, (event) => guest.onEvent(event))
-    await guest.start(machine, { requested, clock: options.clock })
-    return guest
+    return await place.admit({ guest: name, cpus: spec.cpus, memory: spec.memory }, async () => {
+      const requested = performance.now()
+      const machine = await checkpoint.fork({ name, ...expected }, (event) => guest.onEvent(event))
+      await guest.start(machine, { requested, clock: options.clock })
+      return guest
+    })
   }
 
   get kernelRelease(): string {

@@ -1,5 +1,14 @@
 import type { Verdict } from '../verdict/types.ts'
 
+/** What the guests of a run got from the machine's budget. */
+export interface LeaseCount {
+  count: number
+  /** How many of them had to wait. */
+  waited: number
+  /** Milliseconds. */
+  longestWait: number
+}
+
 /** What a run came to, beyond vitest's own count of tests. */
 export interface RunSummary {
   /** One a guest. */
@@ -8,6 +17,7 @@ export interface RunSummary {
   points: ('pass' | 'fail' | 'skip' | 'todo' | 'todo-pass')[]
   /** Tests that failed and then passed when they were run again. */
   flaky: { name: string; failure: string }[]
+  leases?: LeaseCount
 }
 
 /** In the order of what a person must look at first. */
@@ -46,11 +56,17 @@ export function summaryLines(summary: RunSummary): string[] {
     `${plural(verdicts.length, 'guest')}: ${guests}`,
     `${plural(points.length, 'point')}${points.length > 0 ? `: ${named}` : ''}`,
   ]
+  if (summary.leases && summary.leases.count > 0) lines.push(leaseLine(summary.leases))
   if (flaky.length > 0) {
     lines.push(`${plural(flaky.length, 'flaky test')}, failed and then passed:`)
     for (const { name, failure } of flaky) lines.push(`  ${name}: ${failure}`)
   }
   return lines
+}
+
+function leaseLine({ count, waited, longestWait }: LeaseCount): string {
+  const wait = waited === 0 ? 'none waited' : `${waited} waited, ${(longestWait / 1000).toFixed(1)} s at most`
+  return `${plural(count, 'lease')}: ${wait}`
 }
 
 function counted<T extends string>(

@@ -163,7 +163,7 @@ function kernelVersion(release: string): string | null {
 }
 
 /** `*` stands for any text; everything else for itself. */
-function globMatches(glob: string, text: string): boolean {
+export function globMatches(glob: string, text: string): boolean {
   const parts = glob.split('*').map((part) => part.replace(/[.+?^${}()|[\]\\]/g, '\\$&'))
   return new RegExp(`^${parts.join('.*')}$`, 's').test(text)
 }

@@ -1,13 +1,19 @@
 import type { Reporter, TestCase, TestModule } from 'vitest/node'
 import { type RunSummary, summaryLines } from '../report/summary.ts'
+import { takeLeases } from './global-setup.ts'
 import type {} from './meta.ts'
 
 /** The last lines of a run: guests by verdict, points by result, what was flaky. */
 export class SummaryReporter implements Reporter {
   onTestRunEnd(modules: readonly TestModule[]): void {
-    const lines = summaryLines(summarise(modules))
+    const lines = summaryLines({ ...summarise(modules), ...leases() })
     if (lines.length > 0) console.log(`\n${lines.map((line) => `    kvitest  ${line}`).join('\n')}`)
   }
+}
+
+function leases(): Pick<RunSummary, 'leases'> {
+  const taken = takeLeases()
+  return taken ? { leases: taken } : {}
 }
 
 function summarise(modules: readonly TestModule[]): RunSummary {
