@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, relative, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 const ROOT = resolve(import.meta.dirname, '../../..')
 
@@ -24,7 +25,13 @@ export interface VitestRun {
 export class TemporaryProject implements Disposable {
   readonly folder = mkdtempSync(join(tmpdir(), 'kvitest-vitest-'))
 
-  constructor(files: Record<string, string>, options: { kernels?: string[]; test?: object } = {}) {
+  readonly #env: NodeJS.ProcessEnv
+
+  constructor(
+    files: Record<string, string>,
+    options: { kernels?: string[]; test?: object; env?: NodeJS.ProcessEnv } = {},
+  ) {
+    this.#env = options.env ?? {}
     symlinkSync(join(ROOT, 'node_modules'), join(this.folder, 'node_modules'))
     this.write({ 'package.json': '{ "type": "module" }', 'vitest.config.ts': config(options), ...files })
   }
@@ -39,6 +46,11 @@ export class TemporaryProject implements Disposable {
 
   read(name: string): string {
     return readFileSync(join(this.folder, name), 'utf8')
+  }
+
+  /** Resolves when a script has made that file. */
+  async appeared(name: string): Promise<void> {
+    while (!existsSync(join(this.folder, name))) await sleep(20)
   }
 
   /** `vitest run ARGS...`, to its end. */
@@ -65,13 +77,27 @@ export class TemporaryProject implements Disposable {
 
   /** A `vitest` that goes on while the test looks at it. */
   start(args: string[]): RunningVitest {
-    const child = spawn(process.execPath, [join(ROOT, 'node_modules/vitest/vitest.mjs'), ...args], {
+    return this.#spawn([process.execPath, join(ROOT, 'node_modules/vitest/vitest.mjs'), ...args], {
+      NO_COLOR: '1',
+    })
+  }
+
+  /** The same on a pseudo-terminal, in colour and with cursor movements. */
+  startOnTerminal(args: string[]): RunningVitest {
+    const words = [process.execPath, join(ROOT, 'node_modules/vitest/vitest.mjs'), ...args]
+    const line = words.map((word) => `'${word}'`).join(' ')
+    return this.#spawn(['script', '-qefc', line, '/dev/null'], { TERM: 'xterm' })
+  }
+
+  #spawn([program, ...args]: string[], env: NodeJS.ProcessEnv): RunningVitest {
+    const child = spawn(program!, args, {
       cwd: this.folder,
       env: {
         PATH: process.env.PATH,
         HOME: process.env.HOME,
-        NO_COLOR: '1',
         STAND_IN_LOG: join(this.folder, 'guests.log'),
+        ...env,
+        ...this.#env,
       },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
