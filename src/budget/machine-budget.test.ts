@@ -72,6 +72,15 @@ test('two holders that each have a guest and want another one do not wait for ea
   expect(granted).toEqual(['a', 'b', 'a', 'b'])
 })
 
+test('a holder that asks for many at once gets them as they start', () => {
+  const { machine, granted } = budget({ ...capacity, cpus: 1 })
+  const all = [1, 2, 3].map(() => request('a'))
+  for (const one of all) machine.ask(one)
+  expect(granted).toHaveLength(1)
+  machine.started(all[0]!)
+  expect(granted).toHaveLength(2)
+})
+
 test('a holder that waits for room in a lab counts as waiting', () => {
   const { machine, granted } = budget({ ...capacity, cpus: 2 })
   run(machine, request('a'))

@@ -29,6 +29,8 @@ export class MachineBudget {
   readonly #line: WaitingLine<LeaseRequest>
   readonly #waits = new Waits()
   readonly #starting = new Set<LeaseRequest>()
+  /** Holders that wait for something else. */
+  readonly #blocked = new Set<string>()
   readonly #onGranted: (request: LeaseRequest) => void
   #capacity: Capacity
   #isOpen = true
@@ -97,6 +99,8 @@ export class MachineBudget {
 
   /** The holder waits for something that is not the budget's, such as room in a lab; or no longer does. */
   setBlocked(holder: string, isBlocked: boolean): void {
+    if (isBlocked) this.#blocked.add(holder)
+    else this.#blocked.delete(holder)
     if (isBlocked) this.#waits.begin(holder)
     else this.#waits.end(holder)
   }
@@ -135,6 +139,8 @@ export class MachineBudget {
     const { cpus, memory, starts } = this.#capacity
     const fits =
       used.cpus + request.cpus <= cpus && used.memory + request.memory <= memory && used.starts < starts
+    // A guest that starts will have started, and then the next one may: nothing is stuck.
+    if (beyond && [...this.#starting].some(({ holder }) => !this.#blocked.has(holder))) return false
     if (!fits && !beyond && this.#line.granted.size > 0) return false
     this.#starting.add(request)
     this.#onGranted(request)
