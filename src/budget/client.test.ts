@@ -60,8 +60,12 @@ class Child {
     })
   }
 
-  async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+  signal(signal: NodeJS.Signals): void {
     this.#process.kill(signal)
+  }
+
+  async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    this.signal(signal)
     await this.#ended
   }
 
@@ -166,6 +170,37 @@ test('when who keeps the budget is killed another takes over, and knows what the
   expect(c.lines.filter((line) => line.startsWith('has'))).toEqual([])
   b.say('end b')
   await c.saw('has c')
+})
+
+test('who takes over grants nothing before those who live have said what they hold', async () => {
+  const server = await startServer()
+  const watcher = await new Watcher('r').begin()
+  const [a, c] = [new Child('r'), new Child('r')]
+  a.say('ask a 1')
+  await a.saw('has a')
+  c.say('ask c 2')
+  await watcher.saw('c', 'waiting')
+  watcher.forget()
+  a.signal('SIGSTOP')
+  await server.kill()
+  await watcher.saw('c', 'waiting')
+  expect(c.lines).toEqual([])
+  a.signal('SIGCONT')
+  await watcher.saw('a', 'running')
+  expect(c.lines).toEqual([])
+  a.say('end a')
+  await c.saw('has c')
+})
+
+test('only one keeps the budget at a time', async () => {
+  const [a, b] = [new Child('a'), new Child('b')]
+  a.say('serve')
+  await a.saw('serves')
+  b.say('serve')
+  await b.saw('does not serve')
+  await a.kill()
+  b.say('serve')
+  await b.saw('serves')
 })
 
 test('however they go, one after the other, the last one leaves nothing behind', async () => {

@@ -57,7 +57,10 @@ expect.extend({
           : [...wrong, ...(run ? streams(run) : [])].join('\n'),
     }
   },
-  async toHaveNoSplats(received: Pick<Guest, 'name' | 'console' | 'exec'>, { allow = [] }: SplatOptions = {}) {
+  async toHaveNoSplats(
+    received: Pick<Guest, 'name' | 'console' | 'exec'>,
+    { allow = [] }: SplatOptions = {},
+  ) {
     const splats = findSplats(await kernelLog(received))
     const standing = splats.filter(({ title }) => !allow.some((pattern) => title.search(pattern) >= 0))
     return {

@@ -19,7 +19,8 @@ test('the matchers of docs/typescript.md work as shown, and a wrong one fails', 
     const wrong = "\ntest('wrong', async ({ guest }) => expect(await guest.exec(['false'])).toExitWith(0))\n"
     await writeFile(join(place, 'example.test.ts'), example + wrong)
     await writeFile(join(place, 'vitest.config.ts'), config)
-    const { stdout, stderr } = await startMarked(['vitest', 'run', '--root', place, '--reporter=verbose']).finished
+    const { stdout, stderr } = await startMarked(['vitest', 'run', '--root', place, '--reporter=verbose'])
+      .finished
     expect(stdout, stdout + stderr).toMatch(/Tests {2}1 failed \| 4 passed/)
     expect(stderr).toContain('the command exited with status 1, not with status 0')
   } finally {
