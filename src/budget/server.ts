@@ -102,8 +102,9 @@ export class BudgetServer {
       this.#state(lease, 'running')
     } else if (message.type === 'leave') {
       client.leases.delete(lease.id)
-      this.#budget.leave(lease)
+      // Before the next one starts in its place.
       this.#state(lease, 'ended', message.outcome)
+      this.#budget.leave(lease)
     } else {
       send(client.socket, { type: 'because', id: lease.id, text: this.#budget.describe(lease) })
     }
@@ -176,8 +177,8 @@ export class BudgetServer {
     this.#clients.delete(client)
     for (const holder of client.blocked) this.#budget.setBlocked(holder, false)
     for (const lease of client.leases.values()) {
-      this.#budget.leave(lease)
       this.#state(lease, 'ended', 'its process has gone')
+      this.#budget.leave(lease)
     }
     this.#limit()
     this.#onClient(client.pid, false)
