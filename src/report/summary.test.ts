@@ -26,3 +26,11 @@ test('a guest without points is seen, a run without guests says nothing', () => 
   expect(summaryLines({ verdicts: ['hang'], points: [], flaky: [] })).toEqual(['1 guest: 1 hang', '0 points'])
   expect(summaryLines({ verdicts: [], points: [], flaky: [] })).toEqual([])
 })
+
+test('leases say whether guests had to wait', () => {
+  const of = (leases: { count: number; waited: number; longestWait: number }) =>
+    summaryLines({ verdicts: ['pass'], points: [], flaky: [], leases }).slice(2)
+  expect(of({ count: 3, waited: 0, longestWait: 0 })).toEqual(['3 leases: none waited'])
+  expect(of({ count: 1, waited: 1, longestWait: 1230 })).toEqual(['1 lease: 1 waited, 1.2 s at most'])
+  expect(of({ count: 0, waited: 0, longestWait: 0 })).toEqual([])
+})
