@@ -60,7 +60,8 @@ export async function leaseGuest({ guest, cpus, memory }: GuestNeed): Promise<Le
 export function beginWaiting(what: string, holder: Holder = currentHolder()): () => void {
   const resume = holder.pause?.()
   const unblock = processBudget().blocked(holder.id)
-  const timer = setTimeout(() => notice(`waits for ${what}`), 5000)
+  // Who watches the run sees a guest that starts.
+  const timer = setTimeout(() => process.stderr.write(`kvitest: a guest waits for ${what}\n`), 5000)
   timer.unref()
   return () => {
     clearTimeout(timer)

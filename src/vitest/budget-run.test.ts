@@ -113,6 +113,7 @@ import { leaseGuest } from ${JSON.stringify(processBudget)}
 const lease = (guest) => leaseGuest({ guest, cpus: 1, memory: 1 })
 test.concurrent.for([1, 2, 3, 4])('test %i', { timeout: 30_000 }, async (number) => {
   const first = await lease('first of ' + number)
+  first.started()
   const second = await lease('second of ' + number)
   first.end()
   second.end()
