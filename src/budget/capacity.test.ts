@@ -71,5 +71,7 @@ test('what people ask for counts instead, of several the least', () => {
     cpus: 3,
     memory: gibibyte,
   })
+  expect(limited(measured, [{ starts: 5 }, { starts: 4 }]).starts).toBe(4)
+  expect(limitsOf({ KVITEST_BUDGET_STARTS: '4' })).toEqual({ starts: 4 })
   expect(() => limitsOf({ KVITEST_BUDGET_CPUS: 'many' })).toThrow('many: not a positive whole number')
 })

@@ -15,7 +15,7 @@ export interface Capacity {
 }
 
 /** What a person asked for, as far as he did. */
-export type Limits = Partial<Pick<Capacity, 'cpus' | 'memory'>>
+export type Limits = Partial<Capacity>
 
 /** vCPUs for each CPU: a guest waits for its lab, its disk and its sleep more than it computes. */
 const overcommit = 2
@@ -98,20 +98,20 @@ export function measureCapacity(places: Places = {}): Capacity {
   }
 }
 
-/** KVITEST_BUDGET_CPUS and KVITEST_BUDGET_MEMORY. Throws a KvitestError for what is no number or size. */
+/** KVITEST_BUDGET_CPUS, _MEMORY and _STARTS. Throws a KvitestError for what is no number or size. */
 export function limitsOf(environment: NodeJS.ProcessEnv = process.env): Limits {
-  const { KVITEST_BUDGET_CPUS: cpus, KVITEST_BUDGET_MEMORY: memory } = environment
+  const { KVITEST_BUDGET_CPUS, KVITEST_BUDGET_MEMORY, KVITEST_BUDGET_STARTS } = environment
   const limits: Limits = {}
-  if (cpus) {
-    limits.cpus = Number(cpus)
-    if (!Number.isInteger(limits.cpus) || limits.cpus < 1) {
-      throw new KvitestError('read KVITEST_BUDGET_CPUS', `${cpus}: not a positive whole number`, {
-        code: 'EINVAL',
-      })
-    }
-  }
-  if (memory) limits.memory = parseSize(memory)
+  if (KVITEST_BUDGET_CPUS) limits.cpus = countOf('KVITEST_BUDGET_CPUS', KVITEST_BUDGET_CPUS)
+  if (KVITEST_BUDGET_MEMORY) limits.memory = parseSize(KVITEST_BUDGET_MEMORY)
+  if (KVITEST_BUDGET_STARTS) limits.starts = countOf('KVITEST_BUDGET_STARTS', KVITEST_BUDGET_STARTS)
   return limits
+}
+
+function countOf(name: string, text: string): number {
+  const count = Number(text)
+  if (Number.isInteger(count) && count > 0) return count
+  throw new KvitestError(`read ${name}`, `${text}: not a positive whole number`, { code: 'EINVAL' })
 }
 
 /** The measured capacity, but for what was asked for: of several the least. */
@@ -130,6 +130,9 @@ export function limited(measured: Capacity, limits: Iterable<Limits>): Capacity 
       all.map(({ memory }) => memory),
       measured.memory,
     ),
-    starts: measured.starts,
+    starts: least(
+      all.map(({ starts }) => starts),
+      measured.starts,
+    ),
   }
 }
