@@ -1,6 +1,6 @@
 /** Leases across real processes: whoever dies, nothing is lost and nothing is granted twice. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -235,4 +235,41 @@ test('many that start at once agree on one that keeps the budget', async () => {
     all.splice(all.indexOf(first), 1)
     await first.kill(turn % 2 === 0 ? 'SIGKILL' : 'SIGTERM')
   }
+})
+
+test.for([
+  [
+    'a directory that others may enter',
+    (path: string) => mkdirSync(path, { mode: 0o755 }),
+    "is not this user's alone",
+  ],
+  ['a link', (path: string) => symlinkSync(folder, path), "is not this user's alone"],
+  ['a file', (path: string) => writeFileSync(path, ''), 'EEXIST'],
+] as const)('%s is refused as the meeting place', async ([, make, reason]) => {
+  const path = join(folder, 'place')
+  make(path)
+  const client = new BudgetClient({ place: new MeetingPlace(path), limits: {} })
+  const lease = client.lease({ guest: 'g', cpus: 1, memory: 1, holder: 'h' })
+  await expect(lease).rejects.toThrow(`share the machine: ${path}`)
+  await expect(lease).rejects.toThrow(reason)
+  await client.close()
+})
+
+test('a guest that takes more memory than all may is refused with one line; one given up leaves the line', async () => {
+  const place = new MeetingPlace(join(folder, 'place'))
+  const client = new BudgetClient({ place, limits: { cpus: 1, memory: 2 ** 30 } })
+  const want = { cpus: 1, memory: 2 ** 29 }
+  await expect(client.lease({ guest: 'g', cpus: 1, memory: 2 ** 31, holder: 'h' })).rejects.toThrow(
+    'start g: it takes 2 GiB, and all guests together may take 1 GiB; ' +
+      'give it less memory, or say what there is with KVITEST_BUDGET_MEMORY',
+  )
+  const first = await client.lease({ guest: 'first', ...want, holder: 'a' })
+  const given = new AbortController()
+  const second = client.lease({ guest: 'second', ...want, holder: 'b', signal: given.signal })
+  const third = client.lease({ guest: 'third', ...want, holder: 'c' })
+  given.abort()
+  await expect(second).rejects.toThrow('start second: its test ended while it waited for its turn')
+  first.end()
+  ;(await third).end()
+  await client.close()
 })

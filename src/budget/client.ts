@@ -245,7 +245,13 @@ export class BudgetClient {
       const isNeeded = this.#leases.size > 0 || this.#watcher !== undefined
       if (isNeeded && !this.#isClosed) this.#connected().catch((error: Error) => this.#fail(error))
     })
-    return promise
+    const silent = setTimeout(() => {
+      process.stderr.write(
+        `kvitest: who keeps the budget at ${this.#place.socket} does not answer: stopped by Ctrl-Z?\n`,
+      )
+    }, firstNotice)
+    silent.unref()
+    return promise.finally(() => clearTimeout(silent))
   }
 
   #fail(error: Error): void {

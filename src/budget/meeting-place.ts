@@ -1,4 +1,13 @@
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -104,9 +113,13 @@ export class MeetingPlace {
 
   #prepare(): void {
     try {
-      mkdirSync(this.#clients, { recursive: true, mode: 0o700 })
-      const { uid, mode } = statSync(this.directory)
-      if (uid === process.getuid!() && (mode & 0o077) === 0) return
+      mkdirSync(this.directory, { recursive: true, mode: 0o700 })
+      // Not what a link of somebody else's leads to.
+      const found = lstatSync(this.directory)
+      if (found.isDirectory() && found.uid === process.getuid!() && (found.mode & 0o077) === 0) {
+        mkdirSync(this.#clients, { recursive: true, mode: 0o700 })
+        return
+      }
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       throw new KvitestError('share the machine', `${this.directory}: ${code}`, {
