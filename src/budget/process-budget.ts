@@ -19,12 +19,16 @@ export interface GuestNeed {
   memory: number
 }
 
+/** Whether this process works for a run of its parent's, and not for one further up whose environment it has. */
+export function isWorker(): boolean {
+  return process.env.KVITEST_RUN === String(process.ppid)
+}
+
 /** This process's end of the budget. */
 export function processBudget(): BudgetClient {
   const place = globalThis as { [KEY]?: BudgetClient }
-  const { KVITEST_RUN: run } = process.env
   place[KEY] ??= new BudgetClient(
-    run && run !== String(process.pid) ? { run, modesty: workerModesty } : { run: String(process.pid) },
+    isWorker() ? { run: String(process.ppid), modesty: workerModesty } : { run: String(process.pid) },
   )
   return place[KEY]
 }
@@ -77,5 +81,6 @@ export function tellRun(event: RunEvent): void {
 
 /** Where nobody watches the run, the process says itself what it waits for. */
 function notice(text: string): void {
-  if (process.env.KVITEST_WATCHED !== '1') process.stderr.write(`kvitest: ${text}\n`)
+  const isShown = isWorker() && process.env.KVITEST_WATCHED === '1'
+  if (!isShown) process.stderr.write(`kvitest: ${text}\n`)
 }

@@ -1,4 +1,4 @@
-import { tellRun } from '../budget/process-budget.ts'
+import { isWorker, tellRun } from '../budget/process-budget.ts'
 import { globMatches } from '../verdict/expectations.ts'
 import type { Guest } from './types.ts'
 
@@ -7,11 +7,10 @@ import type { Guest } from './types.ts'
  * stderr. A worker hands whole lines to its vitest, which prints them: two guests never share a line.
  */
 export function followConsole({ name, console }: Pick<Guest, 'name' | 'console'>): void {
-  const { KVITEST_CONSOLE: wanted, KVITEST_RUN: run } = process.env
+  const { KVITEST_CONSOLE: wanted } = process.env
   if (!wanted || !globMatches(wanted, name)) return
-  const isWorker = run !== undefined && run !== String(process.pid)
   console.onLine((line) => {
-    if (isWorker) tellRun({ type: 'console', guest: name, line })
+    if (isWorker()) tellRun({ type: 'console', guest: name, line })
     else process.stderr.write(`${name} | ${line}\n`)
   })
 }
