@@ -119,16 +119,26 @@ export class LinuxGuest implements Guest {
     options: GuestForkOptions,
     place: GuestPlace,
   ): Promise<LinuxGuest> {
-    const { spec } = checkpoint.info
-    const guest = LinuxGuest.resume(spec, sidecar, options, place)
+    const { cpus, memory } = checkpoint.info.spec
+    const guest = options.name ?? `${sidecar.name}-fork`
+    return await place.admit({ guest, cpus, memory }, () =>
+      LinuxGuest.#fork(checkpoint, sidecar, options, place),
+    )
+  }
+
+  static async #fork(
+    checkpoint: HostCheckpoint,
+    sidecar: GuestSidecar,
+    options: GuestForkOptions,
+    place: GuestPlace,
+  ): Promise<LinuxGuest> {
+    const requested = performance.now()
+    const guest = LinuxGuest.resume(checkpoint.info.spec, sidecar, options, place)
     const { name } = guest
     const expected = options.expected ? { expected: options.expected } : {}
-    return await place.admit({ guest: name, cpus: spec.cpus, memory: spec.memory }, async () => {
-      const requested = performance.now()
-      const machine = await checkpoint.fork({ name, ...expected }, (event) => guest.onEvent(event))
-      await guest.start(machine, { requested, clock: options.clock })
-      return guest
-    })
+    const machine = await checkpoint.fork({ name, ...expected }, (event) => guest.onEvent(event))
+    await guest.start(machine, { requested, clock: options.clock })
+    return guest
   }
 
   get kernelRelease(): string {
