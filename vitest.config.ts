@@ -23,6 +23,7 @@ export default defineConfig({
           testTimeout: 180_000,
           hookTimeout: 180_000,
           globalSetup: ['src/vitest/global-setup.ts'],
+          runner: './src/vitest/runner.ts',
         },
       },
       {

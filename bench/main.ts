@@ -7,6 +7,7 @@ const benches: Record<string, () => Promise<{ bench: (argv: string[]) => Promise
   fork: () => import('./fork.ts'),
   soak: () => import('./soak.ts'),
   lab: () => import('./lab.ts'),
+  starts: () => import('./starts.ts'),
   tap: () => import('./tap.ts'),
   console: () => import('./console.ts'),
 }

@@ -1,7 +1,7 @@
 /** `kvitest cache ls|prune`: what the cache holds, and less of it. */
 import { parseArgs } from 'node:util'
+import { parseSize } from '../budget/memory.ts'
 import { SavedLabs } from '../host/index.ts'
-import { parseSize } from '../host/memory.ts'
 import { cacheRoot } from '../image/cache.ts'
 import { type CacheEntry, cacheEntries, type PruneOptions, pruneCache } from '../image/cache-content.ts'
 import { KvitestError } from '../native/error.ts'

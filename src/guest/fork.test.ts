@@ -21,6 +21,7 @@ async function boot(tracked: string[] = []): Promise<{ guest: LinuxGuest; machin
   const guest = new LinuxGuest(options, kernel, {
     host: standInHost,
     track: (one) => tracked.push(one.name),
+    admit: (_need, start) => start(0),
   })
   const machine = new PlayedMachine(spec, (event) => guest.onEvent(event))
   await guest.start(machine)

@@ -19,6 +19,7 @@ function create(options: BootOptions = {}, talks = true): { guest: LinuxGuest; m
   const guest = new LinuxGuest(checkOptions({ name: 'g', ...options }, standInHost.accelerator), kernel, {
     host: standInHost,
     track: () => {},
+    admit: (_need, start) => start(0),
   })
   const machine = new AgentMachine((event) => guest.onEvent(event), talks)
   machines.push(machine)

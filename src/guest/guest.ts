@@ -5,6 +5,7 @@ import { KvitestError } from '../native/error.ts'
 import { TapStream } from '../tap/stream.ts'
 import { allowancesAt, type SplatAllowance } from '../verdict/expectations.ts'
 import { type GuestEvidence, judge, type ScriptEvidence } from '../verdict/judge.ts'
+import type { Admit } from './admission.ts'
 import { AgentClient, type AgentHello, forkedMessage } from './agent/client.ts'
 import { agentPort } from './agent/protocol.ts'
 import { type CheckedOptions, forkOptions } from './boot-options.ts'
@@ -41,6 +42,7 @@ export interface GuestPlace {
   host: HostInfo
   /** Called with every guest that starts there. */
   track: (guest: LinuxGuest) => void
+  admit: Admit
 }
 
 type Clock = GuestForkOptions['clock']
@@ -113,6 +115,19 @@ export class LinuxGuest implements Guest {
 
   /** Rejects with a GuestError when the fork does not answer; nothing is left running then. */
   static async fork(
+    checkpoint: HostCheckpoint,
+    sidecar: GuestSidecar,
+    options: GuestForkOptions,
+    place: GuestPlace,
+  ): Promise<LinuxGuest> {
+    const { cpus, memory } = checkpoint.info.spec
+    const guest = options.name ?? `${sidecar.name}-fork`
+    return await place.admit({ guest, cpus, memory }, () =>
+      LinuxGuest.#fork(checkpoint, sidecar, options, place),
+    )
+  }
+
+  static async #fork(
     checkpoint: HostCheckpoint,
     sidecar: GuestSidecar,
     options: GuestForkOptions,

@@ -1,3 +1,4 @@
+import type { GuestNeed } from '../budget/process-budget.ts'
 import { type HostChoice, openMachineHost } from '../host/index.ts'
 import type { CachedFork, HostInfo, MachineHost, MakerPlace } from '../host/machine-host.ts'
 import { bootImage } from '../image/boot-image.ts'
@@ -8,9 +9,11 @@ import { resolveKernel } from '../image/resolve.ts'
 import type { MachineEvent, MachineSpec } from '../native/contract.ts'
 import { sortSplats } from '../verdict/judge.ts'
 import { findSplats } from '../verdict/splat.ts'
+import { admitByBudget } from './admission.ts'
 import { type CheckedOptions, checkOptions } from './boot-options.ts'
 import { restoreCheckpoint } from './checkpoint.ts'
 import { checkpointKey } from './checkpoint-key.ts'
+import { followConsole } from './console-follow.ts'
 import { GuestError } from './error.ts'
 import { type GuestPlace, LinuxGuest } from './guest.ts'
 import type { GuestSidecar } from './sidecar.ts'
@@ -36,6 +39,10 @@ async function findBootFiles(options: BootOptions, modules: string[]): Promise<B
   return { kernel, initramfs, image: await bootImage(kernel, options.entry) }
 }
 
+function needOf({ checked }: PreparedBoot): GuestNeed {
+  return { guest: checked.name, cpus: checked.cpus, memory: checked.memory }
+}
+
 /** A MachineHost that boots Linux guests with our agent in them. */
 class GuestHost implements Host {
   readonly #machines: MachineHost
@@ -49,8 +56,10 @@ class GuestHost implements Host {
       host: machines.info,
       track: (guest) => {
         this.#guests.add(guest)
+        followConsole(guest)
         guest.ended.then(() => this.#guests.delete(guest))
       },
+      admit: admitByBudget,
     }
   }
 
@@ -59,12 +68,19 @@ class GuestHost implements Host {
   }
 
   async boot(options: BootOptions = {}): Promise<Guest> {
-    return await this.#boot(await this.#prepare(options), this.#machines)
+    const prepared = await this.#prepare(options)
+    return await this.#place.admit(needOf(prepared), () => this.#boot(prepared, this.#machines))
   }
 
   async fork(options: BootOptions & Pick<GuestForkOptions, 'clock'> = {}): Promise<Guest> {
     const requested = performance.now()
     const prepared = await this.#prepare(options)
+    return await this.#place.admit(needOf(prepared), (waited) =>
+      this.#fork(prepared, { requested: requested + waited, clock: options.clock }),
+    )
+  }
+
+  async #fork(prepared: PreparedBoot, fork: Parameters<LinuxGuest['start']>[1]): Promise<LinuxGuest> {
     const { checked, spec } = prepared
     const { kind: _, ...payload } = spec.payload as Extract<MachineSpec['payload'], { kind: 'linux' }>
     const kernel = await fileHash(payload.kernel)
@@ -85,7 +101,7 @@ class GuestHost implements Host {
     const guest = LinuxGuest.resume(spec, origin, checked, this.#place)
     listener = (event) => guest.onEvent(event)
     for (const event of early) guest.onEvent(event)
-    await guest.start(machine, { requested, clock: options.clock })
+    await guest.start(machine, fork)
     return guest
   }
 

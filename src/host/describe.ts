@@ -1,5 +1,6 @@
 import { access, constants } from 'node:fs/promises'
 import { availableParallelism, release } from 'node:os'
+import { memoryAvailable } from '../budget/capacity.ts'
 import { runCommand } from '../image/command.ts'
 import { cachedKernels, type KernelPackage } from '../image/debian.ts'
 import { loadAddon } from '../native/addon.ts'
@@ -8,7 +9,6 @@ import { type Calibration, canRunLinux } from './calibrate.ts'
 import { type Decision, decide, findLocal, nestingEnabled } from './choose.ts'
 import type { LabAccelerator } from './lab/qemu.ts'
 import { type SavedLabEntry, SavedLabs } from './lab/saved-lab.ts'
-import { memoryAvailable } from './memory.ts'
 
 /** What this machine can do, as data. */
 export interface HostsReport {
@@ -75,7 +75,7 @@ export async function describeHosts(): Promise<HostsReport> {
   const report: HostsReport = {
     kernelRelease: release(),
     cpus: availableParallelism(),
-    memoryAvailable: await memoryAvailable(),
+    memoryAvailable: memoryAvailable(),
     kvmDevice: device,
     ...(local.host ? { kvm: local.host.info.kvm, calibration: local.host.calibration } : {}),
     ...(local.error ? { localError: local.error.message } : {}),

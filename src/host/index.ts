@@ -3,12 +3,14 @@ import { KvitestError } from '../native/error.ts'
 import { chooseAccelerator, decide, findLocal, type GuestKind } from './choose.ts'
 import { Broker } from './lab/broker.ts'
 import { LabHost } from './lab/client.ts'
+import type { LabEvent } from './lab/pool.ts'
 import { SavedLabs } from './lab/saved-lab.ts'
 import { LocalHost } from './local.ts'
 import type { MachineHost } from './machine-host.ts'
 
 export { type Decision, decide, findLocal, type GuestKind } from './choose.ts'
 export { describeHosts, type HostsReport } from './describe.ts'
+export type { LabEvent } from './lab/pool.ts'
 export { SavedLabs } from './lab/saved-lab.ts'
 export type { HostInfo, HostMachine, MachineHost } from './machine-host.ts'
 
@@ -29,6 +31,8 @@ export interface LabsOptions {
   memory?: number
   /** Where labs are saved and restored from, or `false`: every lab boots. Default: the cache, unless KVITEST_SAVED_LABS is 0. */
   savedLabs?: SavedLabs | false
+  /** Labs start and end. */
+  onEvent?: (event: LabEvent) => void
 }
 
 export interface Labs {

@@ -22,11 +22,11 @@ test('guests by verdict, the worst first, and points by result', () => {
       points: ['pass', 'fail', 'pass', 'skip', 'todo'],
       forks: 3,
       boots: 1,
-      leases: { count: 4, longestWait: 1540 },
+      leases: { count: 4, waited: 1, longestWait: 1540 },
     }),
   ).toEqual([
     '4 guests: 1 panic, 1 skip, 2 pass',
-    '3 forks, 1 boot, 4 leases, the longest wait 1.5 s',
+    '3 forks, 1 boot, 4 leases (1 waited, 1.5 s at most)',
     '5 points: 1 failed, 2 ok, 1 skipped, 1 to do',
   ])
 })
@@ -72,4 +72,9 @@ test('what was expected, what no longer is, and what is wrong with the run are n
     '1 problem of the run as a whole, which fails:',
     '  p has no cells',
   ])
+})
+
+test('leases say whether guests had to wait', () => {
+  const leases = { count: 3, waited: 0, longestWait: 0 }
+  expect(summaryLines({ verdicts: ['pass'], leases })).toContain('0 forks, 0 boots, 3 leases (none waited)')
 })

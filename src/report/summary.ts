@@ -1,5 +1,14 @@
 import type { Verdict } from '../verdict/types.ts'
 
+/** What the guests of a run got from the machine's budget. */
+export interface LeaseCount {
+  count: number
+  /** How many of them had to wait. */
+  waited: number
+  /** Milliseconds. */
+  longestWait: number
+}
+
 /** What a run came to, beyond vitest's own count of tests. */
 export interface RunSummary {
   /** One a guest. */
@@ -7,8 +16,8 @@ export interface RunSummary {
   /** How many of the guests were forked from a checkpoint, and how many booted. */
   forks: number
   boots: number
-  /** Of the budget: how many it granted, and how long the longest wait was, in milliseconds. */
-  leases?: { count: number; longestWait: number }
+  /** Of the budget; absent where guests need none. */
+  leases?: LeaseCount
   /** One a TAP point. */
   points: ('pass' | 'fail' | 'skip' | 'todo' | 'todo-pass')[]
   /** Tests that failed and then passed when they were run again. */
@@ -65,15 +74,9 @@ function guestLines({ verdicts, points, forks, boots, leases }: RunSummary): str
   const guests = counted(verdicts, verdictOrder, (verdict) => verdict)
   const results = Object.keys(pointNames) as (keyof typeof pointNames)[]
   const named = counted(points, results, (one) => pointNames[one])
-  const starts = [plural(forks, 'fork'), plural(boots, 'boot')]
-  if (leases) {
-    starts.push(
-      `${plural(leases.count, 'lease')}, the longest wait ${(leases.longestWait / 1000).toFixed(1)} s`,
-    )
-  }
   return [
     `${plural(verdicts.length, 'guest')}: ${guests}`,
-    starts.join(', '),
+    `${plural(forks, 'fork')}, ${plural(boots, 'boot')}${leases ? `, ${leaseText(leases)}` : ''}`,
     `${plural(points.length, 'point')}${points.length > 0 ? `: ${named}` : ''}`,
   ]
 }
@@ -84,6 +87,11 @@ function listed(count: number, what: string, end: string, lines: readonly string
 
 function withEntry({ name, entry }: { name: string; entry: string }): string {
   return `${name}: ${entry}`
+}
+
+function leaseText({ count, waited, longestWait }: LeaseCount): string {
+  const wait = waited === 0 ? 'none waited' : `${waited} waited, ${(longestWait / 1000).toFixed(1)} s at most`
+  return `${plural(count, 'lease')} (${wait})`
 }
 
 function counted<T extends string>(

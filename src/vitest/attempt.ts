@@ -58,8 +58,8 @@ export class Attempt {
     this.#only = more.only
     this.#allowedSplats = more.allowedSplats ?? []
     this.ended = lease
-      .with((host) => this.#run(host))
-      .catch((error: Error) => this.#failed(error, error instanceof KvitestError ? 'infra' : 'boot-fail'))
+      .with((host) => this.#run(host), this.#abort.signal)
+      .catch((error: Error) => this.#notRun(error))
       .finally(() => this.#finish())
   }
 
@@ -90,7 +90,7 @@ export class Attempt {
   }
 
   async #run(host: Host): Promise<Outcome> {
-    if (this.#abort.signal.aborted) return this.#failed(new Error('stopped before it booted'), 'skip')
+    this.#abort.signal.throwIfAborted()
     const options = this.#bootOptions()
     const isBooted = this.#plan.header.guest.fork === 'none'
     const guest = await (isBooted ? host.boot(options) : host.fork(options))
@@ -183,6 +183,12 @@ export class Attempt {
     this.#over = true
     for (const settle of [...this.#waiting.values()].flat()) settle()
     this.#waiting.clear()
+  }
+
+  #notRun(error: Error): Outcome {
+    const isWanted = !this.#abort.signal.aborted
+    if (!isWanted && !this.#guest) return this.#failed(new Error('stopped before it booted'), 'skip')
+    return this.#failed(error, error instanceof KvitestError ? 'infra' : 'boot-fail')
   }
 
   #failed(error: Error, verdict: Verdict): Outcome {

@@ -1,4 +1,5 @@
 import pLimit from 'p-limit'
+import { asHolder } from '../budget/holder.ts'
 import type { Host } from '../guest/types.ts'
 
 export interface HostModule {
@@ -7,6 +8,8 @@ export interface HostModule {
 
 /** Guests that one worker keeps alive at a time; a retry counts as one of them. */
 const guests = pLimit(Math.max(1, Number(process.env.KVITEST_GUESTS_PER_WORKER) || 4))
+
+let holders = 0
 
 /** One host for all guests of a file: opened by the first that needs it, closed after the last. */
 export class HostLease {
@@ -18,17 +21,19 @@ export class HostLease {
     this.#load = load
   }
 
-  /** Runs `use` with the host when there is room for one more guest. */
-  with<T>(use: (host: Host) => Promise<T>): Promise<T> {
+  /** Runs `use` with the host when there is room for one more guest; with `signal` it no longer waits for a guest. */
+  with<T>(use: (host: Host) => Promise<T>, signal?: AbortSignal): Promise<T> {
     this.#users++
-    return guests(async () => {
-      try {
-        this.#host ??= this.#load().then((module) => module.openHost(process.env.KVITEST_HOST || undefined))
-        return await use(await this.#host)
-      } finally {
-        await this.#release()
-      }
-    })
+    return guests(() =>
+      asHolder({ id: `run ${++holders}`, signal }, async () => {
+        try {
+          this.#host ??= this.#load().then((module) => module.openHost(process.env.KVITEST_HOST || undefined))
+          return await use(await this.#host)
+        } finally {
+          await this.#release()
+        }
+      }),
+    )
   }
 
   async #release(): Promise<void> {

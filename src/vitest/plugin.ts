@@ -17,6 +17,8 @@ export interface KvitestOptions {
   host?: string
   /** Guests that one worker keeps alive at a time. Default 4. */
   guestsPerWorker?: number
+  /** Guests whose console is shown live, a glob of their names; KVITEST_CONSOLE wins. Default: none. */
+  console?: string
   /** Where the JUnit file goes, relative to the root; false for none. Default `test-results/junit.xml`. */
   junit?: string | false
   /**
@@ -53,6 +55,9 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         env: {
           ...(options.kernel === undefined ? {} : { KVITEST_KERNEL: options.kernel }),
           ...(options.host === undefined ? {} : { KVITEST_HOST: options.host }),
+          ...(options.console === undefined || process.env.KVITEST_CONSOLE
+            ? {}
+            : { KVITEST_CONSOLE: options.console }),
           ...(options.guestsPerWorker === undefined
             ? {}
             : { KVITEST_GUESTS_PER_WORKER: String(options.guestsPerWorker) }),

@@ -1,5 +1,6 @@
 import type { Reporter, TestCase, TestModule, TestRunEndReason, TestSpecification, Vitest } from 'vitest/node'
 import { type RunSummary, summaryLines } from '../report/summary.ts'
+import { takeLeases } from './global-setup.ts'
 import { guestsOf } from './meta.ts'
 import { RunCheck, type RunProblem } from './run-check.ts'
 
@@ -28,7 +29,9 @@ export class SummaryReporter implements Reporter {
     const problems = await RunCheck.of(this.#vitest!).problems(modules, reason)
     if (problems.length > 0 && !this.#vitest!.config.watch) process.exitCode = 1
     if (this.#isForPeople) {
-      print(summaryLines(summarise(modules, problems)), (text) => console.log(text))
+      const leases = takeLeases()
+      const summary = { ...summarise(modules, problems), ...(leases ? { leases } : {}) }
+      print(summaryLines(summary), (text) => console.log(text))
     } else {
       print(
         problems.map(({ message }) => message),

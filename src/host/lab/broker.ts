@@ -4,10 +4,11 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { deserialize, serialize } from 'node:v8'
+import { Waits } from '../../budget/waiting-line.ts'
 import { KvitestError } from '../../native/error.ts'
 import { encodeFrame, FrameReader, frameKind } from './frame.ts'
-import type { Lab } from './lab.ts'
-import { LabPool, type Placement, type PoolOptions } from './pool.ts'
+import type { Lab, SessionReceiver } from './lab.ts'
+import { LabPool, type OpenOptions, type Placement, type PoolOptions } from './pool.ts'
 import { type ClientRequest, protocolVersion, type SessionLost, type SessionOpened, toWire } from './rpc.ts'
 
 const prefix = 'kvitest-'
@@ -40,6 +41,7 @@ class Client {
   readonly #broker: Broker
   #placement: Promise<Placement> | undefined
   #placed: Placement | undefined
+  readonly #left = new AbortController()
 
   constructor(broker: Broker, socket: Socket) {
     this.#broker = broker
@@ -55,6 +57,7 @@ class Client {
     socket.on('error', () => {})
     socket.on('close', () => {
       broker.clients.delete(this)
+      this.#left.abort()
       this.#placement?.then(
         ({ session }) => session.end(),
         () => {},
@@ -84,13 +87,18 @@ class Client {
   }
 
   #open(request: ClientRequest): void {
-    this.#placement = this.#broker.place(request, {
+    const waiting = {
+      signal: this.#left.signal,
+      onWaiting: (what: string) => this.#control({ type: 'waiting', what }),
+    }
+    const receiver: SessionReceiver = {
       message: (payload) => this.#socket.write(encodeFrame(frameKind.data, payload)),
       lost: (error) => {
         this.#control({ type: 'lost', error: toWire(error) })
         this.#socket.end()
       },
-    })
+    }
+    this.#placement = this.#broker.place(request, receiver, waiting)
     this.#placement.then(
       (placement) => {
         this.#placed = placement
@@ -117,11 +125,15 @@ export class Broker {
   readonly #options: PoolOptions
   readonly #server: Server
   readonly #pools = new Map<string, LabPool>()
+  readonly #waits = new Waits()
   readonly #sweep = () => rmSync(this.#directory, { recursive: true, force: true })
 
   private constructor(directory: string, options: PoolOptions) {
     this.#directory = directory
     this.#options = options
+    this.#waits.onChange = () => {
+      for (const pool of this.#pools.values()) pool.advance()
+    }
     this.socket = join(directory, 'labs.sock')
     this.#server = createServer((socket) => {
       // A client in this very process keeps it alive by its own end.
@@ -141,7 +153,11 @@ export class Broker {
     return broker
   }
 
-  async place(request: ClientRequest, receiver: Parameters<LabPool['open']>[1]): Promise<Placement> {
+  async place(
+    request: ClientRequest,
+    receiver: SessionReceiver,
+    waiting: Omit<OpenOptions, 'holder'> = {},
+  ): Promise<Placement> {
     if (request.version !== protocolVersion) {
       throw new KvitestError('use a lab', `version ${request.version} of the lab protocol`, {
         code: 'EPROTO',
@@ -150,13 +166,14 @@ export class Broker {
     }
     let pool = this.#pools.get(request.kernel)
     if (!pool) {
-      pool = new LabPool(request.kernel, this.#options)
+      pool = new LabPool(request.kernel, this.#options, this.#waits)
       pool.onDrain = (lab) => {
         for (const client of this.clients) client.resume(lab)
       }
       this.#pools.set(request.kernel, pool)
     }
-    return pool.open(request, receiver)
+    const { holder } = request
+    return pool.open(request, receiver, { ...waiting, ...(holder === undefined ? {} : { holder }) })
   }
 
   /** Ends every session and every lab, saves the labs when asked to; returns when no process is left. */

@@ -302,13 +302,14 @@ export class LabHost implements MachineHost {
     return this.close()
   }
 
+  /** In the given lab it is the maker of a checkpoint, and in the place of the fork that waits for that. */
   #createMachine(
     spec: MachineSpec,
     onEvent: (event: MachineEvent) => void,
     lab?: string,
   ): Promise<HostMachine> {
-    const { cpus, memory } = spec
-    const want = { kernel: this.#holdings.kernel, cpus, memory, ...(lab ? { lab } : {}) }
+    const { kernel } = this.#holdings
+    const want = lab ? { kernel, cpus: 0, memory: 0, lab } : { kernel, cpus: spec.cpus, memory: spec.memory }
     return openMachine(this.#holdings, want, onEvent, async ({ rpc }) => {
       await rpc.createMachine(await sendPayload(rpc, spec))
     })

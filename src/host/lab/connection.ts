@@ -1,6 +1,8 @@
 import { connect, type Socket } from 'node:net'
 import { deserialize, serialize } from 'node:v8'
 import type { BirpcReturn } from 'birpc'
+import { currentHolder } from '../../budget/holder.ts'
+import { beginWaiting } from '../../budget/process-budget.ts'
 import type { MachineEvent } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
 import { encodeFrame, FrameReader, frameKind } from './frame.ts'
@@ -27,6 +29,7 @@ export class LabConnection {
   readonly #socket: Socket
   readonly #opened = Promise.withResolvers<OpenedSession>()
   readonly #lost = Promise.withResolvers<never>()
+  #onWaiting: (what: string) => void = () => {}
   #isClosed = false
 
   constructor(socketPath: string, onEvent: (event: MachineEvent) => void) {
@@ -63,10 +66,29 @@ export class LabConnection {
   }
 
   /** Asks for a session; resolves when its lab runs. */
-  async open(request: Omit<ClientRequest, 'version'>): Promise<OpenedSession> {
-    const message: ClientRequest = { version: protocolVersion, ...request }
+  async open(request: Omit<ClientRequest, 'version' | 'holder'>): Promise<OpenedSession> {
+    const holder = currentHolder()
+    const message: ClientRequest = {
+      version: protocolVersion,
+      ...request,
+      holder: `${process.pid} ${holder.id}`,
+    }
+    let endWaiting: (() => void) | undefined
+    const onAbort = () => {
+      if (endWaiting) this.close()
+    }
+    this.#onWaiting = (what) => {
+      endWaiting ??= beginWaiting(what, holder)
+      if (holder.signal?.aborted) this.close()
+    }
+    holder.signal?.addEventListener('abort', onAbort)
     this.#socket.write(encodeFrame(frameKind.control, serialize(message)))
-    return this.#opened.promise
+    try {
+      return await this.#opened.promise
+    } finally {
+      endWaiting?.()
+      holder.signal?.removeEventListener('abort', onAbort)
+    }
   }
 
   /** Ends the session; the lab stops its machine. */
@@ -78,6 +100,7 @@ export class LabConnection {
 
   #control(message: SessionOpened | SessionLost): void {
     if (message.type === 'opened') this.#opened.resolve(message)
+    else if (message.type === 'waiting') this.#onWaiting(message.what)
     else this.#fail(fromWire(message.error))
   }
 

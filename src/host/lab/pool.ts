@@ -1,9 +1,12 @@
+import { randomUUID } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { memoryAvailable } from '../../budget/capacity.ts'
+import { gibibytes, parseSize } from '../../budget/memory.ts'
+import { type Asker, WaitingLine, Waits } from '../../budget/waiting-line.ts'
 import { resolveKernel } from '../../image/resolve.ts'
 import { extractVmlinux } from '../../image/vmlinux.ts'
 import { KvitestError } from '../../native/error.ts'
-import { memoryAvailable, parseSize } from '../memory.ts'
 import { buildLabImage } from './image.ts'
 import { Lab, type LabOptions, type LabSession, type SessionReceiver } from './lab.ts'
 import { labKey } from './lab-key.ts'
@@ -11,6 +14,15 @@ import { type PlaceRequest, placeFor } from './placement.ts'
 import type { LabAccelerator } from './qemu.ts'
 import { labToSave, type SavedLabs } from './saved-lab.ts'
 import { tscKhz } from './tsc.ts'
+
+/** Something that a person waits for. */
+export interface LabEvent {
+  /** `lab:debian:6.12-cloud#1` */
+  name: string
+  state: 'starting' | 'started' | 'restored' | 'ended'
+  /** How long it took; why it ended. */
+  detail?: string
+}
 
 export interface PoolOptions {
   /** Labs of one kernel at most. Default: the cores under TCG, one with nesting. KVITEST_LABS overrides it. */
@@ -21,10 +33,16 @@ export interface PoolOptions {
   accelerator: () => Promise<LabAccelerator>
   /** Where labs are saved and restored from; none: every lab boots. */
   savedLabs?: SavedLabs
+  onEvent?: (event: LabEvent) => void
 }
 
 /** How long the end of a run may wait for a lab to be saved; vitest gives its teardown ten seconds. */
 const saveLimit = 15_000
+
+/** Of a lab's memory, what its kernel, its files and Node take before any guest: no guest gets that. */
+const labReserve = 384 * 2 ** 20
+/** What Node and the page tables of guests need beside them, as the server in the lab reckons it. */
+const workSpace = 192 * 2 ** 20
 
 export interface Placement {
   lab: Lab
@@ -35,6 +53,22 @@ export interface Placement {
 
 type PreparedLab = Omit<LabOptions, 'name'> & { key: string }
 
+export interface OpenOptions {
+  /** On whose behalf; default: nobody else's. */
+  holder?: string
+  /** Called when there is no room now, with one line that says for what it waits. */
+  onWaiting?: (what: string) => void
+  /** Gives the place up. */
+  signal?: AbortSignal
+}
+
+interface LabPlan {
+  accelerator: LabAccelerator
+  labs: number
+  /** Bytes of one lab. */
+  memory: number
+}
+
 interface Place {
   starting: Promise<Lab>
   lab: Lab | undefined
@@ -43,6 +77,15 @@ interface Place {
   /** vCPUs and bytes of the guests placed there. */
   cpus: number
   memory: number
+  /** Bytes that guests may take there: a guess until it has started. */
+  room: number
+}
+
+/** A session that wants a place. */
+interface Asking extends Asker {
+  want: PlaceRequest
+  placed: PromiseWithResolvers<Place>
+  place: Place | undefined
 }
 
 function positiveInteger(name: string, text: string): number {
@@ -56,56 +99,72 @@ export class LabPool {
   readonly #kernel: string
   readonly #options: PoolOptions
   readonly #places = new Set<Place>()
-  #plan: Promise<{ accelerator: LabAccelerator; labs: number; memory: number }> | undefined
+  readonly #line: WaitingLine<Asking>
+  #plan: Promise<LabPlan> | undefined
+  #planned: LabPlan | undefined
+  /** What a lab of this pool has said it has for guests. */
+  #room: number | undefined
   #prepared: Promise<PreparedLab> | undefined
   #closed = false
   #started = 0
   /** The link of a lab has room again. */
   onDrain: (lab: Lab) => void = () => {}
 
-  constructor(kernel: string, options: PoolOptions) {
+  /** `waits`: of all pools that the same holders use. */
+  constructor(kernel: string, options: PoolOptions, waits = new Waits()) {
     this.#kernel = kernel
     this.#options = options
+    this.#line = new WaitingLine((asking, beyond) => this.#offer(asking, beyond), waits)
   }
 
   /**
-   * Opens a session in the least loaded lab; starts one more while all are in use and the cores allow it. A lab that
-   * has the wanted checkpoint may be busier than one that must make it first.
+   * Opens a session in the least loaded lab that has room for its guest; starts one more while all are in use and the
+   * cores allow it. A lab that has the wanted checkpoint may be busier than one that must make it first. Where there is
+   * no room the session waits in line. Rejects with ENOMEM what fits into no lab.
    */
-  async open(want: PlaceRequest, receiver: SessionReceiver): Promise<Placement> {
+  async open(want: PlaceRequest, receiver: SessionReceiver, options: OpenOptions = {}): Promise<Placement> {
     this.#plan ??= this.#makePlan()
     const plan = await this.#plan
+    this.#planned = plan
     if (this.#closed)
       throw new KvitestError('use a lab', 'the pool of labs was closed', { code: 'ECANCELED' })
-    const place = want.lab === undefined ? this.#choose(plan.labs, want) : this.#named(want.lab)
-    if (want.checkpoint !== undefined) place.checkpoints.add(want.checkpoint)
-    place.cpus += want.cpus
-    place.memory += want.memory
-    const leave = () => {
-      place.cpus -= want.cpus
-      place.memory -= want.memory
+    const asking: Asking = {
+      holder: options.holder ?? randomUUID(),
+      want,
+      placed: Promise.withResolvers<Place>(),
+      place: undefined,
     }
+    asking.placed.promise.catch(() => {})
+    const leave = () => this.#leave(asking)
+    options.signal?.addEventListener('abort', leave)
     let lab: Lab
     try {
-      lab = await place.starting
+      this.#ask(asking, plan)
+      if (!asking.place) options.onWaiting?.(this.#describe(asking))
+      lab = await (await asking.placed.promise).starting
     } catch (error) {
       leave()
       throw error
+    } finally {
+      options.signal?.removeEventListener('abort', leave)
     }
     const session = lab.openSession(receiver)
-    let isOpen = true
     return {
       lab,
       labs: plan.labs,
       session: {
         post: session.post,
         end: () => {
-          if (isOpen) leave()
-          isOpen = false
+          leave()
           session.end()
         },
       },
     }
+  }
+
+  /** Somebody who holds a place here has begun to wait, or does no longer. */
+  advance(): void {
+    this.#line.advance()
   }
 
   /** Ends every lab; with `save` the one that holds most is saved first, if it holds what the saved one does not. */
@@ -136,17 +195,90 @@ export class LabPool {
     )
   }
 
-  async #makePlan() {
+  async #makePlan(): Promise<LabPlan> {
     const accelerator = await this.#options.accelerator()
     const { KVITEST_LABS, KVITEST_LAB_MEMORY } = process.env
     const labs = KVITEST_LABS
       ? positiveInteger('KVITEST_LABS', KVITEST_LABS)
       : (this.#options.labs ?? (accelerator === 'tcg' ? availableParallelism() : 1))
-    const share = (await memoryAvailable()) / 2 / labs
+    const share = memoryAvailable() / 2 / labs
     const memory = KVITEST_LAB_MEMORY
       ? parseSize(KVITEST_LAB_MEMORY)
       : (this.#options.memory ?? powerOfTwo(Math.min(4 * 2 ** 30, Math.max(2 ** 30, share))))
     return { accelerator, labs, memory: Math.floor(memory / 2 ** 20) * 2 ** 20 }
+  }
+
+  #ask(asking: Asking, plan: LabPlan): void {
+    const { want } = asking
+    const most = plan.memory - labReserve
+    if (want.memory > most) {
+      throw new KvitestError(
+        'use a lab',
+        `a guest of ${gibibytes(want.memory)} in a lab of ${gibibytes(plan.memory)}, which has at most ${gibibytes(most)} for one`,
+        {
+          code: 'ENOMEM',
+          hint: 'give the guest less memory, or the labs more with KVITEST_LAB_MEMORY',
+          infra: false,
+        },
+      )
+    }
+    // Who only asks a question, or brings no machine, takes nothing.
+    if (want.cpus === 0 && want.memory === 0) this.#place(asking, this.#find(want, plan, () => true)!)
+    else this.#line.ask(asking)
+  }
+
+  /** Called by the line; throws for nobody but the one who asks. */
+  #offer(asking: Asking, beyond: boolean): boolean {
+    const { want } = asking
+    const plan = this.#planned!
+    const fits = ({ memory, room }: Place) => beyond || memory === 0 || memory + want.memory <= room
+    try {
+      const place = this.#find(want, plan, fits)
+      if (place) this.#place(asking, place)
+      return place !== undefined
+    } catch (error) {
+      asking.placed.reject(error)
+      return true
+    }
+  }
+
+  #find(want: PlaceRequest, plan: LabPlan, fits: (place: Place) => boolean): Place | undefined {
+    if (want.lab !== undefined) {
+      const place = this.#named(want.lab)
+      return fits(place) ? place : undefined
+    }
+    const mayStart = this.#places.size < plan.labs
+    const found = placeFor([...this.#places].filter(fits), want, mayStart)
+    return found ?? (mayStart ? this.#start() : undefined)
+  }
+
+  #place(asking: Asking, place: Place): void {
+    const { checkpoint, cpus, memory } = asking.want
+    if (checkpoint !== undefined) place.checkpoints.add(checkpoint)
+    asking.place = place
+    place.cpus += cpus
+    place.memory += memory
+    asking.placed.resolve(place)
+  }
+
+  #leave(asking: Asking): void {
+    const { place, want } = asking
+    asking.place = undefined
+    if (place) {
+      place.cpus -= want.cpus
+      place.memory -= want.memory
+    }
+    this.#line.leave(asking)
+    asking.placed.reject(new KvitestError('use a lab', 'the session was closed', { code: 'ECANCELED' }))
+  }
+
+  /** One line for who waits. */
+  #describe({ want }: Asking): string {
+    const labs = [...this.#places].map(
+      ({ memory, room, lab }) =>
+        `${lab?.name ?? 'one that is starting'} has ${gibibytes(memory)} of ${gibibytes(room)} taken`,
+    )
+    return `${gibibytes(want.memory)} in a lab: ${labs.join(', ')}`
   }
 
   #named(name: string): Place {
@@ -157,10 +289,6 @@ export class LabPool {
     })
   }
 
-  #choose(limit: number, want: PlaceRequest): Place {
-    return placeFor(this.#places, want, this.#places.size < limit) ?? this.#start()
-  }
-
   #start(): Place {
     const place: Place = {
       starting: this.#boot(++this.#started),
@@ -168,18 +296,22 @@ export class LabPool {
       checkpoints: new Set(),
       cpus: 0,
       memory: 0,
+      room: this.#room ?? Math.max(0, (this.#planned!.memory - labReserve) / 2 - workSpace),
     }
     this.#places.add(place)
-    place.starting.then(
-      (lab) => {
-        place.lab = lab
-        for (const key of lab.restoredCheckpoints) place.checkpoints.add(key)
-        lab.onDrain = () => this.onDrain(lab)
-        // A dead lab takes no more guests; the next one that is needed is a new one.
-        lab.ended.then(() => this.#places.delete(place))
-      },
-      () => this.#places.delete(place),
-    )
+    const gone = () => {
+      this.#places.delete(place)
+      this.#line.advance()
+    }
+    place.starting.then((lab) => {
+      place.lab = lab
+      place.room = lab.description.memory
+      for (const key of lab.restoredCheckpoints) place.checkpoints.add(key)
+      lab.onDrain = () => this.onDrain(lab)
+      // A dead lab takes no more guests; the next one that is needed is a new one.
+      lab.ended.then(gone)
+      this.#line.advance()
+    }, gone)
     return place
   }
 
@@ -204,8 +336,25 @@ export class LabPool {
       this.#prepared = undefined // the next lab tries again
     })
     const { key, ...parts } = await this.#prepared
-    const options = { ...parts, name: `lab:${this.#kernel}#${number}` }
-    return (await this.#restore(key, options)) ?? Lab.start(options)
+    const name = `lab:${this.#kernel}#${number}`
+    const options = { ...parts, name }
+    const { onEvent = () => {} } = this.#options
+    const began = performance.now()
+    onEvent({ name, state: 'starting' })
+    try {
+      const restored = await this.#restore(key, options)
+      const lab = restored ?? (await Lab.start(options))
+      const detail = `in ${((performance.now() - began) / 1000).toFixed(1)} s`
+      onEvent({ name, state: restored ? 'restored' : 'started', detail })
+      lab.ended.then(({ code, message }) => {
+        // Who closed it knows.
+        onEvent({ name, state: 'ended', ...(code === 'ECANCELED' ? {} : { detail: message }) })
+      })
+      return lab
+    } catch (error) {
+      onEvent({ name, state: 'ended', detail: (error as Error).message })
+      throw error
+    }
   }
 
   /** Undefined where there is no saved lab, or none that works: that one is gone then. */

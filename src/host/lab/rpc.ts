@@ -137,10 +137,13 @@ export interface ClientRequest {
   lab?: string
   /** Key of the checkpoint that the session will fork: rather in a lab that has it. */
   checkpoint?: string
+  /** On whose behalf: sessions of one holder may wait for each other. Default: the connection itself. */
+  holder?: string
 }
 
-/** The broker's answer to it. */
+/** The broker's answer to it; first it may say what the session waits for. */
 export type SessionOpened =
+  | { type: 'waiting'; what: string }
   | { type: 'opened'; lab: string; accelerator: string; labs: number }
   | { type: 'refused'; error: WireError }
 

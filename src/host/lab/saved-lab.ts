@@ -13,10 +13,10 @@ import {
   writeFile,
 } from 'node:fs/promises'
 import { join } from 'node:path'
+import { parseSize } from '../../budget/memory.ts'
 import { cachePath, makeDirectory, withLock } from '../../image/cache.ts'
 import { textHash } from '../../image/hash.ts'
 import { KvitestError } from '../../native/error.ts'
-import { parseSize } from '../memory.ts'
 import { PageSet } from './lab-memory.ts'
 import type { LabContents, LabStatus } from './rpc.ts'
 

@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, relative, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 const ROOT = resolve(import.meta.dirname, '../../..')
 
@@ -23,6 +24,8 @@ export interface VitestRun {
 export interface ProjectOptions {
   kernels?: string[]
   test?: object
+  /** Of every vitest that is started there. */
+  env?: NodeJS.ProcessEnv
   /** Options of the plugin. */
   plugin?: object
   /** Options of kvitestProjects(), once for each call of it. */
@@ -32,8 +35,10 @@ export interface ProjectOptions {
 /** A temporary project with the plugin and the stand-in host, and real `vitest` processes in it. */
 export class TemporaryProject implements Disposable {
   readonly folder = mkdtempSync(join(tmpdir(), 'kvitest-vitest-'))
+  readonly #env: NodeJS.ProcessEnv
 
   constructor(files: Record<string, string>, options: ProjectOptions = {}) {
+    this.#env = options.env ?? {}
     symlinkSync(join(ROOT, 'node_modules'), join(this.folder, 'node_modules'))
     this.write({ 'package.json': '{ "type": "module" }', 'vitest.config.ts': config(options), ...files })
   }
@@ -48,6 +53,11 @@ export class TemporaryProject implements Disposable {
 
   read(name: string): string {
     return readFileSync(join(this.folder, name), 'utf8')
+  }
+
+  /** Resolves when a script has made that file. */
+  async appeared(name: string): Promise<void> {
+    while (!existsSync(join(this.folder, name))) await sleep(20)
   }
 
   /** `vitest run ARGS...`, to its end. */
@@ -74,13 +84,27 @@ export class TemporaryProject implements Disposable {
 
   /** A `vitest` that goes on while the test looks at it. */
   start(args: string[]): RunningVitest {
-    const child = spawn(process.execPath, [join(ROOT, 'node_modules/vitest/vitest.mjs'), ...args], {
+    return this.#spawn([process.execPath, join(ROOT, 'node_modules/vitest/vitest.mjs'), ...args], {
+      NO_COLOR: '1',
+    })
+  }
+
+  /** The same on a pseudo-terminal, in colour and with cursor movements. */
+  startOnTerminal(args: string[]): RunningVitest {
+    const words = [process.execPath, join(ROOT, 'node_modules/vitest/vitest.mjs'), ...args]
+    const line = words.map((word) => `'${word}'`).join(' ')
+    return this.#spawn(['script', '-qefc', line, '/dev/null'], { TERM: 'xterm' })
+  }
+
+  #spawn([program, ...args]: string[], env: NodeJS.ProcessEnv): RunningVitest {
+    const child = spawn(program!, args, {
       cwd: this.folder,
       env: {
         PATH: process.env.PATH,
         HOME: process.env.HOME,
-        NO_COLOR: '1',
         STAND_IN_LOG: join(this.folder, 'guests.log'),
+        ...env,
+        ...this.#env,
       },
       stdio: ['ignore', 'pipe', 'pipe'],
     })

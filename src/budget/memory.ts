@@ -1,12 +1,5 @@
-import { readFile } from 'node:fs/promises'
 import { KvitestError } from '../native/error.ts'
 import { bytesOf } from '../native/size.ts'
-
-/** MemAvailable of this machine, in bytes. */
-export async function memoryAvailable(): Promise<number> {
-  const text = await readFile('/proc/meminfo', 'utf8')
-  return Number(/^MemAvailable:\s+(\d+) kB$/m.exec(text)?.[1] ?? 0) * 1024
-}
 
 /** Bytes of `512M`, `2G` or `1073741824`; throws a KvitestError for what is no size. */
 export function parseSize(text: string): number {
@@ -18,4 +11,10 @@ export function parseSize(text: string): number {
     })
   }
   return bytes
+}
+
+/** `256 MiB`, `1.5 GiB` */
+export function gibibytes(bytes: number): string {
+  if (bytes < 2 ** 30) return `${Math.floor(bytes / 2 ** 20)} MiB`
+  return `${Math.floor((bytes / 2 ** 30) * 10) / 10} GiB`
 }

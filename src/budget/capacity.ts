@@ -1,0 +1,138 @@
+import { readFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { KvitestError } from '../native/error.ts'
+import { parseSize } from './memory.ts'
+
+/** What guests may take, all together. */
+export interface Capacity {
+  /** vCPUs. */
+  cpus: number
+  /** Bytes. */
+  memory: number
+  /** Guests that boot or fork at the same time. */
+  starts: number
+}
+
+/** What a person asked for, as far as he did. */
+export type Limits = Partial<Capacity>
+
+/** vCPUs for each CPU: a guest waits for its lab, its disk and its sleep more than it computes. */
+const overcommit = 2
+/** Even on one CPU a few guests run at once. */
+const minCpus = 4
+/** The share of the memory that is there; the rest is for labs, Node, and who else works here. */
+const memoryShare = 3 / 4
+
+/** Where the numbers are read; tests have a tree of their own. */
+export interface Places {
+  proc?: string
+  cgroup?: string
+}
+
+function read(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return undefined
+  }
+}
+
+/** The control groups that this process is in, the innermost first, up to the root that it can see. */
+function controlGroups({ proc = '/proc', cgroup = '/sys/fs/cgroup' }: Places, controller: string): string[] {
+  // cgroups(7): `0::/path` is version 2, `4:memory:/path` version 1 with a tree for each controller.
+  const lines = (read(join(proc, 'self/cgroup')) ?? '').trim().split('\n')
+  for (const line of lines) {
+    const [, controllers = '', path = ''] = /^\d+:([^:]*):(.*)$/.exec(line) ?? []
+    const isUnified = controllers === ''
+    if (!isUnified && !controllers.split(',').includes(controller)) continue
+    const base = isUnified ? cgroup : join(cgroup, controller)
+    const parts = path.split('/').filter(Boolean)
+    return [...parts.keys(), parts.length].reverse().map((count) => join(base, ...parts.slice(0, count)))
+  }
+  return []
+}
+
+/** CPUs that this process may keep busy: its affinity, and the quotas of its control groups. */
+export function measureCpus(places: Places = {}): number {
+  const quotas = controlGroups(places, 'cpu').map((group) => {
+    const [quota, period] = (read(join(group, 'cpu.max')) ?? '').trim().split(' ').map(Number)
+    if (quota && period) return quota / period
+    const old = Number(read(join(group, 'cpu.cfs_quota_us')) ?? -1)
+    return old > 0
+      ? old / Number(read(join(group, 'cpu.cfs_period_us')) ?? 100_000)
+      : Number.POSITIVE_INFINITY
+  })
+  // The affinity is what a cpuset leaves.
+  return Math.max(1, Math.floor(Math.min(availableParallelism(), ...quotas)))
+}
+
+/** Bytes that can be taken without swapping: MemAvailable, and what the control groups leave. */
+export function memoryAvailable(places: Places = {}): number {
+  const text = read(join(places.proc ?? '/proc', 'meminfo')) ?? ''
+  const machine = Number(/^MemAvailable:\s+(\d+) kB$/m.exec(text)?.[1] ?? 0) * 1024
+  const rooms = controlGroups(places, 'memory').map((group) => {
+    const limit = Number(
+      read(join(group, 'memory.max')) ?? read(join(group, 'memory.limit_in_bytes')) ?? Number.NaN,
+    )
+    if (!Number.isFinite(limit)) return Number.POSITIVE_INFINITY
+    const used = Number(
+      read(join(group, 'memory.current')) ?? read(join(group, 'memory.usage_in_bytes')) ?? 0,
+    )
+    // Page cache that nobody uses goes first when memory is short.
+    const cache = Number(
+      /^(?:total_)?inactive_file (\d+)$/m.exec(read(join(group, 'memory.stat')) ?? '')?.[1] ?? 0,
+    )
+    return Math.max(0, limit - Math.max(0, used - cache))
+  })
+  return Math.min(machine, ...rooms)
+}
+
+/** What guests may take here. */
+export function measureCapacity(places: Places = {}): Capacity {
+  const cpus = measureCpus(places)
+  return {
+    cpus: Math.max(minCpus, cpus * overcommit),
+    memory: Math.floor(memoryAvailable(places) * memoryShare),
+    starts: cpus,
+  }
+}
+
+/** KVITEST_BUDGET_CPUS, _MEMORY and _STARTS. Throws a KvitestError for what is no number or size. */
+export function limitsOf(environment: NodeJS.ProcessEnv = process.env): Limits {
+  const { KVITEST_BUDGET_CPUS, KVITEST_BUDGET_MEMORY, KVITEST_BUDGET_STARTS } = environment
+  const limits: Limits = {}
+  if (KVITEST_BUDGET_CPUS) limits.cpus = countOf('KVITEST_BUDGET_CPUS', KVITEST_BUDGET_CPUS)
+  if (KVITEST_BUDGET_MEMORY) limits.memory = parseSize(KVITEST_BUDGET_MEMORY)
+  if (KVITEST_BUDGET_STARTS) limits.starts = countOf('KVITEST_BUDGET_STARTS', KVITEST_BUDGET_STARTS)
+  return limits
+}
+
+function countOf(name: string, text: string): number {
+  const count = Number(text)
+  if (Number.isInteger(count) && count > 0) return count
+  throw new KvitestError(`read ${name}`, `${text}: not a positive whole number`, { code: 'EINVAL' })
+}
+
+/** The measured capacity, but for what was asked for: of several the least. */
+export function limited(measured: Capacity, limits: Iterable<Limits>): Capacity {
+  const all = [...limits]
+  const least = (values: (number | undefined)[], otherwise: number) => {
+    const given = values.filter((value) => value !== undefined)
+    return given.length > 0 ? Math.min(...given) : otherwise
+  }
+  return {
+    cpus: least(
+      all.map(({ cpus }) => cpus),
+      measured.cpus,
+    ),
+    memory: least(
+      all.map(({ memory }) => memory),
+      measured.memory,
+    ),
+    starts: least(
+      all.map(({ starts }) => starts),
+      measured.starts,
+    ),
+  }
+}

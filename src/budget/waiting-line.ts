@@ -1,0 +1,108 @@
+/** Who asks for something. What one holder has may be what its next request waits for. */
+export interface Asker {
+  readonly holder: string
+}
+
+/** Which holders wait for something, in this line or elsewhere. */
+export class Waits {
+  readonly #counts = new Map<string, number>()
+  /** Somebody began to wait, or stopped. */
+  onChange: () => void = () => {}
+
+  begin(holder: string): void {
+    this.#counts.set(holder, (this.#counts.get(holder) ?? 0) + 1)
+    this.onChange()
+  }
+
+  end(holder: string): void {
+    const left = (this.#counts.get(holder) ?? 0) - 1
+    if (left > 0) this.#counts.set(holder, left)
+    else this.#counts.delete(holder)
+  }
+
+  has(holder: string): boolean {
+    return this.#counts.has(holder)
+  }
+}
+
+/**
+ * Requests in the order in which they came. The first one that does not fit holds up all behind it, so that a large one
+ * is never overtaken for ever.
+ *
+ * One exception keeps it going: a holder that has something and asks for more may wait for itself, or two for each
+ * other. When every holder of what was granted waits, here or elsewhere, nothing can come back by itself; then the
+ * first request of such a holder is granted, beyond what there is if need be.
+ */
+export class WaitingLine<R extends Asker> {
+  readonly #offer: (request: R, beyond: boolean) => boolean
+  readonly #waits: Waits
+  readonly #waiting: R[] = []
+  readonly #granted = new Set<R>()
+  #isAdvancing = false
+
+  /**
+   * `offer` hands over what a request asks for and returns true, or returns false where it does not fit; with `beyond`
+   * it must hand it over if it can at all. It may call back into the line.
+   */
+  constructor(offer: (request: R, beyond: boolean) => boolean, waits = new Waits()) {
+    this.#offer = offer
+    this.#waits = waits
+  }
+
+  get waiting(): readonly R[] {
+    return this.#waiting
+  }
+
+  get granted(): ReadonlySet<R> {
+    return this.#granted
+  }
+
+  ask(request: R): void {
+    this.#waiting.push(request)
+    this.#waits.begin(request.holder)
+    this.advance()
+  }
+
+  /** Takes over what was granted before, by whoever ran the line then. */
+  adopt(request: R): void {
+    this.#granted.add(request)
+  }
+
+  /** Gives back what was granted, or leaves the line. False: there was no such request. */
+  leave(request: R): boolean {
+    const at = this.#waiting.indexOf(request)
+    if (at >= 0) this.#waiting.splice(at, 1)
+    if (at >= 0) this.#waits.end(request.holder)
+    const wasThere = this.#granted.delete(request) || at >= 0
+    this.advance()
+    return wasThere
+  }
+
+  /** Grants what can be granted now. */
+  advance(): void {
+    if (this.#isAdvancing) return
+    this.#isAdvancing = true
+    try {
+      while (this.#grantNext());
+    } finally {
+      this.#isAdvancing = false
+    }
+  }
+
+  #grantNext(): boolean {
+    const [first] = this.#waiting
+    if (!first) return false
+    if (this.#offer(first, false)) return this.#grant(first)
+    const holders = new Set([...this.#granted].map(({ holder }) => holder))
+    if (![...holders].every((holder) => this.#waits.has(holder))) return false
+    const stuck = this.#waiting.find(({ holder }) => holders.has(holder))
+    return stuck !== undefined && this.#offer(stuck, true) && this.#grant(stuck)
+  }
+
+  #grant(request: R): true {
+    this.#waiting.splice(this.#waiting.indexOf(request), 1)
+    this.#granted.add(request)
+    this.#waits.end(request.holder)
+    return true
+  }
+}
