@@ -1,5 +1,5 @@
 import type { HostCheckpoint, HostInfo, HostMachine } from '../../host/machine-host.ts'
-import type { MachineEnd, MachineEvent } from '../../native/contract.ts'
+import type { MachineEnd, MachineEvent, VcpuState } from '../../native/contract.ts'
 import { agentPort } from '../agent/protocol.ts'
 import { LocalAgent } from './local-agent.ts'
 
@@ -14,6 +14,11 @@ export const standInHost: HostInfo = {
 
 export function machineEnd(reason: MachineEnd['reason'], detail: string): MachineEnd {
   return { reason, detail, panicked: false, exits: {}, vcpus: [], elapsed: 0 }
+}
+
+export function vcpuState(registers: Record<string, string>, change: Partial<VcpuState> = {}): VcpuState {
+  const quiet = { cpl: 0, pending: [], inService: [], nmiMasked: false }
+  return { index: 0, registers, mpState: 'runnable', interruptsEnabled: true, ...quiet, ...change }
 }
 
 /**
@@ -83,6 +88,8 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
   async nmi(): Promise<void> {}
+  async sendBreak(): Promise<void> {}
+  async keepEnd(): Promise<void> {}
 
   // A process cannot be forked as a guest can: played-machine.ts plays one that can.
   checkpoint(): Promise<HostCheckpoint> {
@@ -97,8 +104,8 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
     return 0
   }
 
-  async inspect() {
-    return [{ index: 0, registers: { rip: '0x1000' }, mpState: 'runnable', interruptsEnabled: true }]
+  async inspect(): Promise<VcpuState[]> {
+    return [vcpuState({ rip: '0x1000' })]
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
