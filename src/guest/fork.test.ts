@@ -18,10 +18,8 @@ async function boot(tracked: string[] = []): Promise<{ guest: LinuxGuest; machin
   const { cpus, memory, cmdline, devices } = options
   const payload = { kind: 'linux', kernel: '/vmlinuz', cmdline } as const
   const spec: MachineSpec = { name: 'g', cpus, memory, payload, devices }
-  const guest = new LinuxGuest(options, kernel, {
-    host: standInHost,
-    track: (one) => tracked.push(one.name),
-  })
+  const place = { host: standInHost, track: (one: LinuxGuest) => void tracked.push(one.name) }
+  const guest = new LinuxGuest(options, kernel, place, { spec })
   const machine = new PlayedMachine(spec, (event) => guest.onEvent(event))
   await guest.start(machine)
   return { guest, machine }

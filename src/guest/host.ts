@@ -9,9 +9,10 @@ import type { MachineEvent, MachineSpec } from '../native/contract.ts'
 import { findSplats } from '../verdict/splat.ts'
 import { type CheckedOptions, checkOptions } from './boot-options.ts'
 import { restoreCheckpoint } from './checkpoint.ts'
-import { checkpointKey } from './checkpoint-key.ts'
+import { type BootHashes, checkpointKey } from './checkpoint-key.ts'
 import { GuestError } from './error.ts'
 import { type GuestPlace, LinuxGuest } from './guest.ts'
+import { siblingSymbols } from './sibling-symbols.ts'
 import type { GuestSidecar } from './sidecar.ts'
 import type { BootOptions, Guest, GuestCheckpoint, GuestForkOptions, Host } from './types.ts'
 
@@ -20,7 +21,7 @@ interface PreparedBoot {
   checked: CheckedOptions
   kernel: KernelInfo
   spec: MachineSpec
-  initramfsHash: string
+  hashes: BootHashes
 }
 
 interface BootFiles {
@@ -65,14 +66,13 @@ class GuestHost implements Host {
     const requested = performance.now()
     const prepared = await this.#prepare(options)
     const { checked, spec } = prepared
-    const { kind: _, ...payload } = spec.payload as Extract<MachineSpec['payload'], { kind: 'linux' }>
-    const kernel = await fileHash(payload.kernel)
+    const key = checkpointKey(spec, prepared.hashes)
     // The machine comes with its sidecar, and may speak as soon as it is there.
     const early: MachineEvent[] = []
     let listener = (event: MachineEvent): void => void early.push(event)
     const { machine, sidecar }: CachedFork = await this.#machines.forkCached(
       {
-        key: checkpointKey(spec, { kernel, initramfs: prepared.initramfsHash }),
+        key,
         cpus: checked.cpus,
         memory: checked.memory,
         options: { name: checked.name },
@@ -81,7 +81,9 @@ class GuestHost implements Host {
       (event) => listener(event),
     )
     const origin = { ...(sidecar as GuestSidecar), kernel: prepared.kernel }
-    const guest = LinuxGuest.resume(spec, origin, checked, this.#place)
+    const symbols = () => siblingSymbols(this.#machines, { key, spec, moment: origin.moment })
+    const about = { spec, hashes: prepared.hashes }
+    const guest = new LinuxGuest(checked, prepared.kernel, { ...this.#place, symbols }, about, origin)
     listener = (event) => guest.onEvent(event)
     for (const event of early) guest.onEvent(event)
     await guest.start(machine, { requested, clock: options.clock })
@@ -112,7 +114,8 @@ class GuestHost implements Host {
       payload: { kind: 'linux', kernel: image, initramfs: initramfs.path, cmdline: checked.cmdline },
       devices: checked.devices,
     }
-    return { checked, kernel, spec, initramfsHash: initramfs.hash }
+    const hashes = { kernel: await fileHash(image), initramfs: initramfs.hash }
+    return { checked, kernel, spec, hashes }
   }
 
   /**
@@ -134,10 +137,10 @@ class GuestHost implements Host {
   }
 
   async #boot(
-    { checked, kernel, spec }: PreparedBoot,
+    { checked, kernel, spec, hashes }: PreparedBoot,
     machines: Pick<MakerPlace, 'createMachine'>,
   ): Promise<LinuxGuest> {
-    const guest = new LinuxGuest(checked, kernel, this.#place)
+    const guest = new LinuxGuest(checked, kernel, this.#place, { spec, hashes })
     const machine = await machines.createMachine(spec, (event) => guest.onEvent(event))
     await guest.start(machine)
     return guest

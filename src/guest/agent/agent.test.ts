@@ -429,10 +429,7 @@ test('another version ends the conversation', async () => {
 test('an agent of another version is refused by the host', async () => {
   const { AgentClient } = await import('./client.ts')
   const failures: Error[] = []
-  const client = new AgentClient(
-    async () => {},
-    (error) => failures.push(error),
-  )
+  const client = new AgentClient(async () => {}, { onFailure: (error) => void failures.push(error) })
   client.receive(encodeFrame(toHost.HELLO, 0, u32(9), text('6.1'), textList([])))
   await expect(client.ready).rejects.toThrowErrorMatchingInlineSnapshot(
     `[KvitestError: agent protocol: the agent speaks version 9, not 2; build the agent and the initramfs again: npm run setup]`,

@@ -1,5 +1,5 @@
 import type { HostCheckpoint, HostInfo, HostMachine } from '../../host/machine-host.ts'
-import type { MachineEnd, MachineEvent, VcpuState } from '../../native/contract.ts'
+import type { MachineEnd, MachineEvent, NmiOptions, VcpuState } from '../../native/contract.ts'
 import { agentPort } from '../agent/protocol.ts'
 import { LocalAgent } from './local-agent.ts'
 
@@ -29,6 +29,10 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   readonly ended: Promise<MachineEnd>
   readonly consumedBytes = new Map<string, number>()
   readonly written: [channel: string, data: Uint8Array][] = []
+  readonly nmis: NmiOptions[] = []
+  breaks = 0
+  /** What inspect() shows. */
+  vcpus: VcpuState[] = [vcpuState({ rip: '0x1000' })]
   readonly agent: LocalAgent
   readonly #onEvent: (event: MachineEvent) => void
   readonly #end = Promise.withResolvers<MachineEnd>()
@@ -87,8 +91,28 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
 
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
-  async nmi(): Promise<void> {}
-  async sendBreak(): Promise<void> {}
+
+  /** As Linux under kernel.panic_on_io_nmi. */
+  async nmi(options: NmiOptions = {}): Promise<void> {
+    this.nmis.push(options)
+    this.say('serial', `[    9.000000] CPU: ${options.vcpu} PID: 1 Comm: x\n`)
+    this.say('serial', '[    9.000001] RIP: 0010:told_by_nmi+0x1/0x20 [x]\n')
+    this.say('serial', '[    9.000002] Kernel panic - not syncing: NMI IOCK error: Not continuing\n')
+    this.#onEvent({ type: 'pvpanic', event: 1 })
+    this.end(machineEnd('reset', 'i8042'))
+  }
+
+  /** As Linux whose console has a reader and whose vCPU takes interrupts. */
+  async sendBreak(): Promise<void> {
+    this.breaks++
+    this.say('serial', '[    8.000000] sysrq: Show backtrace of all active CPUs\n')
+    this.say(
+      'serial',
+      '[    8.000001] CPU: 0 PID: 1 Comm: x\n[    8.000002] WARNING: CPU: 0 PID: 1 at x.c:1 f\n',
+    )
+    this.say('serial', '[    8.000003] RIP: 0010:told_by_break+0x1/0x20\n')
+  }
+
   async keepEnd(): Promise<void> {}
 
   // A process cannot be forked as a guest can: played-machine.ts plays one that can.
@@ -105,7 +129,7 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   }
 
   async inspect(): Promise<VcpuState[]> {
-    return [vcpuState({ rip: '0x1000' })]
+    return this.vcpus
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
