@@ -174,7 +174,8 @@ function doingOf(
 ): NonNullable<VcpuEvidence['doing']> {
   if (last.mpState !== undefined && last.mpState !== 'runnable') return 'halted'
   const places = history.map(ripOf)
-  const range = places.reduce((a, b) => (a > b ? a : b)) - places.reduce((a, b) => (a < b ? a : b))
+  const sorted = places.toSorted((a, b) => (a < b ? -1 : a > b ? 1 : 0))
+  const range = sorted.at(-1)! - sorted[0]!
   const functions = new Set(places.map((place) => table?.find(place)?.replace(/\+0x\w+/, '')))
   const inOne = functions.size === 1 && !functions.has(undefined)
   return range <= spinBytes || inOne ? 'spins' : 'runs'

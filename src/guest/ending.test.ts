@@ -99,7 +99,10 @@ describe('a guest that is silent and does not answer is a hang', () => {
   test('a user program and a vCPU that gets on are called so', async () => {
     let rip = 0x40_0000
     const { error } = await hang(limit, (one) => {
-      one.inspect = async () => [vcpuState({ rip: `0x${((rip += 0x1000)).toString(16)}` }, { cpl: 3 })]
+      one.inspect = async () => {
+        rip += 0x1000
+        return [vcpuState({ rip: `0x${rip.toString(16)}` }, { cpl: 3 })]
+      }
     })
     expect(error.end.reason).toMatch(/vCPU 0 runs at rip 0x[0-9a-f]+ \(a user program\), interrupts on$/)
   })
@@ -185,7 +188,8 @@ describe('a boot that says nothing', () => {
     machine.inspect = async () => {
       // It gets on for three looks of the watch, and then greets.
       if (++looks === 18) void start()
-      return [vcpuState({ rip: `0x${((rip += 0x1000)).toString(16)}` })]
+      rip += 0x1000
+      return [vcpuState({ rip: `0x${rip.toString(16)}` })]
     }
     machine.start = async () => {}
     await guest.start(machine)

@@ -9,13 +9,13 @@ import type { Judgement } from '../verdict/types.ts'
 import { AgentClient, type AgentHello, forkedMessage } from './agent/client.ts'
 import { agentPort } from './agent/protocol.ts'
 import { type CheckedOptions, forkOptions } from './boot-options.ts'
-import { LinuxCheckpoint } from './checkpoint.ts'
+import { LinuxCheckpoint, saveCore } from './checkpoint.ts'
 import { execute, explainScript } from './command.ts'
 import { SerialLog } from './console-log.ts'
 import { standsStill } from './diagnosis.ts'
 import { GuestEnding } from './ending.ts'
 import { GuestError } from './error.ts'
-import { MachinePort } from './port.ts'
+import { findPort, MachinePort } from './port.ts'
 import { type GuestRecord, GuestRecorder, type MachineAbout } from './record.ts'
 import { loadScript, scriptEnvironment } from './script.ts'
 import { boundedConsole, type GuestSidecar } from './sidecar.ts'
@@ -227,7 +227,8 @@ export class LinuxGuest implements Guest {
       const isQuiet = end.verdict === 'boot-fail' && !/loglevel=[7-9]/.test(this.#options.cmdline)
       const hint = isQuiet ? "boot with loglevel 7 to see the kernel's whole log" : undefined
       const operation = this.#origin ? 'fork' : 'boot'
-      throw new GuestError(`${operation} ${this.name} (${this.kernel.name})`, end, this.console.text(), hint)
+      const about = `${operation} ${this.name} (${this.kernel.name})`
+      throw new GuestError(about, end, this.console.text(), hint, this.record())
     } finally {
       clearTimeout(timer)
       quiet.stop()
@@ -287,14 +288,7 @@ export class LinuxGuest implements Guest {
   }
 
   port(name: string): GuestPort {
-    const port = this.#ports.get(name)
-    if (port) return port
-    const known = [...this.#ports.keys()].join(', ') || 'none'
-    throw new KvitestError(`port ${name}`, `${this.name} has no such port (it has: ${known})`, {
-      code: 'ENOENT',
-      hint: 'name it in the ports of a virtio-console device',
-      infra: false,
-    })
+    return findPort(this.#ports, name, this.name)
   }
 
   async inspect(): Promise<VcpuState[]> {
@@ -358,13 +352,7 @@ export class LinuxGuest implements Guest {
   }
 
   async saveCore(path: string): Promise<void> {
-    const kept = this.#ending.core
-    const checkpoint = kept ?? (await this.#live().checkpoint())
-    try {
-      await checkpoint.saveCore(path)
-    } finally {
-      if (!kept) await checkpoint.release()
-    }
+    await saveCore(this.#ending.core, () => this.#live(), path)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -154,7 +154,8 @@ class GuestHost implements Host {
       if (findSplats(sidecar.console).length > 0) {
         await checkpoint.release()
         const end = await guest.stop({ force: true })
-        throw new GuestError(`boot ${guest.name} (${guest.kernel.name})`, end, guest.console.text())
+        const about = `boot ${guest.name} (${guest.kernel.name})`
+        throw new GuestError(about, end, guest.console.text(), undefined, guest.record())
       }
       await place.keep(checkpoint, sidecar)
     } finally {

@@ -1,10 +1,12 @@
 import { dirname, resolve } from 'node:path'
+import type { GuestRecord } from '../guest/record.ts'
 import type { BootOptions, Guest, GuestEnd, Host, RunResult } from '../guest/types.ts'
 import type { VcpuState } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
 import type { Verdict } from '../verdict/types.ts'
 import { boundText } from './bounded-text.ts'
+import { GuestArtifacts } from './guest-artifacts.ts'
 import type { HostLease } from './host-lease.ts'
 import type { GuestMeta } from './meta.ts'
 import { servePeers } from './peers.ts'
@@ -24,6 +26,8 @@ export interface Outcome {
   tap?: TapSummary
   meta: GuestMeta
   evidence: string[]
+  /** Where its files are, and how to run it again. */
+  trace: string[]
   /** Sampled when the script was over its time and the agent silent. */
   vcpus?: VcpuState[]
 }
@@ -39,6 +43,7 @@ export class Attempt {
   readonly #points = new Map<string, { point: Point; elapsed: number }>()
   readonly #waiting = new Map<string, (() => void)[]>()
   readonly #abort = new AbortController()
+  readonly #artifacts: GuestArtifacts
   #over = false
   #startedAt = 0
   #guest: Guest | undefined
@@ -54,6 +59,12 @@ export class Attempt {
     this.#variant = variant
     this.#onPoint = onPoint
     this.#only = only
+    const guest = [variant.name, only].filter(Boolean).join(' ') || 'guest'
+    this.#artifacts = new GuestArtifacts(
+      plan.file,
+      guest,
+      plan.header.guest.kernel ? undefined : this.#kernel(),
+    )
     this.ended = lease
       .with((host) => this.#run(host))
       .catch((error: Error) => this.#failed(error, error instanceof KvitestError ? 'infra' : 'boot-fail'))
@@ -70,6 +81,11 @@ export class Attempt {
       })
     }
     return this.#points.get(name)
+  }
+
+  /** Lines that lead from a test's failure to its guest. `test` as vitest names it, of a declared one only. */
+  hints(test: string | undefined): string[] {
+    return this.#artifacts.hints(this.#guest?.host.name, test === undefined ? this.#block() : { test })
   }
 
   /** Ends it now if it still runs. Idempotent. */
@@ -120,13 +136,32 @@ export class Attempt {
     const end = await guest.stop({ force: error !== undefined })
     await peers.close()
     if (this.#abort.signal.aborted) error = undefined
+    const meta = this.#meta(end, guest, result, error)
+    const { verdict, reason } = meta
+    const { kept, lines } = await this.#artifacts.keep({ ...end, verdict, reason }, guest.record(), {
+      ...this.#block(),
+      isBad: this.#isBad(verdict),
+      saveCore: (path) => guest.saveCore(path),
+    })
     return {
       ...(error ? { error } : {}),
       ...(result ? { result, tap: result.tap } : {}),
       ...(vcpus ? { vcpus } : {}),
       evidence: end.evidence,
-      meta: this.#meta(end, guest, result, error),
+      trace: lines,
+      meta: { ...meta, ...(kept ? { artifacts: kept } : {}) },
     }
+  }
+
+  /** A guest that was stopped early is judged by nobody, and its failed points count all the same. */
+  #isBad(verdict: Verdict): boolean {
+    return (
+      !HARMLESS.includes(verdict) || [...this.#points.values()].some(({ point }) => point.result === 'fail')
+    )
+  }
+
+  #block(): { block?: string } {
+    return this.#variant.name === '' ? {} : { block: this.#variant.name }
   }
 
   #bootOptions(): BootOptions {
@@ -143,6 +178,8 @@ export class Attempt {
       files: Object.fromEntries(files),
       bootTimeout: guest.bootTimeout,
       name: [this.#scriptName(), this.#variant.name, this.#only].filter(Boolean).join(' '),
+      core: this.#artifacts.wantsCore,
+      ...(guest.idleLimit === undefined ? {} : { idleLimit: guest.idleLimit }),
       ...(guest.entry === undefined ? {} : { entry: guest.entry }),
       ...(guest.cmdline === undefined ? {} : { cmdline: guest.cmdline }),
     }
@@ -176,18 +213,25 @@ export class Attempt {
     this.#waiting.clear()
   }
 
-  #failed(error: Error, verdict: Verdict): Outcome {
-    const judged = (error as { end?: GuestEnd }).end
+  async #failed(error: Error, otherwise: Verdict): Promise<Outcome> {
+    const { end: judged, record } = error as { end?: GuestEnd; record?: GuestRecord }
+    const verdict = judged?.verdict ?? otherwise
+    const reason = judged?.reason ?? error.message
+    const evidence = judged?.evidence ?? []
+    const end = { verdict, reason, evidence, machine: judged?.machine }
+    const { kept, lines } = await this.#artifacts.keep(end, record, this.#block())
     // A guest that never finished booting was never handed to us, but its error has its console.
     const console = this.#guest?.console.text() ?? (error as { console?: string }).console ?? ''
     return {
       error,
-      evidence: judged?.evidence ?? [],
+      evidence,
+      trace: lines,
       meta: {
         ...this.#machine(),
-        verdict: judged?.verdict ?? verdict,
-        reason: judged?.reason ?? error.message,
+        verdict,
+        reason,
         console: boundText(console, MAX_CONSOLE),
+        ...(kept ? { artifacts: kept } : {}),
       },
     }
   }

@@ -82,8 +82,15 @@ function suiteOf(block: Block, module: TestModule, run: Run, without: ReadonlySe
     duration: cases.reduce((sum, one) => sum + one.duration, 0),
     properties: properties(guest, module.project.name),
     cases,
-    ...(guest?.console ? { output: guest.console } : {}),
+    ...outputOf(guest),
   }
+}
+
+/** The console, and a line for each file as Jenkins' and GitLab's importers read them. */
+function outputOf(guest: GuestMeta | undefined): { output?: string } {
+  const files = guest?.artifacts?.files.map((name) => `[[ATTACHMENT|${guest.artifacts!.directory}/${name}]]`)
+  const output = [...(guest?.console ? [guest.console.replace(/\n$/, '')] : []), ...(files ?? [])].join('\n')
+  return output === '' ? {} : { output }
 }
 
 function properties(guest: GuestMeta | undefined, project: string): Record<string, string> {
@@ -99,6 +106,7 @@ function properties(guest: GuestMeta | undefined, project: string): Record<strin
     'guest.memory': guest?.memory,
     'guest.verdict': guest?.verdict,
     'guest.reason': guest?.reason,
+    'guest.artifacts': guest?.artifacts?.directory,
     'guest.boot.ms': guest?.bootTime === undefined ? undefined : Math.round(guest.bootTime),
   }
   const known = Object.entries(all).filter(([, value]) => value !== undefined)
@@ -122,7 +130,7 @@ function caseOf(test: TestCase, file: string, run: Run): JUnitCase {
     ...(startTime === undefined ? {} : { startTime }),
     outcome,
     earlierFailures: earlier.flatMap((attempt) => (attempt.errors ?? []).map(problemOf)),
-    ...(guest?.console ? { output: guest.console } : {}),
+    ...outputOf(guest),
   }
 }
 

@@ -8,7 +8,7 @@ import type {
   VitestTestRunner,
 } from 'vitest'
 import type { Point } from '../tap/types.ts'
-import { pointFailure } from './failure.ts'
+import { type Place, pointFailure } from './failure.ts'
 
 const KEY = Symbol.for('kvitest.runner')
 /** Milliseconds between two updates: each resends the file's whole tree. */
@@ -59,12 +59,13 @@ export class PointAppender {
     for (const task of suite.tasks) this.#names.add(task.name)
   }
 
-  add(name: string, point: Point, elapsed: number, line: number, file: string): void {
+  /** `hints` are lines for the message of a point that failed. */
+  add(name: string, point: Point, elapsed: number, line: number, file: string, hints: string[] = []): void {
     const unique = this.#unique(name || `point ${point.id}`)
     const prefix = (full: string) => full.slice(0, full.length - this.#script.name.length)
     const fullTestName = prefix(this.#script.fullTestName) + unique
     if (this.#picked || (this.#pattern && !this.#pattern.test(fullTestName))) return
-    const outcome = resultOf(point, line, file)
+    const outcome = resultOf(point, { file, line }, hints)
     const test = {
       ...this.#script,
       id: `${this.#suite.id}_${this.#suite.tasks.length}`,
@@ -114,13 +115,13 @@ export class PointAppender {
 
 function resultOf(
   point: Point,
-  line: number,
-  file: string,
+  place: Place,
+  hints: string[],
 ): { state: 'pass' | 'fail' | 'skip'; note?: string; errors?: TestError[] } {
   if (point.result === 'skip') return { state: 'skip', note: point.reason ?? 'no reason given' }
   if (point.result === 'todo') return { state: 'skip', note: `TODO ${point.reason ?? ''}`.trimEnd() }
   if (point.result !== 'fail') return { state: 'pass' }
-  const { name, message, stack, expected, actual, showDiff } = pointFailure(point, { file, line })
+  const { name, message, stack, expected, actual, showDiff } = pointFailure(point, place, hints)
   const diff = showDiff
     ? `- Expected\n+ Received\n\n${marked('-', expected)}\n${marked('+', actual)}`
     : undefined

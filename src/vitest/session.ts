@@ -51,7 +51,8 @@ export class ScriptRun {
       const name = nameOf(point)
       // A second point of the same name finds its name taken and is appended too.
       if (declared.delete(name)) return
-      this.#appender?.add(name, point, elapsed, this.#lineOf(point), this.#plan.file)
+      const hints = this.#first?.hints(undefined)
+      this.#appender?.add(name, point, elapsed, this.#lineOf(point), this.#plan.file, hints)
     })
   }
 
@@ -74,7 +75,7 @@ export class ScriptRun {
       }
       const { point, elapsed } = settled
       context.task.meta.kvitestPoint = { id: point.id, result: point.result, elapsed }
-      if (point.result === 'fail') throw pointFailure(point, place)
+      if (point.result === 'fail') throw pointFailure(point, place, attempt.hints(context.task.fullTestName))
       if (point.result === 'skip') context.skip(point.reason ?? 'no reason given')
       if (point.result === 'todo') context.skip(`TODO ${point.reason ?? ''}`.trimEnd())
       if (point.result === 'todo-pass') await context.annotate(`TODO passes: ${point.reason ?? ''}`, 'notice')
@@ -217,7 +218,7 @@ function duplicateNames(points: Point[]): string[] {
   return [...twice].slice(0, 20).map((name) => `two points named "${name}"`)
 }
 
-function evidenceOf({ result, meta, evidence, vcpus }: Outcome): string[] {
+function evidenceOf({ result, meta, evidence, vcpus, trace }: Outcome): string[] {
   const stderr = result?.stderr.trim()
   const console = lastLines(meta.console, CONSOLE_LINES)
   return [
@@ -227,5 +228,6 @@ function evidenceOf({ result, meta, evidence, vcpus }: Outcome): string[] {
     ),
     ...(stderr ? ['stderr of the script:', boundText(stderr, MAX_STDERR)] : []),
     ...(console.length > 0 ? ['end of the console:', ...console] : []),
+    ...trace,
   ]
 }

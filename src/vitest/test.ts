@@ -1,10 +1,12 @@
 /** For plain test files: `import { test, expect } from 'kvitest/test'`. */
 import { test as base } from 'vitest'
+import { GuestError } from '../guest/error.ts'
 import { openHost } from '../guest/host.ts'
 import type { BootOptions } from '../guest/types.ts'
 import { KvitestError } from '../native/error.ts'
 import type { Verdict } from '../verdict/types.ts'
 import { boundText } from './bounded-text.ts'
+import { GuestArtifacts } from './guest-artifacts.ts'
 import './matchers.ts'
 import type {} from './meta.ts'
 
@@ -37,10 +39,27 @@ export const test = base
   .extend('allowedVerdicts', ORDERLY)
   .extend('guest', async ({ host, guestOptions, allowedVerdicts, task }, { onCleanup }) => {
     const { fork = 'test', ...options } = guestOptions
-    const boot = { name: task.name, ...options }
-    const guest = await (fork === 'none' ? host.boot(boot) : host.fork(boot))
+    const kernel = options.kernel === undefined ? process.env.KVITEST_KERNEL || undefined : undefined
+    const artifacts = new GuestArtifacts(task.file.filepath, task.fullTestName, kernel)
+    const boot = { name: task.name, core: artifacts.wantsCore, ...options }
+    const what = { test: task.fullTestName }
+    const guest = await (fork === 'none' ? host.boot(boot) : host.fork(boot)).catch(async (error: Error) => {
+      if (!(error instanceof GuestError)) throw error
+      const { lines } = await artifacts.keep(error.end, error.record, what)
+      error.message = [error.message, ...lines].join('\n')
+      throw error
+    })
     onCleanup(async () => {
       const end = await guest.stop()
+      const isAllowed = allowedVerdicts.includes(end.verdict)
+      const hasFailed = (task.result?.errors?.length ?? 0) > 0
+      const { kept, lines } = await artifacts.keep(end, guest.record(), {
+        ...what,
+        isBad: hasFailed || !isAllowed,
+        saveCore: (path) => guest.saveCore(path),
+      })
+      // The test's own failure has its message already.
+      if (hasFailed && isAllowed) console.error(lines.join('\n'))
       task.meta.kvitestGuest = {
         kernel: guest.kernel.name,
         kernelRelease: guest.kernelRelease,
@@ -52,9 +71,11 @@ export const test = base
         reason: end.reason,
         bootTime: guest.bootTime,
         console: boundText(guest.console.text(), MAX_CONSOLE),
+        ...(kept ? { artifacts: kept } : {}),
       }
-      if (allowedVerdicts.includes(end.verdict)) return
-      throw new KvitestError(`guest ${guest.name}`, `${end.verdict}: ${end.reason}`, {
+      if (isAllowed) return
+      const detail = [`${end.verdict}: ${end.reason}`, ...lines].join('\n')
+      throw new KvitestError(`guest ${guest.name}`, detail, {
         hint: "allow it with test.override('allowedVerdicts', ...) when it is meant to end so",
         infra: end.verdict === 'infra',
       })

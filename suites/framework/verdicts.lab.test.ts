@@ -102,13 +102,15 @@ const provocations: Provocation[] = [
     name: 'a vCPU spins with interrupts off',
     script: ask('spin'),
     verdict: 'hang',
-    reason: /runnable at rip .*interrupts off/,
+    reason: /; vCPU 0 spins at provoke_spin\+0x\w+ \[provoke\], interrupts off$/,
+    evidence: /asked the kernel \(an NMI to vCPU 0.*\n(.*\n)*.*RIP: 0010:provoke_spin/,
   },
   {
     name: 'a vCPU halts with interrupts off',
     script: ask('halt'),
     verdict: 'hang',
-    reason: /halted at rip .*interrupts off/,
+    reason: /; vCPU 0 halted at provoke_halt\+0x\w+ \[provoke\], interrupts off$/,
+    evidence: /asked the kernel \(an NMI to vCPU 0.*\n(.*\n)*.*RIP: 0010:provoke_halt/,
   },
   {
     name: 'triple fault',
