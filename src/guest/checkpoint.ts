@@ -105,6 +105,6 @@ export async function saveCore(
     if (error instanceof KvitestError || !code) throw error
     throw new KvitestError('save a core', `${path}: ${code}`, { code, infra: false, cause: error })
   } finally {
-    if (!kept) await checkpoint.release()
+    await checkpoint.release()
   }
 }

@@ -60,9 +60,11 @@ export class GuestEnding {
     return this.#settled || this.#stoppedIn !== undefined || this.#closing !== undefined
   }
 
-  /** The guest's memory and registers at its end; only of one that ended badly and was to keep them. */
-  get core(): HostCheckpoint | undefined {
-    return this.#core
+  /** Hands over memory and registers at its end, once; only of a guest that ended badly and was to keep them. */
+  takeCore(): HostCheckpoint | undefined {
+    const core = this.#core
+    this.#core = undefined
+    return core
   }
 
   /** What each vCPU did, as far as it was looked at. */
@@ -88,7 +90,8 @@ export class GuestEnding {
   get isBad(): boolean {
     if (this.#settled) return false
     const machine = { reason: 'poweroff', detail: '', panicked: this.#panicked }
-    const { verdict } = judge({ ...this.#evidence('shutdown'), machine })
+    const { phase } = this.#subject.state()
+    const { verdict } = judge({ ...this.#evidence(phase === 'idle' ? 'shutdown' : phase), machine })
     return verdict !== 'pass' && verdict !== 'skip'
   }
 
@@ -125,10 +128,16 @@ export class GuestEnding {
   /** Stops it now; a diagnosis that runs is waited for, which is bounded. */
   async stopNow(): Promise<void> {
     await this.#closing
-    await this.#subject
-      .machine()
-      ?.stop()
-      .catch(() => {})
+    // Nothing is left to ask of a machine that was stopped.
+    if (this.isBad) await this.#keepCore()
+    const machine = this.#subject.machine()
+    await machine?.stop().catch(() => {})
+  }
+
+  async #keepCore(): Promise<void> {
+    if (!this.#subject.keepsCore || this.#core) return
+    const machine = this.#subject.machine()
+    this.#core = await machine?.checkpoint().catch(() => undefined)
   }
 
   machineEnded(machine: MachineEnd): void {
@@ -158,6 +167,7 @@ export class GuestEnding {
       this.#before = { console: console.text(), panicked: this.#panicked }
       const none: Diagnosis = { vcpus: [], findings: [] }
       this.#diagnosis = await diagnose({ machine, console, symbols: symbols() }).catch(() => none)
+      await this.#keepCore()
       if (this.#held) await this.#finish(this.#held.machine)
     } else {
       this.#vcpus ??= await machine?.inspect().catch(() => undefined)
@@ -172,12 +182,8 @@ export class GuestEnding {
     this.#settled = true
     const vcpus = this.#diagnosis?.vcpus.length ? this.#diagnosis.vcpus : (this.#vcpus ?? machine?.vcpus)
     const judgement = judge({ ...evidence, machine: this.#machineEvidence(machine), vcpus })
-    if (this.#subject.keepsCore && !['pass', 'skip'].includes(judgement.verdict)) {
-      this.#core = await this.#subject
-        .machine()
-        ?.checkpoint()
-        .catch(() => undefined)
-    }
+    if (!['pass', 'skip'].includes(judgement.verdict)) await this.#keepCore()
+    else await this.takeCore()?.release()
     this.#subject.closed(judgement)
     this.#end.resolve({ ...judgement, machine })
     // Gives back what a host keeps for a machine that has ended.

@@ -23,3 +23,11 @@ export class GuestError extends KvitestError {
     this.record = record
   }
 }
+
+/** For what waited when a guest was taken back to its checkpoint. */
+export function wasReset(guest: string): KvitestError {
+  return new KvitestError(`guest ${guest}`, 'it was reset to its checkpoint', {
+    code: 'ECANCELED',
+    infra: false,
+  })
+}

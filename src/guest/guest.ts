@@ -14,7 +14,7 @@ import { execute, explainScript } from './command.ts'
 import { SerialLog } from './console-log.ts'
 import { standsStill } from './diagnosis.ts'
 import { GuestEnding } from './ending.ts'
-import { GuestError } from './error.ts'
+import { GuestError, wasReset } from './error.ts'
 import { findPort, MachinePort } from './port.ts'
 import { type GuestRecord, GuestRecorder, type MachineAbout } from './record.ts'
 import { loadScript, scriptEnvironment } from './script.ts'
@@ -352,7 +352,7 @@ export class LinuxGuest implements Guest {
   }
 
   async saveCore(path: string): Promise<void> {
-    await saveCore(this.#ending.core, () => this.#live(), path)
+    await saveCore(this.#ending.takeCore(), () => this.#live(), path)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -444,7 +444,7 @@ export class LinuxGuest implements Guest {
   /** A conversation with the agent, of a fork from where the checkpoint's stopped. */
   #converse(): AgentClient {
     const write = (data: Uint8Array) => {
-      if (this.#resetting) return Promise.reject(this.#cancelled())
+      if (this.#resetting) return Promise.reject(wasReset(this.name))
       return this.#live().write(agentPort, data)
     }
     const onFailure = (error: KvitestError) => this.#ending.failed(error)
@@ -467,7 +467,7 @@ export class LinuxGuest implements Guest {
     const before = this.#agent
     this.#resetting = false
     this.#agent = this.#converse()
-    before.fail(this.#cancelled())
+    before.fail(wasReset(this.name))
     for (const [name, port] of this.#ports) port.reset(this.#origin?.openPorts.includes(name) ?? false)
     this.console.note(resetNote)
   }
@@ -485,13 +485,6 @@ export class LinuxGuest implements Guest {
       // A fork's fork has the addresses of the guest that was booted.
       moment: this.#origin?.moment ?? randomUUID(),
     }
-  }
-
-  #cancelled(): KvitestError {
-    return new KvitestError(`guest ${this.name}`, 'it was reset to its checkpoint', {
-      code: 'ECANCELED',
-      infra: false,
-    })
   }
 
   #closed({ reason }: Judgement): void {

@@ -29,7 +29,7 @@ export class GuestArtifacts {
   readonly #place: RunPlace | undefined
   /** Absolute. */
   readonly #directory: string | undefined
-  #kernel: string | undefined
+  readonly #kernel: string | undefined
 
   /** `guest` names it among those of the file; `kernel` as KVITEST_KERNEL gave it, when the file does not choose. */
   constructor(file: string, guest: string, kernel: string | undefined) {
@@ -70,12 +70,13 @@ export class GuestArtifacts {
       return { kept, rerun, lines: [`artifacts: ${kept.directory}`, ...lines] }
     } catch (error) {
       // The failure of a test may have been told by now.
-      console.error((error as Error).message)
+      process.stderr.write(`kvitest: ${(error as Error).message}\n`)
       return { rerun, lines: [`artifacts: ${(error as Error).message}`, ...lines] }
     }
   }
 
   #relative(): string {
-    return relative(this.#place!.root, this.#directory!)
+    const path = relative(this.#place!.root, this.#directory!)
+    return path.startsWith('..') ? this.#directory! : path
   }
 }
