@@ -30,6 +30,8 @@ const answerLimit = 12_000
 
 /** A loop of so few bytes of code stays where it is. */
 const spinBytes = 64n
+/** Of the samples, in one place: it spins there. */
+const spinShare = 2 / 3
 const maxAnswerLines = 150
 
 const breakKeys = { l: 'back traces of its CPUs', w: 'tasks that are blocked' } as const
@@ -55,15 +57,10 @@ export async function diagnose(subject: DiagnosisSubject): Promise<Diagnosis> {
 /** Whether every vCPU halts or spins where it is: a boot that is merely quiet does not. */
 export async function standsStill(machine: HostMachine): Promise<boolean> {
   const samples = await sample(machine)
-  const last = samples.at(-1)
-  if (samples.length < sampleCount || !last) return false
-  return last.every((state, at) => {
-    const doing = doingOf(
-      state,
-      samples.map((states) => states[at]!),
-      undefined,
-    )
-    return doing !== 'runs'
+  if (samples.length < sampleCount) return false
+  return samples[0]!.every((_, at) => {
+    const history = samples.map((states) => states[at]!)
+    return history.every(isHalted) || together(history, undefined).length === history.length
   })
 }
 
@@ -167,18 +164,20 @@ async function within<T>(milliseconds: number, work: Promise<T>): Promise<T | un
 
 const ripOf = ({ registers }: VcpuState) => BigInt(registers.rip ?? 0)
 
-function doingOf(
-  last: VcpuState,
-  history: VcpuState[],
-  table: SymbolTable | undefined,
-): NonNullable<VcpuEvidence['doing']> {
-  if (last.mpState !== undefined && last.mpState !== 'runnable') return 'halted'
-  const places = history.map(ripOf)
-  const sorted = places.toSorted((a, b) => (a < b ? -1 : a > b ? 1 : 0))
-  const range = sorted.at(-1)! - sorted[0]!
-  const functions = new Set(places.map((place) => table?.find(place)?.replace(/\+0x\w+/, '')))
-  const inOne = functions.size === 1 && !functions.has(undefined)
-  return range <= spinBytes || inOne ? 'spins' : 'runs'
+/** The samples that are in one place, the most that agree: within one function, or a few bytes of code. */
+function together(history: VcpuState[], table: SymbolTable | undefined): VcpuState[] {
+  const functionOf = (state: VcpuState) => table?.find(ripOf(state))?.replace(/\+0x\w+/, '')
+  const near = (one: VcpuState, other: VcpuState) => {
+    const distance = ripOf(one) - ripOf(other)
+    const name = functionOf(one)
+    return (distance <= spinBytes && distance >= -spinBytes) || (name && name === functionOf(other))
+  }
+  const groups = history.map((one) => history.filter((other) => near(one, other)))
+  return groups.reduce((most, group) => (group.length > most.length ? group : most), [])
+}
+
+function isHalted({ mpState }: VcpuState): boolean {
+  return mpState !== undefined && mpState !== 'runnable'
 }
 
 function describe(
@@ -187,8 +186,13 @@ function describe(
   table: SymbolTable | undefined,
   spoken: string | undefined,
 ): VcpuEvidence {
-  const at = last.cpl === 3 ? undefined : (table?.find(ripOf(last)) ?? spoken)
-  return { ...last, doing: doingOf(last, history, table), ...(at === undefined ? {} : { at }) }
+  // A spin that takes interrupts is seen in their handlers now and then.
+  const here = together(history, table)
+  const spins = here.length >= history.length * spinShare
+  const doing = isHalted(last) ? 'halted' : spins ? 'spins' : 'runs'
+  const seen = doing === 'spins' ? here.at(-1)! : last
+  const at = seen.cpl === 3 ? undefined : (table?.find(ripOf(seen)) ?? spoken)
+  return { ...seen, doing, ...(at === undefined ? {} : { at }) }
 }
 
 /** Where the kernel itself says that each CPU was: `RIP: 0010:provoke_spin+0x11/0x20 [provoke]`. */

@@ -107,6 +107,15 @@ describe('a guest that is silent and does not answer is a hang', () => {
     expect(error.end.reason).toMatch(/vCPU 0 runs at rip 0x[0-9a-f]+ \(a user program\), interrupts on$/)
   })
 
+  test('a spin is one though interrupts were seen now and then', async () => {
+    let looks = 0
+    const { error } = await hang(limit, (one) => {
+      one.inspect = async () => [vcpuState({ rip: ++looks % 3 === 0 ? '0x9000' : '0x1004' }, deaf)]
+    })
+    expect(error.end.reason).toMatch(/vCPU 0 spins at told_by_nmi/)
+    expect(error.end.evidence.join('\n')).toContain('rip=0x1004')
+  })
+
   test('a machine that cannot be looked at, and answers nothing, is a hang all the same', async () => {
     const { error } = await hang(limit, (one) => {
       one.inspect = () => Promise.reject(new Error('no'))

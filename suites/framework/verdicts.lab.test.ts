@@ -97,6 +97,8 @@ const provocations: Provocation[] = [
     script: `echo 1 >/proc/sys/kernel/hung_task_timeout_secs; ${ask('hung-task')}`,
     verdict: 'oops',
     reason: /INFO: task .* blocked for more than \d+ seconds/,
+    // Below the level of an emulated host's console: from the kernel's own log.
+    evidence: /schedule_timeout[\s\S]*provoke\+0x/,
   },
   {
     name: 'a vCPU spins with interrupts off',
@@ -111,6 +113,14 @@ const provocations: Provocation[] = [
     verdict: 'hang',
     reason: /; vCPU 0 halted at provoke_halt\+0x\w+ \[provoke\], interrupts off$/,
     evidence: /asked the kernel \(an NMI to vCPU 0.*\n(.*\n)*.*RIP: 0010:provoke_halt/,
+  },
+  {
+    name: 'the guest is stuck in its shutdown',
+    script: ask('stuck-shutdown'),
+    verdict: 'hang',
+    reason:
+      /^no power-off for 5 s after it was asked for; vCPU 0 spins at provoke_stuck\+0x\w+ \[provoke\], interrupts on$/,
+    evidence: /asked the kernel \(a break and 'l' .*\n(.*\n)*.*RIP: 0010:provoke_stuck/,
   },
   {
     name: 'triple fault',
@@ -154,6 +164,18 @@ describe.for(['debian:6.12-cloud', 'debian:6.1-cloud'])('on %s', (kernel) => {
     const end = await endOf(guest, script)
     expect(end).toMatchObject({ verdict, reason: expect.stringMatching(reason) })
     if (evidence) expect(end.evidence.join('\n')).toMatch(evidence)
+  })
+
+  test('an init that never does anything: hang while it boots', async () => {
+    const error = await host
+      .boot({ kernel, cmdline: 'rdinit=/bin/busybox -- sleep 1000', idleLimit: { boot: 5000 } })
+      .catch((caught) => caught)
+    expect(error.end).toMatchObject({
+      verdict: 'hang',
+      reason: expect.stringMatching(
+        /^no progress for .* s during boot; vCPU 0 halted at \w+\+0x\w+, interrupts on$/,
+      ),
+    })
   })
 
   test('nothing bad: pass', async () => {
