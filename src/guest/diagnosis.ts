@@ -139,8 +139,11 @@ async function answerTo(
   )
   const asked = performance.now()
   try {
-    await within(inspectLimit, act())
-    while (!isOver && performance.now() - asked < answerLimit) {
+    const isTold = await within(
+      inspectLimit,
+      act().then(() => true),
+    )
+    while (isTold && !isOver && performance.now() - asked < answerLimit) {
       if (performance.now() - last > (lines.length > 0 ? answerPauses : answerBegins)) break
       await sleep(20)
     }

@@ -50,6 +50,14 @@ test('a command that does not read its stdin ends all the same', async () => {
   expect(result.status).toBe(0)
 })
 
+test('a command that is aborted while it is on its way is killed too', async () => {
+  const { guest } = await boot()
+  const controller = new AbortController()
+  const result = guest.exec(['sleep', '60'], { signal: controller.signal })
+  controller.abort(new Error('enough'))
+  await expect(result).rejects.toThrow('enough')
+})
+
 test('an aborted command is killed and rejects with the reason', async () => {
   const { guest } = await boot()
   const result = guest.exec(['sleep', '60'], { signal: AbortSignal.timeout(50) })
