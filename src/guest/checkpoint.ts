@@ -45,6 +45,11 @@ export class LinuxCheckpoint implements GuestCheckpoint {
     return await this.#fork(this.checkpoint, this.sidecar, options)
   }
 
+  async saveCore(path: string): Promise<void> {
+    this.#check('save a core')
+    await this.checkpoint.saveCore(path)
+  }
+
   async save(path: string): Promise<void> {
     this.#check('save a checkpoint')
     // Beside its place, so that it appears there whole or not at all.

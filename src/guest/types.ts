@@ -167,6 +167,8 @@ export interface GuestCheckpoint extends AsyncDisposable {
   fork(options?: GuestForkOptions): Promise<Guest>
   /** Writes it to a file, which Host.restore() takes; nothing is at `path` when that fails. */
   save(path: string): Promise<void>
+  /** As Guest.saveCore(), of the moment of the checkpoint. */
+  saveCore(path: string): Promise<void>
   /** Idempotent. */
   release(): Promise<void>
 }

@@ -82,6 +82,21 @@ test('a retry has files of its own, and the next run begins with none', async ()
   expect(existsSync(guests)).toBe(false)
 })
 
+test('every guest leaves its files when it is asked for, none when that is', async () => {
+  const vitest = project({ 'a.tap.sh': script('pass "point"') })
+  const config = vitest.read('vitest.config.ts')
+  const guest = join(vitest.folder, 'test-results/guests/a.tap.sh/guest')
+  for (const when of ['always', 'none']) {
+    vitest.write({
+      'vitest.config.ts': config.replaceAll('{ hostModule', `{ artifacts: '${when}', hostModule`),
+    })
+    if (when === 'none') vitest.write({ 'a.tap.sh': script('fail "point"') })
+    const { output } = await vitest.run()
+    expect(existsSync(guest), output).toBe(when === 'always')
+    expect(output).not.toContain('artifacts:')
+  }
+})
+
 test('a place that cannot be written is one line, and no other result', async () => {
   const vitest = project({ 'a.tap.sh': script('fail "point"') })
   const config = vitest.read('vitest.config.ts')

@@ -50,14 +50,18 @@ export const test = base
       throw error
     })
     onCleanup(async () => {
+      const hasFailed = (task.result?.errors?.length ?? 0) > 0
+      // A guest that ends well keeps nothing, though its test did not like it.
+      const moment =
+        hasFailed && artifacts.wantsCore ? await guest.checkpoint().catch(() => undefined) : undefined
       const end = await guest.stop()
       const isAllowed = allowedVerdicts.includes(end.verdict)
-      const hasFailed = (task.result?.errors?.length ?? 0) > 0
       const { kept, lines } = await artifacts.keep(end, guest.record(), {
         ...what,
         isBad: hasFailed || !isAllowed,
-        saveCore: (path) => guest.saveCore(path),
+        saveCore: (path) => (moment ?? guest).saveCore(path),
       })
+      await moment?.release()
       // The test's own failure has its message already.
       if (hasFailed && isAllowed) console.error(lines.join('\n'))
       task.meta.kvitestGuest = {

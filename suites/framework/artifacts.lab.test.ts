@@ -100,11 +100,13 @@ test('is right', async ({ guest }) => expect(await guest.exec(['true'])).toExitW
 `
   const place = project('fixture', { 'fixture.test.ts': text })
   const command = "npx vitest run --project 'mine (debian:6.12-cloud)'"
-  const { output } = await shell(command, place)
+  const { output } = await shell(command, place, { KVITEST_CORE: '1' })
   const directory = 'test-results/guests/mine-debian-6.12-cloud/fixture.test.ts/is-wrong'
   expect(output).toContain(`artifacts: ${directory}`)
   expect(readFileSync(join(place, directory, 'script.tap'), 'utf8')).toBe('1..1\nok 1\n')
   expect(existsSync(join(place, directory, '../is-right'))).toBe(false)
+  const memory = execFileSync('readelf', ['-Wh', join(place, directory, 'memory.elf')], { encoding: 'utf8' })
+  expect(memory).toContain('CORE (Core file)')
   expect(readFileSync(join(place, 'test-results/junit.xml'), 'utf8')).toContain(
     `[[ATTACHMENT|${directory}/verdict.json]]`,
   )

@@ -23,6 +23,8 @@ test.for(provocations.filter(({ name }) => decisive.includes(name)))(
     const end = await endOf(guest, script)
     expect(end).toMatchObject({ verdict, reason: expect.stringMatching(reason) })
     if (evidence) expect(end.evidence.join('\n')).toMatch(evidence)
+    // A sibling told the names, not only the kernel itself.
+    expect(end.evidence.join('\n')).not.toContain('no names for addresses')
   },
 )
 

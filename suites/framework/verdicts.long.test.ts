@@ -20,6 +20,8 @@ describe.for(['debian:6.12-cloud', 'debian:6.1-cloud'])('on %s', (kernel) => {
     const end = await endOf(guest, script)
     expect(end).toMatchObject({ verdict, reason: expect.stringMatching(reason) })
     if (evidence) expect(end.evidence.join('\n')).toMatch(evidence)
+    // A sibling told the names, not only the kernel itself.
+    expect(end.evidence.join('\n')).not.toContain('no names for addresses')
   })
 
   test('an init that never does anything: hang while it boots', async () => {
