@@ -26,7 +26,7 @@ export interface SymbolRequest {
  * them at the same places. Cached by checkpoint. Debian's System.map is a stub, and would lack modules anyway.
  */
 export async function siblingSymbols(machines: MachineHost, request: SymbolRequest): Promise<SymbolTable> {
-  const path = await cached(['symbols', request.key, request.moment], async (target) => {
+  const path = await cached(['symbols', `${request.key}-${request.moment}`], async (target) => {
     await writeFile(target, await readSibling(machines, request))
   })
   await prune('symbols', keptTables)
