@@ -143,7 +143,10 @@ describe('a guest that is silent and does not answer is a hang', () => {
     const { guest, machine } = await boot(limit)
     machine.agent.child.kill('SIGSTOP')
     await guest.console.waitFor(/kvitest asks the kernel/, 10_000)
-    expect(await guest.stop({ force: true })).toMatchObject({ verdict: 'hang' })
+    expect(await guest.stop({ force: true })).toMatchObject({
+      verdict: 'hang',
+      reason: expect.stringMatching(/^no progress for \d.* s between scripts; vCPU 0 spins/),
+    })
   })
 })
 

@@ -33,6 +33,8 @@ export class GuestEnding {
   #stoppedIn: Phase | undefined
   #bootTimeout: GuestEvidence['bootTimeout']
   #hang: GuestEvidence['hang']
+  /** Where the guest was when it hung, whatever its user asks for meanwhile. */
+  #hangPhase: Phase | undefined
   #vcpus: VcpuState[] | undefined
   #failure: string | undefined
   #dmesg: string | undefined
@@ -99,6 +101,7 @@ export class GuestEnding {
   async hung(milliseconds: number): Promise<void> {
     if (this.isOver) return
     this.#hang = { milliseconds: Math.round(milliseconds) }
+    this.#hangPhase = this.#subject.state().phase
     await this.#close(true)
   }
 
@@ -110,6 +113,7 @@ export class GuestEnding {
       return await this.stopNow()
     }
     this.#hang ??= { milliseconds: Math.round(milliseconds) }
+    this.#hangPhase ??= 'shutdown'
     await this.#close(true)
   }
 
@@ -177,7 +181,8 @@ export class GuestEnding {
 
   async #finish(machine: MachineEnd | undefined): Promise<void> {
     if (this.#settled) return
-    const phase = this.#stoppedIn === 'idle' ? 'shutdown' : (this.#stoppedIn ?? this.#subject.state().phase)
+    const stoppedIn = this.#stoppedIn === 'idle' ? 'shutdown' : this.#stoppedIn
+    const phase = this.#hangPhase ?? stoppedIn ?? this.#subject.state().phase
     const evidence = this.#evidence(phase)
     this.#settled = true
     const vcpus = this.#diagnosis?.vcpus.length ? this.#diagnosis.vcpus : (this.#vcpus ?? machine?.vcpus)
