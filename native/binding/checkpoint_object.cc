@@ -9,6 +9,7 @@
 #include "native/binding/convert.h"
 #include "native/binding/session.h"
 #include "native/error.h"
+#include "native/machine/core_dump.h"
 
 namespace kvitest {
 namespace {
@@ -77,6 +78,7 @@ Napi::Function CheckpointObject::define(Napi::Env env, Environment& environment)
                      {
                          InstanceMethod<&CheckpointObject::fork>("fork"),
                          InstanceMethod<&CheckpointObject::save>("save"),
+                         InstanceMethod<&CheckpointObject::save_core>("saveCore"),
                          InstanceMethod<&CheckpointObject::release>("release"),
                      },
                      &environment);
@@ -128,6 +130,18 @@ Napi::Value CheckpointObject::save(const Napi::CallbackInfo& info) {
                [checkpoint = held("save checkpoint"),
                 path = std::move(path)]() -> std::shared_ptr<const Checkpoint> {
                  checkpoint->save(path);
+                 return nullptr;
+               });
+  });
+}
+
+Napi::Value CheckpointObject::save_core(const Napi::CallbackInfo& info) {
+  return promised(info.Env(), [&] {
+    std::string path = string_of(info[0], "save core", "the path");
+    return run(info.Env(),
+               [checkpoint = held("save core"),
+                path = std::move(path)]() -> std::shared_ptr<const Checkpoint> {
+                 kvitest::save_core(*checkpoint, path);
                  return nullptr;
                });
   });

@@ -24,6 +24,7 @@ class CheckpointObject : public Napi::ObjectWrap<CheckpointObject> {
  private:
   Napi::Value fork(const Napi::CallbackInfo& info);
   Napi::Value save(const Napi::CallbackInfo& info);
+  Napi::Value save_core(const Napi::CallbackInfo& info);
   void release(const Napi::CallbackInfo& info);
 
   // Throws Error (EINVAL) once it was released.

@@ -100,6 +100,12 @@ std::variant<LinuxPayload, BarePayload> payload_of(const Napi::Value& value) {
   refuse(kSpec, "no payload of kind \"" + kind + "\"");
 }
 
+Napi::Array numbers(Napi::Env env, const std::vector<std::uint8_t>& values) {
+  Napi::Array array = Napi::Array::New(env, values.size());
+  for (std::uint32_t i = 0; i < values.size(); ++i) array.Set(i, unsigned{values[i]});
+  return array;
+}
+
 Napi::Value to_js(Napi::Env env, const VcpuState& state) {
   Napi::Object registers = Napi::Object::New(env);
   for (const auto& [name, value] : state.registers) registers.Set(name, value);
@@ -108,6 +114,10 @@ Napi::Value to_js(Napi::Env env, const VcpuState& state) {
   object.Set("registers", registers);
   if (state.mp_state) object.Set("mpState", *state.mp_state);
   object.Set("interruptsEnabled", state.interrupts_enabled);
+  object.Set("cpl", state.cpl);
+  object.Set("pending", numbers(env, state.pending));
+  object.Set("inService", numbers(env, state.in_service));
+  object.Set("nmiMasked", state.nmi_masked);
   return object;
 }
 
@@ -157,6 +167,17 @@ MachineSpec machine_spec(const Napi::Value& value) {
   const bool is_linux = std::holds_alternative<LinuxPayload>(spec.payload);
   spec.irqchip = boolean_or(object.Get("irqchip"), "irqchip", is_linux || !spec.devices.empty());
   return spec;
+}
+
+Machine::NmiOptions nmi_options(const Napi::Value& value) {
+  Machine::NmiOptions options;
+  if (value.IsUndefined()) return options;
+  const Napi::Object object = object_of(value, "nmi", "the options");
+  if (!object.Get("vcpu").IsUndefined()) {
+    options.vcpu = static_cast<unsigned>(integer_of(object.Get("vcpu"), "nmi", "vcpu", 0, 1024));
+  }
+  options.io_check = object.Get("ioCheck").ToBoolean().Value();
+  return options;
 }
 
 ForkOptions fork_options(const Napi::Value& value, const char* operation) {

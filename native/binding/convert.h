@@ -10,6 +10,7 @@
 #include "native/machine/end.h"
 #include "native/machine/event_queue.h"
 #include "native/machine/fork_options.h"
+#include "native/machine/machine.h"
 #include "native/machine/spec.h"
 
 namespace kvitest {
@@ -17,6 +18,7 @@ namespace kvitest {
 // Throws Error (EINVAL) naming the field that is not as the contract says.
 MachineSpec machine_spec(const Napi::Value& value);
 // undefined: no options. Throws Error (EINVAL) naming the field that is not as the contract says.
+Machine::NmiOptions nmi_options(const Napi::Value& value);
 ForkOptions fork_options(const Napi::Value& value, const char* operation);
 // A copy of a Uint8Array's bytes. Throws Error (EINVAL).
 std::vector<std::byte> bytes_of(const Napi::Value& value, const char* operation);

@@ -27,6 +27,8 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::inspect>("inspect"),
                          InstanceMethod<&MachineObject::private_memory>("privateMemory"),
                          InstanceMethod<&MachineObject::nmi>("nmi"),
+                         InstanceMethod<&MachineObject::send_break>("sendBreak"),
+                         InstanceMethod<&MachineObject::keep_end>("keepEnd"),
                          InstanceMethod<&MachineObject::checkpoint>("checkpoint"),
                          InstanceMethod<&MachineObject::reset>("reset"),
                      },
@@ -147,8 +149,20 @@ Napi::Value MachineObject::private_memory(const Napi::CallbackInfo&) {
   });
 }
 
-Napi::Value MachineObject::nmi(const Napi::CallbackInfo&) {
-  return promise([this](std::uint64_t operation) { session_->machine().nmi(settles(operation)); });
+Napi::Value MachineObject::nmi(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    session_->machine().nmi(nmi_options(info[0]), settles(operation));
+  });
+}
+
+Napi::Value MachineObject::send_break(const Napi::CallbackInfo&) {
+  return promise(
+      [this](std::uint64_t operation) { session_->machine().send_break(settles(operation)); });
+}
+
+Napi::Value MachineObject::keep_end(const Napi::CallbackInfo&) {
+  return promise(
+      [this](std::uint64_t operation) { session_->machine().keep_end(settles(operation)); });
 }
 
 Napi::Value MachineObject::checkpoint(const Napi::CallbackInfo&) {

@@ -15,54 +15,10 @@
 #include "native/kvm/flexible_table.h"
 #include "native/kvm/ioctl.h"
 #include "native/kvm/kick_signal.h"
+#include "native/kvm/kvm_registers.h"
 
 namespace kvitest {
 namespace {
-
-kvm_segment to_kvm(const SegmentRegister& s) {
-  kvm_segment k{};
-  k.base = s.base;
-  k.limit = s.limit;
-  k.selector = s.selector;
-  k.type = s.type;
-  k.present = s.present;
-  k.dpl = s.dpl;
-  k.db = s.db;
-  k.s = s.s;
-  k.l = s.l;
-  k.g = s.g;
-  k.avl = s.avl;
-  k.unusable = s.unusable;
-  return k;
-}
-
-SegmentRegister from_kvm(const kvm_segment& k) {
-  SegmentRegister s;
-  s.base = k.base;
-  s.limit = k.limit;
-  s.selector = k.selector;
-  s.type = k.type;
-  s.present = k.present;
-  s.dpl = k.dpl;
-  s.db = k.db;
-  s.s = k.s;
-  s.l = k.l;
-  s.g = k.g;
-  s.avl = k.avl;
-  s.unusable = k.unusable;
-  return s;
-}
-
-kvm_dtable to_kvm(const DescriptorTable& t) {
-  kvm_dtable k{};
-  k.base = t.base;
-  k.limit = t.limit;
-  return k;
-}
-
-DescriptorTable from_kvm(const kvm_dtable& k) {
-  return {k.base, k.limit};
-}
 
 std::string mp_state_name(std::uint32_t state) {
   switch (state) {
@@ -174,26 +130,7 @@ bool Vcpu::try_set_msr(const MsrEntry& entry) {
 GeneralRegisters Vcpu::registers() const {
   kvm_regs k{};
   kvm_ioctl(fd_.get(), KVM_GET_REGS, "KVM_GET_REGS", &k);
-  GeneralRegisters r;
-  r.rax = k.rax;
-  r.rbx = k.rbx;
-  r.rcx = k.rcx;
-  r.rdx = k.rdx;
-  r.rsi = k.rsi;
-  r.rdi = k.rdi;
-  r.rsp = k.rsp;
-  r.rbp = k.rbp;
-  r.r8 = k.r8;
-  r.r9 = k.r9;
-  r.r10 = k.r10;
-  r.r11 = k.r11;
-  r.r12 = k.r12;
-  r.r13 = k.r13;
-  r.r14 = k.r14;
-  r.r15 = k.r15;
-  r.rip = k.rip;
-  r.rflags = k.rflags;
-  return r;
+  return from_kvm(k);
 }
 
 void Vcpu::set_registers(const GeneralRegisters& r) {
@@ -222,25 +159,7 @@ void Vcpu::set_registers(const GeneralRegisters& r) {
 SpecialRegisters Vcpu::special_registers() const {
   kvm_sregs k{};
   kvm_ioctl(fd_.get(), KVM_GET_SREGS, "KVM_GET_SREGS", &k);
-  SpecialRegisters s;
-  s.cs = from_kvm(k.cs);
-  s.ds = from_kvm(k.ds);
-  s.es = from_kvm(k.es);
-  s.fs = from_kvm(k.fs);
-  s.gs = from_kvm(k.gs);
-  s.ss = from_kvm(k.ss);
-  s.tr = from_kvm(k.tr);
-  s.ldt = from_kvm(k.ldt);
-  s.gdt = from_kvm(k.gdt);
-  s.idt = from_kvm(k.idt);
-  s.cr0 = k.cr0;
-  s.cr2 = k.cr2;
-  s.cr3 = k.cr3;
-  s.cr4 = k.cr4;
-  s.cr8 = k.cr8;
-  s.efer = k.efer;
-  s.apic_base = k.apic_base;
-  return s;
+  return from_kvm(k);
 }
 
 void Vcpu::set_special_registers(const SpecialRegisters& s) {
@@ -295,6 +214,28 @@ void Vcpu::set_lapic_register(std::size_t offset, std::uint32_t value) {
   kvm_ioctl(fd_.get(), KVM_GET_LAPIC, "KVM_GET_LAPIC", &state);
   std::memcpy(state.regs + offset, &value, sizeof value);
   kvm_ioctl(fd_.get(), KVM_SET_LAPIC, "KVM_SET_LAPIC", &state);
+}
+
+std::vector<std::uint8_t> Vcpu::lapic_vectors(std::size_t offset) const {
+  // Eight registers of 32 bits, 16 bytes apart.
+  constexpr std::size_t kRegisters = 8, kStride = 16, kBits = 32;
+  kvm_lapic_state state{};
+  kvm_ioctl(fd_.get(), KVM_GET_LAPIC, "KVM_GET_LAPIC", &state);
+  std::vector<std::uint8_t> vectors;
+  for (std::size_t i = 0; i < kRegisters; ++i) {
+    std::uint32_t value = 0;
+    std::memcpy(&value, state.regs + offset + i * kStride, sizeof value);
+    for (std::size_t bit = 0; bit < kBits; ++bit) {
+      if ((value >> bit & 1) != 0) vectors.push_back(static_cast<std::uint8_t>(i * kBits + bit));
+    }
+  }
+  return vectors;
+}
+
+bool Vcpu::nmi_masked() const {
+  kvm_vcpu_events events{};
+  kvm_ioctl(fd_.get(), KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS", &events);
+  return events.nmi.masked != 0;
 }
 
 std::optional<std::string> Vcpu::mp_state() const {

@@ -59,6 +59,12 @@ class Vcpu {
   std::uint32_t lapic_register(std::size_t offset) const;
   void set_lapic_register(std::size_t offset, std::uint32_t value);
 
+  // Vectors that are set in one of the LAPIC's 256-bit registers, ascending: IRR at 0x200 (wait to
+  // be taken), ISR at 0x100 (being handled); needs the irqchip.
+  std::vector<std::uint8_t> lapic_vectors(std::size_t offset) const;
+  // An NMI is being handled, and another one must wait for its IRET.
+  bool nmi_masked() const;
+
   // `runnable`, `uninitialized`, `halted`...; nothing without irqchip.
   std::optional<std::string> mp_state() const;
 

@@ -14,6 +14,7 @@
 #include "native/kvm/flexible_table.h"
 #include "native/kvm/ioctl.h"
 #include "native/kvm/kernel_bytes.h"
+#include "native/kvm/kvm_registers.h"
 #include "native/kvm/nested_state.h"
 
 namespace kvitest {
@@ -135,6 +136,16 @@ void restore_msrs(Vcpu& vcpu, const SavedVcpu& saved, std::uint64_t distance) {
 }
 
 }  // namespace
+
+GeneralRegisters general_registers(const SavedVcpu& saved) {
+  if (saved.registers.size() != sizeof(kvm_regs)) return {};
+  return from_kvm(from_bytes<kvm_regs>(saved.registers, "kvm_regs"));
+}
+
+SpecialRegisters special_registers(const SavedVcpu& saved) {
+  if (saved.special_registers.size() != sizeof(kvm_sregs)) return {};
+  return from_kvm(from_bytes<kvm_sregs>(saved.special_registers, "kvm_sregs"));
+}
 
 SavedVcpu save_vcpu(Vcpu& vcpu) {
   const int fd = vcpu.fd();

@@ -40,6 +40,10 @@ struct SavedVcpu {
   }
 };
 
+// What a checkpoint holds of them; zeros where it holds nothing of that size.
+GeneralRegisters general_registers(const SavedVcpu& saved);
+SpecialRegisters special_registers(const SavedVcpu& saved);
+
 // The vCPU must be outside KVM_RUN with its last exit completed, and so must all others of its VM.
 // Throws Error.
 SavedVcpu save_vcpu(Vcpu& vcpu);

@@ -196,6 +196,14 @@ std::size_t Board::host_write(const std::string& channel, std::span<const std::b
   return console == nullptr ? 0 : console->host_write(channel, data);
 }
 
+void Board::send_break() {
+  parts_->serial.host_break();
+}
+
+void Board::raise_io_check(unsigned times) {
+  parts_->i8042.raise_io_check(times);
+}
+
 void Board::save(StateWriter& writer) const {
   writer.save(parts_->description);
   parts_->serial.save(writer);

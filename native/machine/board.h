@@ -55,6 +55,10 @@ class Board {
   // Bytes for the guest; returns how many were taken.
   std::size_t host_write(const std::string& channel, std::span<const std::byte> data);
 
+  // A break on the serial line; the next `times` NMIs are I/O channel checks.
+  void send_break();
+  void raise_io_check(unsigned times);
+
   // Appends what the devices remember. While no vCPU runs and none is in a device's handler.
   void save(StateWriter& writer) const;
   // On a board just built from the same spec, before any vCPU runs, once guest memory is restored:

@@ -17,6 +17,11 @@ struct VcpuState {
   std::vector<std::pair<std::string, std::string>> registers;
   std::optional<std::string> mp_state;  // absent without irqchip
   bool interrupts_enabled = false;      // rflags.IF
+  unsigned cpl = 0;
+  // Vectors: in the LAPIC's IRR, and in its ISR; empty without irqchip.
+  std::vector<std::uint8_t> pending;
+  std::vector<std::uint8_t> in_service;
+  bool nmi_masked = false;  // within an NMI's handler
 };
 
 struct MachineEnd {

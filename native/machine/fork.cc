@@ -60,10 +60,17 @@ void Machine::checkpoint(
 }
 
 std::shared_ptr<const Checkpoint> Machine::take_checkpoint() {
+  if (state_ == State::kEnded && last_ != nullptr) return last_;
   require_running("checkpoint");
   const Settled settled(*this);
   require_running("checkpoint");  // it may have ended on the way out of the guest
-  const auto checkpoint = std::make_shared<Checkpoint>();
+  auto checkpoint = save_all(settled.halted());
+  events_.push(MarkEvent{false});
+  return checkpoint;
+}
+
+std::shared_ptr<Checkpoint> Machine::save_all(const std::vector<bool>& halted) {
+  auto checkpoint = std::make_shared<Checkpoint>();
   // Devices, then vCPUs, then the VM: a device's interrupt is part of the vCPU's state, and a
   // vCPU's of the interrupt controllers', as soon as it is raised.
   StateWriter devices;
@@ -72,15 +79,34 @@ std::shared_ptr<const Checkpoint> Machine::take_checkpoint() {
   for (const auto& vcpu : vcpus_) checkpoint->vcpus.push_back(save_vcpu(*vcpu));
   checkpoint->vm = save_vm(*vm_, *vcpus_.front());
   checkpoint->machine.spec = spec_;
-  checkpoint->machine.halted = settled.halted();
+  checkpoint->machine.halted = halted;
   checkpoint->machine.pending_writes = writes_.pending();
   {
     const std::lock_guard lock(end_mutex_);
     checkpoint->machine.panic_events = panic_events_;
   }
   checkpoint->memory = memory_->image();
-  events_.push(MarkEvent{false});
   return checkpoint;
+}
+
+void Machine::keep_end(Done done) {
+  loop_.post([this, done = std::move(done)] {
+    answer(done, [this] {
+      if (state_ == State::kEnded) require_running("keepEnd");
+      keeps_end_ = true;
+    });
+  });
+}
+
+// The vCPUs' threads have been joined.
+void Machine::save_end() {
+  if (board_ == nullptr || vcpus_.empty()) return;
+  try {
+    last_ = save_all(std::vector<bool>(spec_.cpus, true));
+  } catch (const std::exception& error) {
+    const std::lock_guard lock(end_mutex_);
+    end_.detail += std::string("; its memory could not be kept: ") + error.what();
+  }
 }
 
 void Machine::build_fork() {

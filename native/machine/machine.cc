@@ -189,16 +189,33 @@ void Machine::private_memory(std::function<void(std::uint64_t, std::exception_pt
   });
 }
 
-void Machine::nmi(Done done) {
-  loop_.post([this, done = std::move(done)] {
-    answer(done, [this] {
+void Machine::nmi(NmiOptions options, Done done) {
+  loop_.post([this, options, done = std::move(done)] {
+    answer(done, [this, options] {
       require_running("nmi");
       if (!vm_->has_irqchip()) {
         throw Error("nmi", ENOTSUP, "machine " + spec_.name + " has no irqchip",
                     "set irqchip: true in its spec");
       }
-      // A vCPU ioctl waits for KVM_RUN to return.
-      for (const auto& thread : threads_) thread->while_paused([](Vcpu& vcpu) { vcpu.nmi(); });
+      if (options.vcpu && *options.vcpu >= threads_.size()) {
+        throw Error("nmi", EINVAL,
+                    "machine " + spec_.name + " has no vCPU " + std::to_string(*options.vcpu));
+      }
+      board_->raise_io_check(!options.io_check ? 0 : options.vcpu ? 1 : spec_.cpus);
+      for (std::size_t i = 0; i < threads_.size(); ++i) {
+        if (options.vcpu && *options.vcpu != i) continue;
+        // A vCPU ioctl waits for KVM_RUN to return.
+        threads_[i]->while_paused([](Vcpu& vcpu) { vcpu.nmi(); });
+      }
+    });
+  });
+}
+
+void Machine::send_break(Done done) {
+  loop_.post([this, done = std::move(done)] {
+    answer(done, [this] {
+      require_running("sendBreak");
+      board_->send_break();
     });
   });
 }
@@ -289,6 +306,7 @@ void Machine::finish() {
     }
     end_.exits = count_exits();
   }
+  if (keeps_end_) save_end();
   state_ = State::kEnded;
   writes_.fail(std::make_exception_ptr(
       Error("write", EPIPE, "machine " + spec_.name + " ended: " + end_.detail)));

@@ -65,13 +65,24 @@ class Machine : private BoardOwner {
   void set_port_open(std::string channel, bool open, Done done);
   void resize(std::string channel, std::uint16_t columns, std::uint16_t rows, Done done);
   void inspect(std::function<void(std::vector<VcpuState>, std::exception_ptr)> done);
-  void nmi(Done done);
+  // To one vCPU or to all. io_check: with an I/O channel check as its cause, at which Linux shows
+  // its registers (and panics under kernel.panic_on_io_nmi).
+  struct NmiOptions {
+    std::optional<unsigned> vcpu;
+    bool io_check = false;
+  };
+  void nmi(NmiOptions options, Done done);
+  // A break on the serial line.
+  void send_break(Done done);
   // Bytes of RAM that this machine alone holds: what a fork has written, all that a booted guest
   // has touched.
   void private_memory(std::function<void(std::uint64_t, std::exception_ptr)> done);
   // Answers Error EBUSY while another checkpoint or reset is under way, EPIPE after the end. The
   // MarkEvent stands between what the guest did before it and what it does after.
   void checkpoint(std::function<void(std::shared_ptr<const Checkpoint>, std::exception_ptr)> done);
+  // From now on the end leaves a checkpoint of what the guest was then, which checkpoint() answers
+  // with after it: for a core dump. It is not fit to be forked.
+  void keep_end(Done done);
   // Takes a fork back to its checkpoint. As checkpoint(), and EINVAL for a machine that was booted.
   // Should the reset itself fail, the machine ends.
   void reset(ForkOptions options, Done done);
@@ -107,6 +118,9 @@ class Machine : private BoardOwner {
   void build_fork();
   void restore(const ForkOptions& options);
   std::shared_ptr<const Checkpoint> take_checkpoint();
+  // Of a machine whose vCPUs are held, or have ended.
+  std::shared_ptr<Checkpoint> save_all(const std::vector<bool>& halted);
+  void save_end();
   void take_back(const ForkOptions& options);
   void drain_consoles();
   void start_vcpus();
@@ -144,6 +158,8 @@ class Machine : private BoardOwner {
   std::uint8_t panic_events_ = 0;
   std::optional<std::chrono::steady_clock::time_point> started_;
   std::vector<std::function<void(const MachineEnd&)>> stop_waiters_;
+  bool keeps_end_ = false;
+  std::shared_ptr<const Checkpoint> last_;  // the end, if it was to be kept
 
   TaskLoop loop_;  // last: its thread uses all of the above
 };

@@ -117,6 +117,10 @@ std::shared_ptr<const Checkpoint> TestMachine::checkpoint() {
   return promise.get_future().get();
 }
 
+void TestMachine::keep_end() {
+  await([this](Machine::Done done) { machine_->keep_end(std::move(done)); });
+}
+
 void TestMachine::reset(ForkOptions options) {
   await([&](Machine::Done done) { machine_->reset(std::move(options), std::move(done)); });
 }

@@ -32,6 +32,7 @@ class TestMachine {
   void write(const std::string& channel, const std::string& text);
   std::vector<VcpuState> inspect();
   std::shared_ptr<const Checkpoint> checkpoint();
+  void keep_end();
   void reset(ForkOptions options = {});
 
   // Credit is given back by itself unless this is off.

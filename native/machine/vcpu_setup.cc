@@ -18,6 +18,8 @@ constexpr std::uint64_t kRflagsInterrupts = 1 << 9;
 
 // SDM 3, table 11-1 and 11.5.1: LINT0 takes the PIC's interrupts, LINT1 is NMI, as firmware leaves
 // them.
+constexpr std::size_t kLapicIsr = 0x100;
+constexpr std::size_t kLapicIrr = 0x200;
 constexpr std::size_t kLapicLvt0 = 0x350;
 constexpr std::size_t kLapicLvt1 = 0x360;
 constexpr std::uint32_t kDeliveryModeMask = 0x700;
@@ -104,6 +106,12 @@ VcpuState sample_vcpu(const Vcpu& vcpu) {
                      {"cr4", hex(s.cr4)}, {"efer", hex(s.efer)}, {"cs", hex(s.cs.selector)}};
   state.mp_state = vcpu.mp_state();
   state.interrupts_enabled = (r.rflags & kRflagsInterrupts) != 0;
+  state.cpl = s.ss.dpl;  // SDM 3, 5.5
+  if (vcpu.vm().has_irqchip()) {
+    state.pending = vcpu.lapic_vectors(kLapicIrr);
+    state.in_service = vcpu.lapic_vectors(kLapicIsr);
+  }
+  state.nmi_masked = vcpu.nmi_masked();
   return state;
 }
 

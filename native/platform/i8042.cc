@@ -16,7 +16,9 @@ constexpr unsigned kPulseReset = 0xf0;
 
 // Port 0x61: bits 0 to 3 are the guest's, 5 is timer 2's output, 6 and 7 say why an NMI came.
 constexpr unsigned kSystemControlKept = 0x0f;
+constexpr unsigned kIoCheckDisable = 1u << 3;
 constexpr unsigned kTimer2Output = 1u << 5;
+constexpr unsigned kIoCheck = 1u << 6;
 
 }  // namespace
 
@@ -28,7 +30,9 @@ void I8042::io_read(std::uint64_t offset, std::span<std::byte> data) {
     if (offset + i == kCommandOffset) {
       data[i] = kStatus;
     } else if (offset + i == kSystemControlOffset) {
-      data[i] = static_cast<std::byte>(state_.system_control | kTimer2Output);
+      const bool io_check = io_checks_ != 0 && (state_.system_control & kIoCheckDisable) == 0;
+      data[i] =
+          static_cast<std::byte>(state_.system_control | kTimer2Output | (io_check ? kIoCheck : 0));
     } else {
       data[i] = kFloating;
     }
@@ -40,10 +44,17 @@ void I8042::io_write(std::uint64_t offset, std::span<const std::byte> data) {
   const auto value = std::to_integer<unsigned>(data[0]);
   if (offset == kSystemControlOffset) {
     const std::lock_guard lock(mutex_);
+    const bool disabled = (value & ~state_.system_control & kIoCheckDisable) != 0;
+    if (disabled && io_checks_ != 0) --io_checks_;
     state_.system_control = static_cast<std::uint8_t>(value & kSystemControlKept);
   } else if (offset == kCommandOffset && (value & kPulseMask) == kPulseReset) {
     reset_();
   }
+}
+
+void I8042::raise_io_check(unsigned times) {
+  const std::lock_guard lock(mutex_);
+  io_checks_ = times;
 }
 
 void I8042::save(StateWriter& writer) const {

@@ -46,6 +46,21 @@ TEST_CASE("i8042: port 0x61 names no NMI cause, keeps the speaker bits and shows
   CHECK(port_in(controller, 1) == 0x2f);
 }
 
+TEST_CASE("i8042: an I/O channel check is named to as many handlers as were asked for") {
+  I8042 controller([] {});
+
+  controller.raise_io_check(2);
+
+  CHECK((port_in(controller, 1) & 0xc0) == 0x40);
+  for (const int expected : {0x40, 0}) {
+    // What Linux does: disable the check, wait, enable it again.
+    port_out(controller, 1, 0x08);
+    CHECK((port_in(controller, 1) & 0xc0) == 0);
+    port_out(controller, 1, 0x00);
+    CHECK((port_in(controller, 1) & 0xc0) == expected);
+  }
+}
+
 TEST_CASE("i8042 checkpoint: port 0x61 is kept") {
   I8042 controller([] {});
   port_out(controller, 1, 0x03);

@@ -47,6 +47,7 @@ constexpr std::uint8_t kMcrMask = 0x1f;
 
 constexpr std::uint8_t kLsrDataReady = 1 << 0;
 constexpr std::uint8_t kLsrOverrun = 1 << 1;
+constexpr std::uint8_t kLsrBreak = 1 << 4;
 constexpr std::uint8_t kLsrHoldingEmpty = 1 << 5;
 constexpr std::uint8_t kLsrTransmitterEmpty = 1 << 6;
 
@@ -122,6 +123,17 @@ std::size_t Serial::host_write(std::span<const std::byte> data) {
   return taken;
 }
 
+void Serial::host_break() {
+  const std::lock_guard lock(mutex_);
+  if (state_.fifo.size() >= fifo_depth()) {
+    state_.fifo.pop_back();
+    state_.overrun = true;
+  }
+  state_.fifo.push_front(std::byte{0});
+  state_.break_received = true;
+  update_interrupt();
+}
+
 std::uint8_t Serial::read_register(std::uint64_t offset) {
   switch (offset) {
     case kData:
@@ -142,6 +154,7 @@ std::uint8_t Serial::read_register(std::uint64_t offset) {
     case kLineStatus: {
       const std::uint8_t status = line_status();
       state_.overrun = false;
+      state_.break_received = false;
       return status;
     }
     case kModemStatus: {
@@ -196,7 +209,10 @@ void Serial::write_register(std::uint64_t offset, std::uint8_t value) {
 
 void Serial::write_fifo_control(std::uint8_t value) {
   const bool toggled = ((value ^ state_.fifo_control) & kFcrEnable) != 0;
-  if (toggled || (value & kFcrClearReceiver) != 0) state_.fifo.clear();
+  if (toggled || (value & kFcrClearReceiver) != 0) {
+    state_.fifo.clear();
+    state_.break_received = false;
+  }
   // Without the enable bit the other bits are not programmed.
   state_.fifo_control = (value & kFcrEnable) != 0 ? value & kFcrKept : 0;
   fill_fifo();
@@ -216,6 +232,7 @@ std::uint8_t Serial::take_received() {
   if (state_.fifo.empty()) return 0;
   const auto value = std::to_integer<std::uint8_t>(state_.fifo.front());
   state_.fifo.pop_front();
+  state_.break_received = false;
   fill_fifo();
   return value;
 }
@@ -241,6 +258,7 @@ std::uint8_t Serial::line_status() const {
   std::uint8_t status = kLsrHoldingEmpty | kLsrTransmitterEmpty;
   if (!state_.fifo.empty()) status |= kLsrDataReady;
   if (state_.overrun) status |= kLsrOverrun;
+  if (state_.break_received) status |= kLsrBreak;
   return status;
 }
 
@@ -258,7 +276,7 @@ std::uint8_t Serial::modem_lines() const {
 // The highest pending interrupt in the chip's order of priority.
 std::uint8_t Serial::interrupt_identification() const {
   const std::uint8_t fifo_bits = fifo_enabled() ? kIirFifoEnabled : 0;
-  if ((state_.interrupt_enable & kIerLineStatus) != 0 && state_.overrun)
+  if ((state_.interrupt_enable & kIerLineStatus) != 0 && (state_.overrun || state_.break_received))
     return kIirLineStatus | fifo_bits;
   if ((state_.interrupt_enable & kIerReceived) != 0 && !state_.fifo.empty()) {
     const std::size_t trigger = fifo_enabled() ? kTriggerLevels[state_.fifo_control >> 6] : 1;
@@ -304,6 +322,7 @@ void Serial::load(StateReader& reader) {
       (state.modem_control & ~kMcrMask) != 0) {
     reader.fail("a register that cannot be");
   }
+  if (state.break_received && state.fifo.empty()) reader.fail("a break without its byte");
   const std::lock_guard lock(mutex_);
   state_ = std::move(state);
 }

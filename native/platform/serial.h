@@ -27,11 +27,12 @@ struct SerialSink {
 };
 
 struct SerialState {
-  static constexpr StateTag kTag{"serial", 1};
+  static constexpr StateTag kTag{"serial", 2};
   std::deque<std::byte> input;         // from the host, not yet on the line
   std::deque<std::byte> fifo;          // received
   bool transmitter_interrupt = false;  // THRE became true and was not yet reported
   bool overrun = false;
+  bool break_received = false;  // its NUL is the first byte of the FIFO
   std::uint8_t interrupt_enable = 0;
   std::uint8_t fifo_control = 0;
   std::uint8_t line_control = 0;
@@ -41,8 +42,8 @@ struct SerialState {
   std::uint16_t divisor = 12;  // 9600 baud
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(input, fifo, transmitter_interrupt, overrun, interrupt_enable, fifo_control,
-            line_control, modem_control, modem_deltas, scratch, divisor);
+    archive(input, fifo, transmitter_interrupt, overrun, break_received, interrupt_enable,
+            fifo_control, line_control, modem_control, modem_deltas, scratch, divisor);
   }
 };
 
@@ -59,6 +60,9 @@ class Serial : public IoDevice {
 
   // Queues bytes for the guest; returns how many were taken, at most the room left. Any thread.
   std::size_t host_write(std::span<const std::byte> data);
+  // The line is held at zero for longer than a character: the guest reads a NUL and "break" in LSR.
+  // It overtakes what waits, as its sender wants to be heard now. Any thread.
+  void host_break();
 
   // For checkpoints; load() throws Error (EBADMSG) and leaves the interrupt line alone, resume()
   // drives it.

@@ -376,7 +376,7 @@ TEST_CASE(
     "serial checkpoint: another version, impossible registers and too many bytes are refused") {
   Port port;
   const std::vector<std::byte> bytes = saved(port.uart);
-  CHECK(refusal(port.uart, with_version(bytes, "serial", 2)).find("version 2") !=
+  CHECK(refusal(port.uart, with_version(bytes, "serial", 3)).find("version 3") !=
         std::string::npos);
   std::vector<std::byte> registers = bytes;
   registers[registers.size() - 8] = std::byte{0xff};  // interrupt enable
@@ -387,6 +387,47 @@ TEST_CASE(
   state.fifo.resize(17);
   writer.save(state);
   CHECK(refusal(port.uart, writer.take()).find("more bytes wait") != std::string::npos);
+}
+
+TEST_CASE("serial: a break is a line status interrupt, then a NUL ahead of what was typed") {
+  Port port;
+  port_out(port.uart, kFcr, 0x01);
+  port_out(port.uart, kMcr, kMcrOn);
+  port_out(port.uart, kIer, 0x05);
+  port.type("l");
+
+  port.uart.host_break();
+
+  CHECK((port_in(port.uart, kIir) & 0x0f) == 0x06);
+  CHECK(port_in(port.uart, kLsr) == 0x71);
+  CHECK(port_in(port.uart, kLsr) == 0x61);
+  CHECK(port.receive(2) == std::string("\0l", 2));
+  CHECK(port_in(port.uart, kLsr) == 0x60);
+}
+
+TEST_CASE("serial: a break finds room in a full FIFO, and a FIFO reset takes it back") {
+  Port port;
+  port_out(port.uart, kFcr, 0x01);
+  port_out(port.uart, kMcr, kMcrOn);
+  port.type("0123456789abcdef");
+
+  port.uart.host_break();
+
+  CHECK(port_in(port.uart, kLsr) == 0x73);
+  port.uart.host_break();
+  port_out(port.uart, kFcr, 0x03);
+  CHECK((port_in(port.uart, kLsr) & 0x11) == 0);
+}
+
+TEST_CASE("serial checkpoint: a break that was not read yet is read in the fork") {
+  Port port;
+  port_out(port.uart, kMcr, kMcrOn);
+  port.uart.host_break();
+
+  Port fork;
+  load(fork.uart, saved(port.uart));
+
+  CHECK(port_in(fork.uart, kLsr) == 0x71);
 }
 
 }  // namespace

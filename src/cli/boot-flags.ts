@@ -1,4 +1,5 @@
 import type { ParseArgsOptionsConfig } from 'node:util'
+import { type IdleLimitOption, idleLimitsOf } from '../guest/idle-limits.ts'
 import type { BootOptions } from '../guest/types.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import { KvitestError } from '../native/error.ts'
@@ -10,7 +11,9 @@ export const bootUsage = `  --kernel K     debian:6.12-cloud, debian:6.1-cloud, 
   --module M     load a kernel module too; may be repeated
   --file G=F     put file F of this machine at G in the guest; may be repeated
   --cmdline S    appended to the kernel command line
-  --entry E      auto, pvh or bzimage: how the kernel is entered (default auto)`
+  --entry E      auto, pvh or bzimage: how the kernel is entered (default auto)
+  --idle-limit L seconds of silence after which the guest hangs, or such as boot=60,script=20,shutdown=0
+                 (default 20 each; 0 never)`
 
 /** Options of the commands that boot a guest. */
 export const bootFlags = {
@@ -22,6 +25,7 @@ export const bootFlags = {
   file: { type: 'string', multiple: true, default: [] },
   cmdline: { type: 'string' },
   entry: { type: 'string', default: 'auto' },
+  'idle-limit': { type: 'string' },
 } satisfies ParseArgsOptionsConfig
 
 export interface BootFlags {
@@ -32,6 +36,7 @@ export interface BootFlags {
   file: string[]
   cmdline?: string | undefined
   entry: string
+  'idle-limit'?: string | undefined
 }
 
 /** `command` for errors: `kvitest run`. */
@@ -44,7 +49,21 @@ export function bootOptions(command: string, flags: BootFlags): BootOptions {
     ...(flags.kernel ? { kernel: flags.kernel } : {}),
     entry: parseEntry(command, flags.entry),
     ...(flags.cmdline ? { cmdline: flags.cmdline } : {}),
+    ...(flags['idle-limit'] === undefined ? {} : { idleLimit: parseIdleLimit(command, flags['idle-limit']) }),
   }
+}
+
+/** Milliseconds. */
+export function parseIdleLimit(command: string, text: string): IdleLimitOption {
+  const seconds = (value: string | undefined) =>
+    value !== undefined && /^\d+(\.\d+)?$/.test(value) ? Number(value) * 1000 : Number.NaN
+  const entries = text.split(',').map((part) => part.split('='))
+  const limits = entries.map(([name, value]) => [name!, seconds(value)] as const)
+  const option = text.includes('=') ? Object.fromEntries(limits) : seconds(text)
+  if (typeof idleLimitsOf(option) !== 'string') return option
+  throw new KvitestError(command, `--idle-limit ${text}`, {
+    hint: 'give seconds, or such as boot=60,script=20,shutdown=0',
+  })
 }
 
 export function parseCpus(command: string, text: string | undefined): number | undefined {

@@ -10,9 +10,11 @@ test('every option has a default', () => {
     memory: 256 * 1024 * 1024,
     devices: [{ type: 'virtio-console', ports: [{ name: 'org.kvitest.agent' }] }],
     ports: [],
-    cmdline: 'console=ttyS0 loglevel=7 printk.time=1 panic=-1',
+    cmdline:
+      'console=ttyS0 loglevel=7 printk.time=1 panic=-1 sysrq_always_enabled sysctl.kernel.panic_on_io_nmi=1',
     bootTimeout: 60_000,
-    idleLimit: 20_000,
+    idleLimits: { boot: 20_000, script: 20_000, shutdown: 20_000 },
+    core: false,
     onConsoleLine: undefined,
   })
 })
@@ -26,7 +28,7 @@ test('the agent has a device of its own, and waits for the other named ports', (
   const checked = checkOptions({ devices, cmdline: 'quiet' }, 'native')
   expect(checked.devices.map(({ type }) => type)).toEqual(['virtio-console', 'virtio-rng', 'virtio-console'])
   expect(checked.ports).toEqual(['a', 'hvc', 'b'])
-  expect(checked.cmdline).toBe('console=ttyS0 loglevel=7 printk.time=1 panic=-1 kvitest.ports=a,b quiet')
+  expect(checked.cmdline).toMatch(/\.panic_on_io_nmi=1 kvitest.ports=a,b quiet$/)
 })
 
 const console = (...names: string[]): BootOptions => ({
@@ -44,7 +46,12 @@ test.for<[BootOptions, string]>([
   [{ bootTimeout: 0 }, 'boot g: bootTimeout: 0; give milliseconds'],
   [{ loglevel: 16 }, 'boot g: loglevel: 16; give a whole number from 0 to 15'],
   [{ idleLimit: -1 }, 'boot g: idleLimit: -1; give milliseconds, or 0 for none'],
-  [{ cmdline: 'x'.repeat(2048) }, 'boot g: a command line of 2096 characters; the kernel takes 2047'],
+  [{ idleLimit: { boot: -5 } }, 'boot g: idleLimit.boot: -5; give milliseconds, or 0 for none'],
+  [
+    { idleLimit: { bot: 5 } as never },
+    'boot g: idleLimit.bot: known are boot, script, shutdown; give milliseconds, or 0 for none',
+  ],
+  [{ cmdline: 'x'.repeat(2048) }, 'boot g: a command line of 2149 characters; the kernel takes 2047'],
   [{ cmdline: 'a\nb' }, 'boot g: a command line with a line end in it; write it on one line'],
   [console('a', 'a'), 'boot g: port a is there already; give every port a name of its own'],
   [
@@ -65,4 +72,15 @@ test.for([
   ['tcg', { loglevel: 8 }, 8],
 ] as const)('on a host with %s and %j the console shows level %i', ([accelerator, options, level]) => {
   expect(checkOptions(options, accelerator).cmdline).toContain(`loglevel=${level} `)
+})
+
+test.for([
+  [0, { boot: 0, script: 0, shutdown: 0 }],
+  [{ shutdown: 5 }, { boot: 20_000, script: 20_000, shutdown: 5 }],
+  [
+    { boot: undefined, script: 1 },
+    { boot: 20_000, script: 1, shutdown: 20_000 },
+  ],
+] as const)('idle limit %j', ([idleLimit, limits]) => {
+  expect(checkOptions({ name: 'g', idleLimit } as never, 'native').idleLimits).toEqual(limits)
 })

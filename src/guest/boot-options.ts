@@ -3,6 +3,7 @@ import { KvitestError } from '../native/error.ts'
 import { bytesOf } from '../native/size.ts'
 import type { AllowedSplat } from '../verdict/expectations.ts'
 import { agentPort } from './agent/protocol.ts'
+import { type IdleLimits, idleLimitsOf } from './idle-limits.ts'
 import type { GuestSidecar } from './sidecar.ts'
 import type { BootOptions, GuestForkOptions } from './types.ts'
 
@@ -29,8 +30,9 @@ export interface CheckedOptions {
   cmdline: string
   /** Milliseconds. */
   bootTimeout: number
-  /** Milliseconds; 0 never. */
-  idleLimit: number
+  idleLimits: IdleLimits
+  /** Keep the memory of a guest that ends badly. */
+  core: boolean
   onConsoleLine?: BootOptions['onConsoleLine'] | undefined
   allowedSplats: readonly AllowedSplat[]
 }
@@ -55,8 +57,8 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
   }
   const bootTimeout = options.bootTimeout ?? 60_000
   if (!(bootTimeout > 0)) refuse(`bootTimeout: ${bootTimeout}`, 'give milliseconds')
-  const idleLimit = options.idleLimit ?? 20_000
-  if (!(idleLimit >= 0)) refuse(`idleLimit: ${idleLimit}`, 'give milliseconds, or 0 for none')
+  const limits = idleLimitsOf(options.idleLimit)
+  if (typeof limits === 'string') refuse(limits, 'give milliseconds, or 0 for none')
   const isSlow = slowHosts.includes(accelerator)
   const loglevel = options.loglevel ?? (isSlow ? 5 : 7)
   if (!Number.isInteger(loglevel) || loglevel < 0 || loglevel > 15) {
@@ -81,6 +83,10 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
     'printk.time=1',
     // A panic ends the machine instead of halting it.
     'panic=-1',
+    // A guest that hangs is asked where it is: by system requests on its serial line, or by an NMI that only our machine
+    // raises, upon which it panics (docs/verdicts.md).
+    'sysrq_always_enabled',
+    'sysctl.kernel.panic_on_io_nmi=1',
     // The ciphers' self-tests are a third of an emulated boot (docs/performance.md).
     ...(isSlow ? ['cryptomgr.notests'] : []),
     ...(awaited.length > 0 ? [`kvitest.ports=${awaited.join(',')}`] : []),
@@ -98,7 +104,8 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
     ports: names,
     cmdline,
     bootTimeout,
-    idleLimit,
+    idleLimits: limits as IdleLimits,
+    core: options.core ?? false,
     onConsoleLine: options.onConsoleLine,
     allowedSplats: options.allowedSplats ?? [],
   }
@@ -112,7 +119,7 @@ export function forkOptions(
 ): CheckedOptions {
   const { name, onConsoleLine, allowedSplats = [] } = options
   // The checks and defaults of a boot, where there is something to choose.
-  const { bootTimeout, idleLimit } = checkOptions(
+  const { bootTimeout, idleLimits, core } = checkOptions(
     { name: name ?? `${sidecar.name}-fork`, ...definedOf(options) },
     '',
   )
@@ -125,15 +132,17 @@ export function forkOptions(
     ports: ports.map((port) => port.name).filter((port) => port !== agentPort),
     cmdline: sidecar.cmdline,
     bootTimeout,
-    idleLimit,
+    idleLimits,
+    core,
     onConsoleLine,
     allowedSplats,
   }
 }
 
-function definedOf({ bootTimeout, idleLimit }: GuestForkOptions): BootOptions {
+function definedOf({ bootTimeout, idleLimit, core }: GuestForkOptions): BootOptions {
   return {
     ...(bootTimeout === undefined ? {} : { bootTimeout }),
     ...(idleLimit === undefined ? {} : { idleLimit }),
+    ...(core === undefined ? {} : { core }),
   }
 }

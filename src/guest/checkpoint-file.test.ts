@@ -18,6 +18,7 @@ const sidecar: GuestSidecar = {
   kernel: { name: 'debian:6.12-cloud', release: '6.12', image: '/vmlinuz', hash: '00' },
   name: 'g',
   cmdline: 'console=ttyS0',
+  moment: 'then',
 }
 const native = Buffer.alloc(3_000_001, 'state of a guest ')
 let folder: string

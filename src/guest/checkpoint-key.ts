@@ -3,7 +3,7 @@ import type { MachineSpec } from '../native/contract.ts'
 import { protocolVersion } from './agent/protocol.ts'
 
 /** Of what a place keeps beside a checkpoint: another one is another checkpoint. */
-const sidecarVersion = 1
+const sidecarVersion = 2
 
 /** sha256 of each file that a guest boots from. */
 export interface BootHashes {

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { HostCheckpoint, MachineHost } from '../host/machine-host.ts'
+import type { HostCheckpoint, HostMachine, MachineHost } from '../host/machine-host.ts'
 import { KvitestError } from '../native/error.ts'
 import { sealCheckpoint, unsealCheckpoint } from './checkpoint-file.ts'
 import type { GuestSidecar } from './sidecar.ts'
@@ -43,6 +43,11 @@ export class LinuxCheckpoint implements GuestCheckpoint {
   async fork(options: GuestForkOptions = {}): Promise<Guest> {
     this.#check('fork a guest')
     return await this.#fork(this.checkpoint, this.sidecar, options)
+  }
+
+  async saveCore(path: string): Promise<void> {
+    this.#check('save a core')
+    await this.checkpoint.saveCore(path)
   }
 
   async save(path: string): Promise<void> {
@@ -88,5 +93,23 @@ export async function restoreCheckpoint(
     return new LinuxCheckpoint(await machines.loadCheckpoint(native), sidecar, fork)
   } finally {
     await rm(folder, { recursive: true, force: true })
+  }
+}
+
+/** Guest.saveCore(): from what was kept of a guest's end, else from the machine as it is now. */
+export async function saveCore(
+  kept: HostCheckpoint | undefined,
+  machine: () => Pick<HostMachine, 'checkpoint'>,
+  path: string,
+): Promise<void> {
+  const checkpoint = kept ?? (await machine().checkpoint())
+  try {
+    await checkpoint.saveCore(path)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (error instanceof KvitestError || !code) throw error
+    throw new KvitestError('save a core', `${path}: ${code}`, { code, infra: false, cause: error })
+  } finally {
+    await checkpoint.release()
   }
 }

@@ -46,6 +46,8 @@ export async function execute(
   const timer = timeout ? setTimeout(() => void giveUp(), timeout + overdueGrace) : undefined
   const onAbort = () => void process.kill('SIGKILL').catch(() => {})
   signal?.addEventListener('abort', onAbort, { once: true })
+  // While the command was on its way.
+  if (signal?.aborted) onAbort()
   try {
     // A command need not read all it is given.
     if (stdin !== undefined) feed(process, stdin)

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import type { MachineSpec } from '../native/contract.ts'
 import { agentPort, toAgent } from './agent/protocol.ts'
 import { checkOptions } from './boot-options.ts'
-import { LinuxGuest } from './guest.ts'
+import { type GuestPlace, LinuxGuest } from './guest.ts'
 import { standInHost } from './testing/agent-machine.ts'
 import { PlayedMachine } from './testing/played-machine.ts'
 import type { Guest } from './types.ts'
@@ -18,11 +18,12 @@ async function boot(tracked: string[] = []): Promise<{ guest: LinuxGuest; machin
   const { cpus, memory, cmdline, devices } = options
   const payload = { kind: 'linux', kernel: '/vmlinuz', cmdline } as const
   const spec: MachineSpec = { name: 'g', cpus, memory, payload, devices }
-  const guest = new LinuxGuest(options, kernel, {
+  const place: GuestPlace = {
     host: standInHost,
-    track: (one) => tracked.push(one.name),
+    track: (one) => void tracked.push(one.name),
     admit: (_need, start) => start(0),
-  })
+  }
+  const guest = new LinuxGuest(options, kernel, place, { spec })
   const machine = new PlayedMachine(spec, (event) => guest.onEvent(event))
   await guest.start(machine)
   return { guest, machine }

@@ -4,7 +4,7 @@ import { afterEach, expect, test } from 'vitest'
 import { KvitestError } from '../native/error.ts'
 import { checkOptions } from './boot-options.ts'
 import { GuestError } from './error.ts'
-import { LinuxGuest } from './guest.ts'
+import { type GuestPlace, LinuxGuest } from './guest.ts'
 import { AgentMachine, machineEnd, standInHost } from './testing/agent-machine.ts'
 import type { BootOptions } from './types.ts'
 
@@ -16,11 +16,9 @@ afterEach(async () => {
 })
 
 function create(options: BootOptions = {}, talks = true): { guest: LinuxGuest; machine: AgentMachine } {
-  const guest = new LinuxGuest(checkOptions({ name: 'g', ...options }, standInHost.accelerator), kernel, {
-    host: standInHost,
-    track: () => {},
-    admit: (_need, start) => start(0),
-  })
+  const checked = checkOptions({ name: 'g', ...options }, standInHost.accelerator)
+  const place: GuestPlace = { host: standInHost, track: () => {}, admit: (_need, start) => start(0) }
+  const guest = new LinuxGuest(checked, kernel, place, {})
   const machine = new AgentMachine((event) => guest.onEvent(event), talks)
   machines.push(machine)
   return { guest, machine }
@@ -51,6 +49,14 @@ test('a command that does not read its stdin ends all the same', async () => {
   const { guest } = await boot()
   const result = await guest.exec(['true'], { stdin: Buffer.alloc(1_000_000) })
   expect(result.status).toBe(0)
+})
+
+test('a command that is aborted while it is on its way is killed too', async () => {
+  const { guest } = await boot()
+  const controller = new AbortController()
+  const result = guest.exec(['sleep', '60'], { signal: controller.signal })
+  controller.abort(new Error('enough'))
+  await expect(result).rejects.toThrow('enough')
 })
 
 test('an aborted command is killed and rejects with the reason', async () => {
@@ -142,29 +148,6 @@ test('a silent command in a live guest is no hang', async () => {
   expect((await guest.exec(['sleep', '0.7'])).status).toBe(0)
 })
 
-test('a guest that is silent and does not answer is a hang, with what its vCPUs did', async () => {
-  const { guest, machine } = await boot({ idleLimit: 150 })
-  const running = guest.exec(['sleep', '60']).catch((error) => error)
-  await sleep(50)
-  machine.agent.child.kill('SIGSTOP')
-  const error = await running
-  expect(error.end.verdict).toBe('hang')
-  expect(error.message).toMatch(
-    /^exec sleep: hang: no progress for 0\.\d+ s while a script or command ran; vCPU 0 runnable at rip 0x1000, interrupts on$/,
-  )
-})
-
-test('a command over its time in a guest that does not answer is a hang', { timeout: 20_000 }, async () => {
-  const { guest, machine } = await boot({ idleLimit: 0 })
-  const started = Promise.withResolvers<void>()
-  const running = guest
-    .exec(['sh', '-c', 'echo started; sleep 60'], { timeout: 1000, onStdout: () => started.resolve() })
-    .catch((error) => error)
-  await started.promise
-  machine.agent.child.kill('SIGSTOP')
-  expect((await running).end.verdict).toBe('hang')
-})
-
 test('a lost host is infra, with its words', async () => {
   const { guest, machine } = await boot()
   const running = guest.exec(['sleep', '60']).catch((error) => error)
@@ -191,10 +174,9 @@ test('a guest whose agent is never heard is a boot-fail in time, with its consol
   const error = await booting
   expect(error).toBeInstanceOf(GuestError)
   expect(error.message).toBe(
-    "boot g (debian:6.12-cloud): boot-fail: no greeting of the agent within 0.15 s; its console ends: [    0.100000] still decompressing; boot with loglevel 7 to see the kernel's whole log",
+    "boot g (debian:6.12-cloud): boot-fail: no greeting of the agent within 0.15 s; vCPU 0 spins at told_by_break+0x1, interrupts on; its console ends: [    0.100000] still decompressing; boot with loglevel 7 to see the kernel's whole log",
   )
-  expect(error.console).toBe('[    0.100000] still decompressing\n')
-  expect(error.end.evidence.join('\n')).toContain('vCPU 0 runnable at rip 0x1000')
+  expect(error.end.evidence.join('\n')).toContain('vCPU 0 spins at told_by_break+0x1')
 })
 
 test('a guest that ends while it boots is a boot-fail at once', async () => {

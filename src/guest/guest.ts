@@ -1,21 +1,27 @@
+import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { HostCheckpoint, HostInfo, HostMachine } from '../host/machine-host.ts'
 import type { KernelInfo } from '../image/kernel.ts'
-import type { MachineEnd, MachineEvent, MachineSpec, VcpuState } from '../native/contract.ts'
+import type { MachineEvent, MachineSpec, VcpuState } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import { TapStream } from '../tap/stream.ts'
 import { allowancesAt, type SplatAllowance } from '../verdict/expectations.ts'
-import { type GuestEvidence, judge, type ScriptEvidence } from '../verdict/judge.ts'
+import type { Judgement } from '../verdict/types.ts'
 import type { Admit } from './admission.ts'
 import { AgentClient, type AgentHello, forkedMessage } from './agent/client.ts'
 import { agentPort } from './agent/protocol.ts'
 import { type CheckedOptions, forkOptions } from './boot-options.ts'
-import { LinuxCheckpoint } from './checkpoint.ts'
+import { LinuxCheckpoint, saveCore } from './checkpoint.ts'
 import { execute, explainScript } from './command.ts'
 import { SerialLog } from './console-log.ts'
-import { GuestError } from './error.ts'
-import { MachinePort } from './port.ts'
+import { standsStill } from './diagnosis.ts'
+import { GuestEnding } from './ending.ts'
+import { GuestError, wasReset } from './error.ts'
+import { findPort, MachinePort } from './port.ts'
+import { type GuestRecord, GuestRecorder, type MachineAbout } from './record.ts'
 import { loadScript, scriptEnvironment } from './script.ts'
 import { boundedConsole, type GuestSidecar } from './sidecar.ts'
+import type { SymbolSource } from './symbols.ts'
 import type {
   ExecOptions,
   ExecResult,
@@ -29,10 +35,12 @@ import type {
   RunResult,
   SpawnOptions,
 } from './types.ts'
-import { answersWithin, IdleWatch } from './watch.ts'
+import { answersWithin, BootWatch, IdleWatch } from './watch.ts'
 
-/** Milliseconds a guest may take to power off. */
+/** Milliseconds that a guest without a limit for it may take to power off. */
 const powerOffGrace = 3000
+/** Milliseconds for the kernel's log. */
+const logLimit = 5000
 const overduePatience = 5000
 /** In the console of a guest, where it was reset. */
 const resetNote = '-- kvitest: reset to its checkpoint --'
@@ -43,6 +51,8 @@ export interface GuestPlace {
   /** Called with every guest that starts there. */
   track: (guest: LinuxGuest) => void
   admit: Admit
+  /** Names of the addresses of guests that go on from one boot. */
+  symbols?: SymbolSource
 }
 
 type Clock = GuestForkOptions['clock']
@@ -56,12 +66,13 @@ export class LinuxGuest implements Guest {
   readonly ended: Promise<GuestEnd>
   readonly #options: CheckedOptions
   readonly #place: GuestPlace
+  readonly #about: MachineAbout
   /** Of a fork: what it goes on from. */
   readonly #origin: GuestSidecar | undefined
   readonly #ports: Map<string, MachinePort>
   readonly #watch: IdleWatch
-  readonly #end = Promise.withResolvers<GuestEnd>()
-  readonly #scripts: ScriptEvidence[] = []
+  readonly #ending: GuestEnding
+  readonly #recorder: GuestRecorder
   #agent: AgentClient
   #machine: HostMachine | undefined
   #hello: AgentHello | undefined
@@ -69,38 +80,55 @@ export class LinuxGuest implements Guest {
   #lastProgress = performance.now()
   #running = 0
   #scriptCount = 0
-  #settled = false
-  /** A checkpoint or a reset is being made. */
-  #busy = false
+  readonly #exclusive: Exclusive
   /** The machine is going back, and what is sent now would reach another conversation. */
   #resetting = false
   /** As the guest was at the last mark. */
   #marked: GuestSidecar | undefined
   #stopping: Promise<GuestEnd> | undefined
-  /** Where the guest was when its user asked for its end. */
-  #stoppedIn: GuestEvidence['phase'] | undefined
-  #bootTimeout: GuestEvidence['bootTimeout']
-  #hang: GuestEvidence['hang']
-  #vcpus: VcpuState[] | undefined
-  #failure: string | undefined
 
-  constructor(options: CheckedOptions, kernel: KernelInfo, place: GuestPlace, origin?: GuestSidecar) {
+  constructor(
+    options: CheckedOptions,
+    kernel: KernelInfo,
+    place: GuestPlace,
+    about: MachineAbout,
+    origin?: GuestSidecar,
+  ) {
     this.name = options.name
+    this.#exclusive = new Exclusive(options.name)
     this.kernel = kernel
     this.host = place.host
     this.#place = place
+    this.#about = about
     this.#origin = origin
     this.#options = options
     this.console = new SerialLog(options.name)
-    this.ended = this.#end.promise
-    if (origin) this.console.inherit(origin.console)
+    this.#recorder = new GuestRecorder(this.console)
+    this.#ending = new GuestEnding({
+      console: this.console,
+      machine: () => this.#machine,
+      symbols: () => place.symbols,
+      state: () => ({
+        phase: this.#phase(),
+        handshake: this.#hello !== undefined,
+        warnings: this.warnings,
+      }),
+      allowances: () => this.allowances(),
+      keepsCore: options.core,
+      closed: (judgement) => this.#closed(judgement),
+    })
+    this.ended = this.#ending.ended
+    if (origin) {
+      this.console.inherit(origin.console)
+      this.#recorder.inherit(origin.console)
+    }
     if (options.onConsoleLine) this.console.onLine(options.onConsoleLine)
     const machine = () => this.#live()
     this.#agent = this.#converse()
     this.#ports = new Map(options.ports.map((name) => [name, new MachinePort(name, machine)]))
     for (const name of origin?.openPorts ?? []) this.#ports.get(name)?.guestOpened(true)
     const pulse = { lastProgress: () => this.#lastProgress, ping: () => this.#agent.ping() }
-    this.#watch = new IdleWatch(pulse, options.idleLimit, (idle) => void this.#hung(idle))
+    this.#watch = new IdleWatch(pulse, options.idleLimits.script, (idle) => void this.#ending.hung(idle))
   }
 
   /** A guest that goes on from a checkpoint: start() it with its machine. `spec` of the machine that was saved. */
@@ -110,7 +138,7 @@ export class LinuxGuest implements Guest {
     options: GuestForkOptions,
     place: GuestPlace,
   ): LinuxGuest {
-    return new LinuxGuest(forkOptions(spec, sidecar, options), sidecar.kernel, place, sidecar)
+    return new LinuxGuest(forkOptions(spec, sidecar, options), sidecar.kernel, place, { spec }, sidecar)
   }
 
   /** Rejects with a GuestError when the fork does not answer; nothing is left running then. */
@@ -168,6 +196,7 @@ export class LinuxGuest implements Guest {
   /** For createMachine: the machine's events, none of them before start(). */
   onEvent(event: MachineEvent): void {
     if (event.type === 'mark') this.#atMark(event.mark)
+    if (event.type === 'pvpanic') this.#ending.panicRung()
     if (event.type === 'port') this.#ports.get(event.channel)?.guestOpened(event.open)
     if (event.type !== 'data') return
     this.#lastProgress = performance.now()
@@ -191,14 +220,22 @@ export class LinuxGuest implements Guest {
     this.#machine = machine
     this.#place.track(this)
     machine.ended.then(
-      (end) => this.#finish(end),
-      (error) => this.#lost(error),
+      (end) => this.#ending.machineEnded(end),
+      (error) => this.#ending.lost(error),
     )
     const started = fork.requested ?? performance.now()
     this.console.started()
     const limit = this.#options.bootTimeout
-    const timer = setTimeout(() => void this.#bootTimedOut(limit), limit)
+    const timer = setTimeout(() => void this.#ending.bootTimedOut(limit), limit)
+    const quiet = new BootWatch(
+      { lastProgress: () => this.#lastProgress, standsStill: () => standsStill(machine) },
+      this.#options.idleLimits.boot,
+      (idle) => void this.#ending.hung(idle),
+    )
+    this.#lastProgress = performance.now()
     try {
+      if (this.#options.core) await machine.keepEnd()
+      quiet.start()
       await machine.start()
       const hello = await this.#agent.ready
       if (this.#origin) await this.#announce(fork.clock)
@@ -208,15 +245,17 @@ export class LinuxGuest implements Guest {
       this.#watch.start()
     } catch (error) {
       // The agent's conversation fails when the machine ends, and its verdict says more.
-      await machine.stop().catch(() => {})
-      if (!this.#settled) this.#lost(error)
+      await this.#ending.stopNow()
+      if (!this.#ending.settled) this.#ending.lost(error)
       const end = await this.ended
-      const quiet = end.verdict === 'boot-fail' && !/loglevel=[7-9]/.test(this.#options.cmdline)
-      const hint = quiet ? "boot with loglevel 7 to see the kernel's whole log" : undefined
+      const isQuiet = end.verdict === 'boot-fail' && !/loglevel=[7-9]/.test(this.#options.cmdline)
+      const hint = isQuiet ? "boot with loglevel 7 to see the kernel's whole log" : undefined
       const operation = this.#origin ? 'fork' : 'boot'
-      throw new GuestError(`${operation} ${this.name} (${this.kernel.name})`, end, this.console.text(), hint)
+      const about = `${operation} ${this.name} (${this.kernel.name})`
+      throw new GuestError(about, end, this.console.text(), hint, this.record())
     } finally {
       clearTimeout(timer)
+      quiet.stop()
     }
   }
 
@@ -237,6 +276,7 @@ export class LinuxGuest implements Guest {
     const { name, data } = await loadScript(script)
     const path = `/run/kvitest/${++this.#scriptCount}/${name}`
     const tap = new TapStream({ onPoint: options.onPoint, onDiagnostic: options.onDiagnostic })
+    const record = this.#recorder.script(name)
     this.#running++
     try {
       return await this.#whileAlive(`run ${name}`, async () => {
@@ -246,13 +286,18 @@ export class LinuxGuest implements Guest {
           env: { ...scriptEnvironment(name, this.#options, this), ...options.env },
           onStdout: (bytes) => {
             tap.write(bytes)
+            record.stdout.push(bytes)
             options.onStdout?.(bytes)
+          },
+          onStderr: (bytes) => {
+            record.stderr.push(bytes)
+            options.onStderr?.(bytes)
           },
         }).catch((error) => {
           throw explainScript(error, name, data)
         })
         const summary = tap.end()
-        this.#scripts.push({ name, ...result, tap: summary })
+        this.#ending.scripts.push({ name, ...result, tap: summary })
         return { ...result, tap: summary }
       })
     } finally {
@@ -267,14 +312,7 @@ export class LinuxGuest implements Guest {
   }
 
   port(name: string): GuestPort {
-    const port = this.#ports.get(name)
-    if (port) return port
-    const known = [...this.#ports.keys()].join(', ') || 'none'
-    throw new KvitestError(`port ${name}`, `${this.name} has no such port (it has: ${known})`, {
-      code: 'ENOENT',
-      hint: 'name it in the ports of a virtio-console device',
-      infra: false,
-    })
+    return findPort(this.#ports, name, this.name)
   }
 
   async inspect(): Promise<VcpuState[]> {
@@ -329,10 +367,19 @@ export class LinuxGuest implements Guest {
   }
 
   async stop(options: { force?: boolean } = {}): Promise<GuestEnd> {
-    if (!this.#settled) this.#stoppedIn ??= this.#phase()
-    if (options.force) await this.#machine?.stop().catch(() => {})
+    this.#ending.stopAsked()
+    if (options.force) await this.#ending.stopNow()
     this.#stopping ??= this.#powerOff()
     return await this.#stopping
+  }
+
+  record(): GuestRecord {
+    const { name, kernel, host } = this
+    return { name, kernel, host, ...this.#about, ...this.#recorder.record(), vcpus: this.#ending.vcpus ?? [] }
+  }
+
+  async saveCore(path: string): Promise<void> {
+    await saveCore(this.#ending.takeCore(), () => this.#live(), path)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -341,27 +388,36 @@ export class LinuxGuest implements Guest {
 
   async #powerOff(): Promise<GuestEnd> {
     this.#watch.stop()
-    const machine = this.#machine
-    if (!machine) return await this.ended
-    if (!this.#settled && this.#hello) {
-      // A guest that cannot take the request is stopped after the same grace.
+    const { shutdown } = this.#options.idleLimits
+    if (this.#machine && !this.#ending.settled && this.#hello) {
+      if (this.#running === 0 && this.#ending.isBad) await this.#fetchLog()
       this.#agent.powerOff().catch(() => {})
-      const timeout = Promise.withResolvers<void>()
-      const timer = setTimeout(timeout.resolve, powerOffGrace)
-      await Promise.race([this.ended, timeout.promise])
+      const late = Promise.withResolvers<boolean>()
+      const timer = setTimeout(() => late.resolve(true), shutdown || powerOffGrace)
+      const isLate = await Promise.race([this.ended.then(() => false), late.promise])
       clearTimeout(timer)
+      if (isLate) await this.#ending.stayed(shutdown)
     }
-    await machine.stop().catch(() => {})
+    await this.#ending.stopNow()
     return await this.ended
   }
 
-  #phase(): GuestEvidence['phase'] {
+  /** What the console's level left out, of a guest that still answers. */
+  async #fetchLog(): Promise<void> {
+    const fetched = this.#execute(['dmesg'], { timeout: logLimit }).catch(() => undefined)
+    const result = await Promise.race([fetched, sleep(logLimit + overduePatience, undefined, { ref: false })])
+    if (result?.status !== 0) return
+    this.#recorder.keepLog(result.stdout)
+    this.#ending.logFetched(result.stdout)
+  }
+
+  #phase(): 'boot' | 'script' | 'idle' {
     if (!this.#hello) return 'boot'
     return this.#running > 0 ? 'script' : 'idle'
   }
 
   #live(): HostMachine {
-    if (this.#machine && !this.#settled) return this.#machine
+    if (this.#machine && !this.#ending.settled) return this.#machine
     throw new KvitestError(`guest ${this.name}`, this.#machine ? 'it has ended' : 'it was not started', {
       code: 'EPIPE',
       infra: false,
@@ -370,13 +426,13 @@ export class LinuxGuest implements Guest {
 
   /** A failure because the guest ended becomes a GuestError that says how it ended. */
   async #whileAlive<T>(operation: string, work: () => Promise<T>): Promise<T> {
-    if (this.#settled) {
+    if (this.#ending.settled) {
       throw new GuestError(operation, await this.ended, this.console.text(), 'boot another guest')
     }
     try {
       return await work()
     } catch (error) {
-      if (!this.#settled && (error as KvitestError).code !== 'EPIPE') throw error
+      if (!this.#ending.settled && (error as KvitestError).code !== 'EPIPE') throw error
       throw new GuestError(operation, await this.ended, this.console.text())
     }
   }
@@ -387,40 +443,28 @@ export class LinuxGuest implements Guest {
 
   /** A command is over its time and the agent has not reported its end. */
   async #overdue(): Promise<boolean> {
-    if (this.#settled) return false
+    if (this.#ending.settled) return false
     const pulse = { lastProgress: () => this.#lastProgress, ping: () => this.#agent.ping() }
     const idle = performance.now() - this.#lastProgress
     if (await answersWithin(pulse, overduePatience)) return true
-    await this.#hung(idle + overduePatience)
+    await this.#ending.hung(idle + overduePatience)
     return false
   }
 
-  /** Work that no other checkpoint or reset may come between. */
   async #alone<T>(operation: string, work: () => Promise<T>): Promise<T> {
-    if (this.#busy) {
-      throw new KvitestError(operation, `${this.name}: a checkpoint or a reset is being made`, {
-        code: 'EBUSY',
-        hint: 'wait for the first one',
-        infra: false,
-      })
-    }
-    this.#busy = true
-    try {
-      return await this.#whileAlive(operation, work)
-    } finally {
-      this.#busy = false
-    }
+    return await this.#exclusive.run(operation, () => this.#whileAlive(operation, work))
   }
 
   /** A conversation with the agent, of a fork from where the checkpoint's stopped. */
   #converse(): AgentClient {
     const write = (data: Uint8Array) => {
-      if (this.#resetting) return Promise.reject(this.#cancelled())
+      if (this.#resetting) return Promise.reject(wasReset(this.name))
       return this.#live().write(agentPort, data)
     }
-    const onFailure = (error: KvitestError) => this.#agentFailed(error)
-    if (!this.#origin) return new AgentClient(write, onFailure)
-    return AgentClient.resume(this.#origin.agent, write, onFailure)
+    const onFailure = (error: KvitestError) => this.#ending.failed(error)
+    const listeners = { onFailure, onFrame: this.#recorder.frame }
+    if (!this.#origin) return new AgentClient(write, listeners)
+    return AgentClient.resume(this.#origin.agent, write, listeners)
   }
 
   /** Tells a fork that it is one: forks of one checkpoint must not share random numbers and ids. */
@@ -437,7 +481,7 @@ export class LinuxGuest implements Guest {
     const before = this.#agent
     this.#resetting = false
     this.#agent = this.#converse()
-    before.fail(this.#cancelled())
+    before.fail(wasReset(this.name))
     for (const [name, port] of this.#ports) port.reset(this.#origin?.openPorts.includes(name) ?? false)
     this.console.note(resetNote)
   }
@@ -452,74 +496,17 @@ export class LinuxGuest implements Guest {
       kernel: this.kernel,
       name: this.name,
       cmdline: this.#options.cmdline,
+      // A fork's fork has the addresses of the guest that was booted.
+      moment: this.#origin?.moment ?? randomUUID(),
     }
   }
 
-  #cancelled(): KvitestError {
-    return new KvitestError(`guest ${this.name}`, 'it was reset to its checkpoint', {
-      code: 'ECANCELED',
-      infra: false,
-    })
-  }
-
-  async #hung(milliseconds: number): Promise<void> {
-    if (this.#settled || this.#stoppedIn) return
-    this.#hang ??= { milliseconds: Math.round(milliseconds) }
-    await this.#stopForGood()
-  }
-
-  async #bootTimedOut(milliseconds: number): Promise<void> {
-    if (this.#settled || this.#stoppedIn || this.#hello) return
-    this.#bootTimeout = { milliseconds }
-    await this.#stopForGood()
-  }
-
-  #agentFailed(error: KvitestError): void {
-    this.#failure ??= error.message
-    void this.#stopForGood()
-  }
-
-  async #stopForGood(): Promise<void> {
-    this.#vcpus ??= await this.#machine?.inspect().catch(() => undefined)
-    await this.#machine?.stop().catch(() => {})
-  }
-
-  #lost(error: unknown): void {
-    this.#failure ??= error instanceof Error ? error.message : String(error)
-    this.#finish(undefined)
-  }
-
-  #finish(machine: MachineEnd | undefined): void {
-    if (this.#settled) return
-    const stopped = this.#stoppedIn !== undefined
-    const phase = this.#stoppedIn === 'idle' ? 'shutdown' : (this.#stoppedIn ?? this.#phase())
-    this.#settled = true
+  #closed({ reason }: Judgement): void {
     this.#watch.stop()
-    const vcpus = this.#vcpus ?? machine?.vcpus
-    const judgement = judge({
-      phase,
-      stopped,
-      machine,
-      console: this.console.text(),
-      handshake: this.#hello !== undefined,
-      scripts: this.#scripts,
-      bootTimeout: this.#bootTimeout,
-      hang: this.#hang,
-      failure: this.#failure,
-      warnings: this.warnings,
-      vcpus,
-      allowances: this.allowances(),
-    })
-    this.console.end(judgement.reason)
-    for (const port of this.#ports.values()) port.end(judgement.reason)
+    this.console.end(reason)
+    for (const port of this.#ports.values()) port.end(reason)
     this.#agent.fail(
-      new KvitestError(`guest ${this.name}`, `it has ended (${judgement.reason})`, {
-        code: 'EPIPE',
-        infra: false,
-      }),
+      new KvitestError(`guest ${this.name}`, `it has ended (${reason})`, { code: 'EPIPE', infra: false }),
     )
-    this.#end.resolve({ ...judgement, machine })
-    // Gives back what a host keeps for a machine that has ended.
-    this.#machine?.stop().catch(() => {})
   }
 }

@@ -12,10 +12,11 @@ import { findSplats } from '../verdict/splat.ts'
 import { admitByBudget } from './admission.ts'
 import { type CheckedOptions, checkOptions } from './boot-options.ts'
 import { restoreCheckpoint } from './checkpoint.ts'
-import { checkpointKey } from './checkpoint-key.ts'
+import { type BootHashes, checkpointKey } from './checkpoint-key.ts'
 import { followConsole } from './console-follow.ts'
 import { GuestError } from './error.ts'
 import { type GuestPlace, LinuxGuest } from './guest.ts'
+import { siblingSymbols } from './sibling-symbols.ts'
 import type { GuestSidecar } from './sidecar.ts'
 import type { BootOptions, Guest, GuestCheckpoint, GuestForkOptions, Host } from './types.ts'
 
@@ -24,7 +25,7 @@ interface PreparedBoot {
   checked: CheckedOptions
   kernel: KernelInfo
   spec: MachineSpec
-  initramfsHash: string
+  hashes: BootHashes
 }
 
 interface BootFiles {
@@ -82,14 +83,13 @@ class GuestHost implements Host {
 
   async #fork(prepared: PreparedBoot, fork: Parameters<LinuxGuest['start']>[1]): Promise<LinuxGuest> {
     const { checked, spec } = prepared
-    const { kind: _, ...payload } = spec.payload as Extract<MachineSpec['payload'], { kind: 'linux' }>
-    const kernel = await fileHash(payload.kernel)
+    const key = checkpointKey(spec, prepared.hashes)
     // The machine comes with its sidecar, and may speak as soon as it is there.
     const early: MachineEvent[] = []
     let listener = (event: MachineEvent): void => void early.push(event)
     const { machine, sidecar }: CachedFork = await this.#machines.forkCached(
       {
-        key: checkpointKey(spec, { kernel, initramfs: prepared.initramfsHash }),
+        key,
         cpus: checked.cpus,
         memory: checked.memory,
         options: { name: checked.name },
@@ -98,7 +98,9 @@ class GuestHost implements Host {
       (event) => listener(event),
     )
     const origin = { ...(sidecar as GuestSidecar), kernel: prepared.kernel }
-    const guest = LinuxGuest.resume(spec, origin, checked, this.#place)
+    const symbols = () => siblingSymbols(this.#machines, { key, spec, moment: origin.moment })
+    const about = { spec, hashes: prepared.hashes }
+    const guest = new LinuxGuest(checked, prepared.kernel, { ...this.#place, symbols }, about, origin)
     listener = (event) => guest.onEvent(event)
     for (const event of early) guest.onEvent(event)
     await guest.start(machine, fork)
@@ -129,7 +131,8 @@ class GuestHost implements Host {
       payload: { kind: 'linux', kernel: image, initramfs: initramfs.path, cmdline: checked.cmdline },
       devices: checked.devices,
     }
-    return { checked, kernel, spec, initramfsHash: initramfs.hash }
+    const hashes = { kernel: await fileHash(image), initramfs: initramfs.hash }
+    return { checked, kernel, spec, hashes }
   }
 
   /**
@@ -151,10 +154,10 @@ class GuestHost implements Host {
   }
 
   async #boot(
-    { checked, kernel, spec }: PreparedBoot,
+    { checked, kernel, spec, hashes }: PreparedBoot,
     machines: Pick<MakerPlace, 'createMachine'>,
   ): Promise<LinuxGuest> {
-    const guest = new LinuxGuest(checked, kernel, this.#place)
+    const guest = new LinuxGuest(checked, kernel, this.#place, { spec, hashes })
     const machine = await machines.createMachine(spec, (event) => guest.onEvent(event))
     await guest.start(machine)
     return guest
@@ -168,7 +171,8 @@ class GuestHost implements Host {
       if (sortSplats(findSplats(sidecar.console), guest.allowances()).standing.length > 0) {
         await checkpoint.release()
         const end = await guest.stop({ force: true })
-        throw new GuestError(`boot ${guest.name} (${guest.kernel.name})`, end, guest.console.text())
+        const about = `boot ${guest.name} (${guest.kernel.name})`
+        throw new GuestError(about, end, guest.console.text(), undefined, guest.record())
       }
       await place.keep(checkpoint, sidecar)
     } finally {

@@ -97,3 +97,15 @@ export class MachinePort implements GuestPort {
     this.#changed = Promise.withResolvers<void>()
   }
 }
+
+/** The port of that name; throws ENOENT with those that the guest has. */
+export function findPort(ports: ReadonlyMap<string, MachinePort>, name: string, guest: string): MachinePort {
+  const port = ports.get(name)
+  if (port) return port
+  const known = [...ports.keys()].join(', ') || 'none'
+  throw new KvitestError(`port ${name}`, `${guest} has no such port (it has: ${known})`, {
+    code: 'ENOENT',
+    hint: 'name it in the ports of a virtio-console device',
+    infra: false,
+  })
+}

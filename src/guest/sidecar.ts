@@ -22,6 +22,8 @@ export interface GuestSidecar {
   /** Name of the guest that was saved. */
   name: string
   cmdline: string
+  /** Names this checkpoint among all others: what is true of one fork's addresses is true of its twins'. */
+  moment: string
 }
 
 export function boundedConsole(text: string): string {
@@ -65,6 +67,7 @@ export function decodeSidecar(data: Uint8Array): GuestSidecar {
       },
       name: asText(record.name),
       cmdline: asText(record.cmdline),
+      moment: asText(record.moment),
     }
   } catch (cause) {
     throw new KvitestError('read a checkpoint', 'what it says of its guest makes no sense', {

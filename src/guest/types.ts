@@ -5,6 +5,8 @@ import type { DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
 import type { AllowedSplat } from '../verdict/expectations.ts'
 import type { Judgement } from '../verdict/types.ts'
+import type { IdleLimitOption } from './idle-limits.ts'
+import type { GuestRecord } from './record.ts'
 
 /** What a test author asks for; every field has a default. */
 export interface BootOptions {
@@ -27,10 +29,12 @@ export interface BootOptions {
   /** Milliseconds from start to the agent's handshake. Default 60 000. */
   bootTimeout?: number
   /**
-   * Milliseconds without a byte on any channel, and then as many without an answer of the agent, after which the
-   * guest counts as hung and is stopped. Default 20 000; 0 never.
+   * Milliseconds of silence after which the guest counts as hung, is diagnosed and stopped: one number, or apart for its
+   * boot, its scripts and its shutdown. Default 20 000 each; 0 never.
    */
-  idleLimit?: number
+  idleLimit?: IdleLimitOption
+  /** Keep memory and registers of a guest that ends badly, for saveCore(). Default false. */
+  core?: boolean
   /**
    * What the kernel log shows on the serial console: messages below this level. Default 7, nearly all; 5, warnings and
    * worse, on a host where a guest's exits are slow (`tcg`, `software`): there every character costs a third of a
@@ -146,7 +150,9 @@ export interface GuestForkOptions {
   /** As in BootOptions, until the fork answers. */
   bootTimeout?: number
   /** As in BootOptions. */
-  idleLimit?: number
+  idleLimit?: IdleLimitOption
+  /** As in BootOptions. */
+  core?: boolean
   /** Every line of the fork's serial console from its fork on; `milliseconds` since then. */
   onConsoleLine?: ((line: string, milliseconds: number) => void) | undefined
   /** As in BootOptions. */
@@ -166,6 +172,8 @@ export interface GuestCheckpoint extends AsyncDisposable {
   fork(options?: GuestForkOptions): Promise<Guest>
   /** Writes it to a file, which Host.restore() takes; nothing is at `path` when that fails. */
   save(path: string): Promise<void>
+  /** As Guest.saveCore(), of the moment of the checkpoint. */
+  saveCore(path: string): Promise<void>
   /** Idempotent. */
   release(): Promise<void>
 }
@@ -210,7 +218,17 @@ export interface Guest extends AsyncDisposable {
    * were seen, still count for its verdict. Rejects with EINVAL for a guest that was booted.
    */
   reset(options?: GuestResetOptions): Promise<void>
-  /** Power-off asked for through the agent, forced after a grace time. Idempotent. */
+  /** What was seen of it so far, for a person who looks into it later. */
+  record(): GuestRecord
+  /**
+   * Writes memory and registers to a new file as an ELF64 core, which gdb, crash and drgn open: of a live guest as they
+   * are now, of one that ended badly and was started with `core` as they were at its end.
+   */
+  saveCore(path: string): Promise<void>
+  /**
+   * Power-off asked for through the agent. A guest that does not obey within its shutdown limit is a hang. `force` stops
+   * it at once. Idempotent.
+   */
   stop(options?: { force?: boolean }): Promise<GuestEnd>
 }
 

@@ -9,6 +9,7 @@ import type {
   NativeAddon,
   NativeCheckpoint,
   NativeMachine,
+  NmiOptions,
   VcpuState,
 } from '../native/contract.ts'
 import { type Calibration, calibrateLocal, canRunLinux } from './calibrate.ts'
@@ -80,8 +81,16 @@ class LocalMachine implements HostMachine {
     return this.#native.privateMemory()
   }
 
-  nmi(): Promise<void> {
-    return this.#native.nmi()
+  nmi(options?: NmiOptions): Promise<void> {
+    return this.#native.nmi(options)
+  }
+
+  sendBreak(): Promise<void> {
+    return this.#native.sendBreak()
+  }
+
+  keepEnd(): Promise<void> {
+    return this.#native.keepEnd()
   }
 
   async checkpoint(): Promise<HostCheckpoint> {
@@ -111,6 +120,10 @@ class LocalCheckpoint implements HostCheckpoint {
 
   save(path: string): Promise<void> {
     return this.#native.save(path)
+  }
+
+  saveCore(path: string): Promise<void> {
+    return this.#native.saveCore(path)
   }
 
   async release(): Promise<void> {

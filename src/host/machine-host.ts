@@ -6,6 +6,7 @@ import type {
   MachineEnd,
   MachineEvent,
   MachineSpec,
+  NmiOptions,
   VcpuState,
 } from '../native/contract.ts'
 
@@ -35,7 +36,10 @@ export interface HostMachine {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
   privateMemory(): Promise<number>
-  nmi(): Promise<void>
+  nmi(options?: NmiOptions): Promise<void>
+  sendBreak(): Promise<void>
+  /** As NativeMachine.keepEnd(). */
+  keepEnd(): Promise<void>
   /** As NativeMachine.checkpoint(). The checkpoint outlives the machine. */
   checkpoint(): Promise<HostCheckpoint>
   /** As NativeMachine.reset(). */
@@ -49,6 +53,8 @@ export interface HostCheckpoint {
   fork(options: ForkOptions, onEvent: (event: MachineEvent) => void): Promise<HostMachine>
   /** Writes it to a new file of *this* machine. */
   save(path: string): Promise<void>
+  /** As NativeCheckpoint.saveCore(), to a new file of *this* machine. */
+  saveCore(path: string): Promise<void>
   /** Idempotent. Its forks live on. */
   release(): Promise<void>
 }

@@ -48,8 +48,8 @@ export function storageError(path: string, error: unknown): unknown {
   })
 }
 
-/** mkdir -p that says EROFS where Node's own, on a read-only file system, says ENOENT. */
-async function makePath(path: string): Promise<void> {
+/** mkdir -p that says EROFS where Node's own, on a read-only file system, says ENOENT; and that ends in /proc. */
+export async function makePath(path: string): Promise<void> {
   try {
     await mkdir(path)
   } catch (error) {

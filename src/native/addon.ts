@@ -83,7 +83,9 @@ function wrapMachine(machine: NativeMachine): NativeMachine {
     resize: (channel, columns, rows) => converted(machine.resize(channel, columns, rows)),
     inspect: () => converted(machine.inspect()),
     privateMemory: () => converted(machine.privateMemory()),
-    nmi: () => converted(machine.nmi()),
+    nmi: (options) => converted(machine.nmi(options)),
+    sendBreak: () => converted(machine.sendBreak()),
+    keepEnd: () => converted(machine.keepEnd()),
     checkpoint: async () => wrapCheckpoint(await converted(machine.checkpoint())),
     reset: (options) => converted(machine.reset(options)),
   }
@@ -94,6 +96,7 @@ function wrapCheckpoint(checkpoint: NativeCheckpoint): NativeCheckpoint {
     info: checkpoint.info,
     fork: async (options, onEvent) => wrapMachine(await converted(checkpoint.fork(options, onEvent))),
     save: (path) => converted(checkpoint.save(path)),
+    saveCore: (path) => converted(checkpoint.saveCore(path)),
     release: () => checkpoint.release(),
   }
 }

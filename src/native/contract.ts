@@ -80,6 +80,24 @@ export interface VcpuState {
   mpState?: string
   /** rflags.IF */
   interruptsEnabled: boolean
+  /** Privilege level: 0 kernel, 3 user. */
+  cpl: number
+  /** Interrupt vectors that wait to be taken (LAPIC IRR), ascending. */
+  pending: number[]
+  /** Interrupt vectors whose handlers have not ended (LAPIC ISR), ascending. */
+  inService: number[]
+  /** Within the handler of an NMI: another one waits. */
+  nmiMasked: boolean
+}
+
+export interface NmiOptions {
+  /** Default: every vCPU. */
+  vcpu?: number
+  /**
+   * Port 0x61 names an I/O channel check as the cause: Linux then shows its registers, and panics when
+   * kernel.panic_on_io_nmi is set.
+   */
+  ioCheck?: boolean
 }
 
 export interface MachineEnd {
@@ -131,8 +149,15 @@ export interface NativeMachine {
   inspect(): Promise<VcpuState[]>
   /** Bytes of RAM that this machine alone holds: what a fork has written, all that a booted guest has touched. */
   privateMemory(): Promise<number>
-  /** Injects an NMI into every vCPU (KVM_NMI); needs the irqchip. */
-  nmi(): Promise<void>
+  /** Injects an NMI (KVM_NMI); needs the irqchip. */
+  nmi(options?: NmiOptions): Promise<void>
+  /** A break on the serial line: with the key that follows it, a system request to Linux. */
+  sendBreak(): Promise<void>
+  /**
+   * From now on the guest's end leaves a checkpoint of what it was then, with which checkpoint() answers after it: for
+   * saveCore(). It is not fit to be forked.
+   */
+  keepEnd(): Promise<void>
   /**
    * Saves the running guest as it is at one moment, with the bytes that write() has not yet handed to its driver; the
    * guest goes on. Rejects with EBUSY while another checkpoint or reset is being made, with EPIPE when it has ended.
@@ -168,6 +193,11 @@ export interface NativeCheckpoint {
   fork(options: ForkOptions, onEvent: (event: MachineEvent) => void): Promise<NativeMachine>
   /** Writes it to a new file at `path`: a partly written one is removed. */
   save(path: string): Promise<void>
+  /**
+   * Writes RAM and registers as an ELF64 core to a file at `path`: a PT_LOAD for each range of RAM at its guest physical
+   * address, an NT_PRSTATUS for each vCPU, the guest kernel's VMCOREINFO. Pages of zeros are holes of the file.
+   */
+  saveCore(path: string): Promise<void>
   /** Idempotent. */
   release(): void
 }

@@ -314,3 +314,78 @@ test('the reason is always one line', () => {
   const verdicts = [good(), good({ console: log('kasan-6.12.log') }), good({ handshake: false })].map(judge)
   expect(verdicts.every(({ reason }) => !reason.includes('\n'))).toBe(true)
 })
+
+describe('a guest that said nothing any more', () => {
+  const vcpu = (change: object = {}) => ({
+    index: 0,
+    registers: { rip: '0xffffffffc02070a1' },
+    mpState: 'runnable',
+    interruptsEnabled: false,
+    ...change,
+  })
+  const hung = (change: Partial<GuestEvidence>) =>
+    good({ hang: { milliseconds: 20_000 }, stopped: false, scripts: [], ...change })
+
+  test.for<[Partial<GuestEvidence>, string]>([
+    [
+      { phase: 'script', vcpus: [vcpu({ doing: 'spins', at: 'provoke_spin+0x11 [provoke]' })] },
+      'no progress for 20 s while a script or command ran; vCPU 0 spins at provoke_spin+0x11 [provoke], interrupts off',
+    ],
+    [
+      { phase: 'script', vcpus: [vcpu({ doing: 'halted', mpState: 'halted', interruptsEnabled: true })] },
+      'no progress for 20 s while a script or command ran; vCPU 0 halted at rip 0xffffffffc02070a1, interrupts on',
+    ],
+    [
+      { phase: 'idle', vcpus: [vcpu({ doing: 'runs', cpl: 3, registers: { rip: '0x400000' } })] },
+      'no progress for 20 s between scripts; vCPU 0 runs at rip 0x400000 (a user program), interrupts off',
+    ],
+    [{ phase: 'boot', handshake: false }, 'no progress for 20 s during boot'],
+    [{ phase: 'shutdown', stopped: true }, 'no power-off for 20 s after it was asked for'],
+  ])('%j', ([change, reason]) => {
+    expect(short(hung(change))).toBe(`hang: ${reason}`)
+  })
+
+  test('what its diagnosis found is evidence', () => {
+    const findings = ['asked the kernel (x): no answer']
+    const { evidence } = judge(hung({ phase: 'script', vcpus: [vcpu({ pending: [236] })], findings }))
+    expect(evidence).toContain('asked the kernel (x): no answer')
+    expect(evidence.join('\n')).toContain('interrupts off, vectors 236 wait: rip=')
+  })
+
+  test('a boot out of time that was diagnosed says where it was', () => {
+    const change = {
+      phase: 'boot',
+      handshake: false,
+      hang: undefined,
+      bootTimeout: { milliseconds: 1000 },
+    } as const
+    expect(short(hung({ ...change, console: 'x', vcpus: [vcpu({ doing: 'spins', at: 'f+0x1' })] }))).toBe(
+      'boot-fail: no greeting of the agent within 1 s; vCPU 0 spins at f+0x1, interrupts off; its console ends: x',
+    )
+  })
+})
+
+test('a guest that did not power off and was stopped is a failure', () => {
+  const stayed = good({ stayed: true, machine: machine('stopped', 'stop() was called') })
+  expect(short(stayed)).toBe('fail: the guest did not power off when it was asked to')
+})
+
+describe("the lines of a splat that only the kernel's own log has", () => {
+  const title = '[   12.000000] INFO: task sh:81 blocked for more than 1 seconds.\n'
+  const dmesg = `${title}[   12.000001] task:sh state:D\n[   12.000002] Call Trace:\n[   12.000003]  <TASK>\n[   12.000004]  provoke_hung_task+0x1/0x2\n[   12.000005]  </TASK>\n`
+
+  test('are taken from there', () => {
+    const { verdict, evidence } = judge(good({ console: title, dmesg }))
+    expect(verdict).toBe('oops')
+    expect(evidence[0]).toContain('provoke_hung_task')
+  })
+
+  test('are not what decides: the console does', () => {
+    expect(short(good({ dmesg }))).toBe('pass: 2 points ok')
+  })
+
+  test('a log that lost the beginning takes nothing away', () => {
+    const { evidence } = judge(good({ console: dmesg, dmesg: title }))
+    expect(evidence[0]).toContain('provoke_hung_task')
+  })
+})

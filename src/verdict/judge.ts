@@ -17,6 +17,14 @@ export interface VcpuEvidence {
   registers: Record<string, string>
   mpState?: string
   interruptsEnabled: boolean
+  /** 3: it ran a user's code. */
+  cpl?: number
+  /** Interrupt vectors that wait to be taken. */
+  pending?: readonly number[]
+  /** Of several looks: it halts, spins in one place, or gets on. */
+  doing?: 'halted' | 'spins' | 'runs'
+  /** The function, as the kernel names it: `provoke_spin+0x11 [provoke]`. */
+  at?: string
 }
 
 export interface TapEvidence {
@@ -44,6 +52,8 @@ export interface GuestEvidence {
   phase: 'boot' | 'script' | 'idle' | 'shutdown'
   /** Its user called stop(). */
   stopped: boolean
+  /** It was asked to power off, did not, and has no limit after which that is a hang. */
+  stayed?: boolean
   /** Absent when no end was reported: the host itself was lost. */
   machine?: MachineEvidence | undefined
   /** Everything the serial console showed. */
@@ -59,6 +69,10 @@ export interface GuestEvidence {
   warnings?: readonly string[] | undefined
   /** Sampled before a hung guest was stopped. */
   vcpus?: readonly VcpuEvidence[] | undefined
+  /** What a diagnosis brought to light, an entry each. */
+  findings?: readonly string[] | undefined
+  /** The kernel's whole log, of a guest that could be asked for it: the console may lack what is below its level. */
+  dmesg?: string | undefined
   /** Our own fault: a lost lab, a broken protocol. One line. */
   failure?: string | undefined
   /** Splats that are known here and make no `oops`; a panic is never one of them. */
@@ -75,7 +89,7 @@ const orderly = ['poweroff', 'stopped']
  * infra, boot-fail, hang, oops, timeout, fail, skip, pass.
  */
 export function judge(evidence: GuestEvidence): Judgement {
-  const { standing: splats, allowed } = sortSplats(findSplats(evidence.console), evidence.allowances)
+  const { standing: splats, allowed } = sortSplats(wholeSplats(evidence), evidence.allowances)
   const judgement =
     panic(evidence, splats) ??
     vmmCrash(evidence) ??
@@ -112,6 +126,22 @@ export function sortSplats(
   return { standing, allowed }
 }
 
+/**
+ * The splats that the console shows, each with the lines that only the kernel's own log has: back traces are often below
+ * the console's level.
+ */
+function wholeSplats({ console, dmesg }: GuestEvidence): Splat[] {
+  const shown = findSplats(console)
+  if (dmesg === undefined || shown.length === 0) return shown
+  const logged = findSplats(dmesg)
+  return shown.map((splat) => {
+    const at = logged.findIndex(({ title }) => title === splat.title)
+    if (at < 0) return splat
+    const [whole] = logged.splice(at, 1)
+    return whole!.text.length > splat.text.length ? whole! : splat
+  })
+}
+
 type Finding = Omit<Judgement, 'evidence'> | undefined
 
 function panic({ machine }: GuestEvidence, splats: Splat[]): Finding {
@@ -129,13 +159,22 @@ function infra({ failure }: GuestEvidence): Finding {
   if (failure !== undefined) return { verdict: 'infra', reason: failure }
 }
 
-function bootFail({ handshake, bootTimeout, machine, stopped, console }: GuestEvidence): Finding {
-  if (handshake) return
+function bootFail({
+  handshake,
+  hang,
+  bootTimeout,
+  machine,
+  stopped,
+  console,
+  vcpus,
+}: GuestEvidence): Finding {
+  if (handshake || hang) return
   const last = lastLines(console, 1)[0]
   const said = last ? `; its console ends: ${last}` : '; its console is empty'
   if (bootTimeout) {
     const seconds = bootTimeout.milliseconds / 1000
-    return { verdict: 'boot-fail', reason: `no greeting of the agent within ${seconds} s${said}` }
+    const doing = vcpus?.some((vcpu) => vcpu.doing) ? `; ${vcpus.map(describeVcpu).join('; ')}` : ''
+    return { verdict: 'boot-fail', reason: `no greeting of the agent within ${seconds} s${doing}${said}` }
   }
   if (stopped) return { verdict: 'skip', reason: 'stopped while it booted' }
   return { verdict: 'boot-fail', reason: `${describeEnd(machine)} before the agent greeted${said}` }
@@ -144,7 +183,12 @@ function bootFail({ handshake, bootTimeout, machine, stopped, console }: GuestEv
 function hang({ hang, phase, vcpus }: GuestEvidence): Finding {
   if (!hang) return
   const doing = vcpus?.length ? `; ${vcpus.map(describeVcpu).join('; ')}` : ''
-  return { verdict: 'hang', reason: `no progress for ${hang.milliseconds / 1000} s ${during(phase)}${doing}` }
+  const seconds = hang.milliseconds / 1000
+  const what =
+    phase === 'shutdown'
+      ? `no power-off for ${seconds} s after it was asked for`
+      : `no progress for ${seconds} s ${during(phase)}`
+  return { verdict: 'hang', reason: `${what}${doing}` }
 }
 
 function oops(splats: Splat[], allowances: readonly SplatAllowance[] = []): Finding {
@@ -157,7 +201,7 @@ function oops(splats: Splat[], allowances: readonly SplatAllowance[] = []): Find
   return { verdict: 'oops', reason: `${first.title}${more}${was}` }
 }
 
-function scripts({ phase, stopped, machine, scripts }: GuestEvidence): NonNullable<Finding> {
+function scripts({ phase, stopped, stayed, machine, scripts }: GuestEvidence): NonNullable<Finding> {
   const late = scripts.find(({ timedOut }) => timedOut)
   if (late) return { verdict: 'timeout', reason: `${late.name} was over its time and was killed` }
   if (phase === 'script') {
@@ -173,6 +217,7 @@ function scripts({ phase, stopped, machine, scripts }: GuestEvidence): NonNullab
   if (phase !== 'shutdown') {
     return { verdict: 'fail', reason: `${describeEnd(machine)} though nobody asked it to end` }
   }
+  if (stayed) return { verdict: 'fail', reason: 'the guest did not power off when it was asked to' }
   if (machine && !orderly.includes(machine.reason)) {
     return { verdict: 'fail', reason: `${describeEnd(machine)} when it was asked to power off` }
   }
@@ -232,9 +277,13 @@ function describeEnd(machine: MachineEvidence | undefined): string {
   return words[machine?.reason ?? ''] ?? `the guest ended (${machine?.detail ?? 'nobody knows how'})`
 }
 
-function describeVcpu({ index, registers, mpState, interruptsEnabled }: VcpuEvidence): string {
-  const state = mpState ? `${mpState} ` : ''
-  return `vCPU ${index} ${state}at rip ${registers.rip ?? '?'}, interrupts ${interruptsEnabled ? 'on' : 'off'}`
+/** `vCPU 0 spins at provoke_spin+0x11 [provoke], interrupts off` */
+function describeVcpu(vcpu: VcpuEvidence): string {
+  const { index, registers, mpState, interruptsEnabled, cpl, doing, at } = vcpu
+  const state = doing ?? mpState
+  const place = at ?? `rip ${registers.rip ?? '?'}`
+  const level = cpl === 3 ? ' (a user program)' : ''
+  return `vCPU ${index} ${state ? `${state} ` : ''}at ${place}${level}, interrupts ${interruptsEnabled ? 'on' : 'off'}`
 }
 
 function lastLines(text: string, count: number): string[] {
@@ -251,7 +300,7 @@ function evidenceOf(verdict: Verdict, evidence: GuestEvidence, splats: Splat[]):
   found.push(...(evidence.warnings ?? []).map((warning) => `agent: ${warning}`))
   if (verdict === 'pass' || verdict === 'skip') return found
   if (evidence.machine && evidence.phase !== 'shutdown') found.push(`machine: ${evidence.machine.detail}`)
-  found.push(...(evidence.vcpus ?? []).map(describeRegisters))
+  found.push(...(evidence.vcpus ?? []).map(describeRegisters), ...(evidence.findings ?? []))
   // A report of the kernel says more than its last lines, and a script's failure is none of the kernel's.
   const ownFailure = (verdict === 'fail' || verdict === 'timeout') && evidence.phase !== 'script'
   if (splats.length === 0 && !ownFailure) found.push(...lastLines(evidence.console, consoleTail))
@@ -260,5 +309,6 @@ function evidenceOf(verdict: Verdict, evidence: GuestEvidence, splats: Splat[]):
 
 function describeRegisters(vcpu: VcpuEvidence): string {
   const registers = Object.entries(vcpu.registers).map(([name, value]) => `${name}=${value}`)
-  return `${describeVcpu(vcpu)}: ${registers.join(' ')}`
+  const pending = vcpu.pending?.length ? `, vectors ${vcpu.pending.join(' ')} wait` : ''
+  return `${describeVcpu(vcpu)}${pending}: ${registers.join(' ')}`
 }

@@ -1,4 +1,5 @@
 import { dirname, resolve } from 'node:path'
+import type { GuestRecord } from '../guest/record.ts'
 import type { BootOptions, Guest, GuestEnd, Host, RunResult } from '../guest/types.ts'
 import type { VcpuState } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
@@ -6,6 +7,7 @@ import type { Point, TapSummary } from '../tap/types.ts'
 import type { AllowedSplat, Place } from '../verdict/expectations.ts'
 import type { Verdict } from '../verdict/types.ts'
 import { boundText } from './bounded-text.ts'
+import { GuestArtifacts } from './guest-artifacts.ts'
 import type { HostLease } from './host-lease.ts'
 import { allowedMeta, type GuestMeta } from './meta.ts'
 import { servePeers } from './peers.ts'
@@ -25,6 +27,8 @@ export interface Outcome {
   tap?: TapSummary
   meta: GuestMeta
   evidence: string[]
+  /** Where its files are, and how to run it again. */
+  trace: string[]
   /** Sampled when the script was over its time and the agent silent. */
   vcpus?: VcpuState[]
 }
@@ -41,6 +45,7 @@ export class Attempt {
   readonly #points = new Map<string, { point: Point; elapsed: number }>()
   readonly #waiting = new Map<string, (() => void)[]>()
   readonly #abort = new AbortController()
+  readonly #artifacts: GuestArtifacts
   #over = false
   #startedAt = 0
   #guest: Guest | undefined
@@ -57,6 +62,12 @@ export class Attempt {
     this.#onPoint = onPoint
     this.#only = more.only
     this.#allowedSplats = more.allowedSplats ?? []
+    const guest = [variant.name, more.only].filter(Boolean).join(' ') || 'guest'
+    this.#artifacts = new GuestArtifacts(
+      plan.file,
+      guest,
+      plan.header.guest.kernel ? undefined : this.#kernel(),
+    )
     this.ended = lease
       .with((host) => this.#run(host), this.#abort.signal)
       .catch((error: Error) => this.#notRun(error))
@@ -78,6 +89,11 @@ export class Attempt {
   /** Where its guest runs, as far as it is known by now. */
   get place(): Place {
     return { kernelRelease: this.#guest?.kernelRelease, host: this.#guest?.host.name }
+  }
+
+  /** Lines that lead from a test's failure to its guest. `test` as vitest names it, of a declared one only. */
+  hints(test: string | undefined): string[] {
+    return this.#artifacts.hints(this.#guest?.host.name, test === undefined ? this.#block() : { test })
   }
 
   /** Ends it now if it still runs. Idempotent. */
@@ -128,13 +144,32 @@ export class Attempt {
     const end = await guest.stop({ force: error !== undefined })
     await peers.close()
     if (this.#abort.signal.aborted) error = undefined
+    const meta = this.#meta(end, guest, result, error)
+    const { verdict, reason } = meta
+    const { kept, lines } = await this.#artifacts.keep({ ...end, verdict, reason }, guest.record(), {
+      ...this.#block(),
+      isBad: this.#isBad(verdict),
+      saveCore: (path) => guest.saveCore(path),
+    })
     return {
       ...(error ? { error } : {}),
       ...(result ? { result, tap: result.tap } : {}),
       ...(vcpus ? { vcpus } : {}),
       evidence: end.evidence,
-      meta: this.#meta(end, guest, result, error),
+      trace: lines,
+      meta: { ...meta, ...(kept ? { artifacts: kept } : {}) },
     }
+  }
+
+  /** A guest that was stopped early is judged by nobody, and its failed points count all the same. */
+  #isBad(verdict: Verdict): boolean {
+    return (
+      !HARMLESS.includes(verdict) || [...this.#points.values()].some(({ point }) => point.result === 'fail')
+    )
+  }
+
+  #block(): { block?: string } {
+    return this.#variant.name === '' ? {} : { block: this.#variant.name }
   }
 
   #bootOptions(): BootOptions {
@@ -152,6 +187,8 @@ export class Attempt {
       bootTimeout: guest.bootTimeout,
       allowedSplats: this.#allowedSplats,
       name: [this.#scriptName(), this.#variant.name, this.#only].filter(Boolean).join(' '),
+      core: this.#artifacts.wantsCore,
+      ...(guest.idleLimit === undefined ? {} : { idleLimit: guest.idleLimit }),
       ...(guest.entry === undefined ? {} : { entry: guest.entry }),
       ...(guest.cmdline === undefined ? {} : { cmdline: guest.cmdline }),
     }
@@ -185,24 +222,31 @@ export class Attempt {
     this.#waiting.clear()
   }
 
-  #notRun(error: Error): Outcome {
+  async #notRun(error: Error): Promise<Outcome> {
     const isWanted = !this.#abort.signal.aborted
-    if (!isWanted && !this.#guest) return this.#failed(new Error('stopped before it booted'), 'skip')
-    return this.#failed(error, error instanceof KvitestError ? 'infra' : 'boot-fail')
+    if (!isWanted && !this.#guest) return await this.#failed(new Error('stopped before it booted'), 'skip')
+    return await this.#failed(error, error instanceof KvitestError ? 'infra' : 'boot-fail')
   }
 
-  #failed(error: Error, verdict: Verdict): Outcome {
-    const judged = (error as { end?: GuestEnd }).end
+  async #failed(error: Error, otherwise: Verdict): Promise<Outcome> {
+    const { end: judged, record } = error as { end?: GuestEnd; record?: GuestRecord }
+    const verdict = judged?.verdict ?? otherwise
+    const reason = judged?.reason ?? error.message
+    const evidence = judged?.evidence ?? []
+    const end = { verdict, reason, evidence, machine: judged?.machine }
+    const { kept, lines } = await this.#artifacts.keep(end, record, this.#block())
     // A guest that never finished booting was never handed to us, but its error has its console.
     const console = this.#guest?.console.text() ?? (error as { console?: string }).console ?? ''
     return {
       error,
-      evidence: judged?.evidence ?? [],
+      evidence,
+      trace: lines,
       meta: {
         ...this.#machine(),
-        verdict: judged?.verdict ?? verdict,
-        reason: judged?.reason ?? error.message,
+        verdict,
+        reason,
         console: boundText(console, MAX_CONSOLE),
+        ...(kept ? { artifacts: kept } : {}),
       },
     }
   }

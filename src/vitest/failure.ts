@@ -40,8 +40,8 @@ export class ScriptFailure extends Error {
   }
 }
 
-/** A point that was not ok. */
-export function pointFailure(point: Point, place: Place): ScriptFailure {
+/** A point that was not ok; `hints` are the last lines of the message. */
+export function pointFailure(point: Point, place: Place, hints: string[] = []): ScriptFailure {
   const diagnostic = asRecord(point.diagnostic)
   const expected = EXPECTED.find((key) => key in diagnostic)
   const actual = ACTUAL.find((key) => key in diagnostic)
@@ -55,7 +55,7 @@ export function pointFailure(point: Point, place: Place): ScriptFailure {
   const lines = [`not ok ${point.id} - ${point.name}${point.reason ? ` (${point.reason})` : ''}`]
   if (Object.keys(rest).length > 0) lines.push(boundText(stringify(rest).trimEnd(), MAX_VALUE))
   else if (typeof point.diagnostic === 'string') lines.push(boundText(point.diagnostic, MAX_VALUE))
-  lines.push(...point.output.slice(-OUTPUT_LINES))
+  lines.push(...point.output.slice(-OUTPUT_LINES), ...hints)
   return new ScriptFailure(lines.join('\n'), place, { values })
 }
 

@@ -85,8 +85,18 @@ function suiteOf(block: Block, module: TestModule, run: Run, without: ReadonlySe
     duration: cases.reduce((sum, one) => sum + one.duration, 0),
     properties: properties(guest, module.project.name),
     cases,
-    ...(guest?.console ? { output: guest.console } : {}),
+    ...outputOf(guest ? [guest] : []),
   }
+}
+
+/** The consoles, and a line for each file as Jenkins' and GitLab's importers read them. */
+function outputOf(guests: readonly GuestMeta[], failure?: string): { output?: string } {
+  const outputs = guests.map(({ console, artifacts }) => {
+    const files = artifacts?.files.map((name) => `[[ATTACHMENT|${artifacts.directory}/${name}]]`)
+    return [...(console ? [console.replace(/\n$/, '')] : []), ...(files ?? [])].join('\n')
+  })
+  const output = [failure, ...outputs].filter(Boolean).join('\n\n')
+  return output === '' ? {} : { output }
 }
 
 function properties(guest: GuestMeta | undefined, project: string): Record<string, string> {
@@ -104,6 +114,7 @@ function properties(guest: GuestMeta | undefined, project: string): Record<strin
     'guest.reason': guest?.reason,
     'guest.start': guest?.start,
     'guest.allowed': guest?.allowed?.map(({ title, source }) => `${title} (${source})`).join('; '),
+    'guest.artifacts': guest?.artifacts?.directory,
     'guest.boot.ms': guest?.bootTime === undefined ? undefined : Math.round(guest.bootTime),
   }
   const known = Object.entries(all).filter(([, value]) => value !== undefined)
@@ -113,8 +124,6 @@ function properties(guest: GuestMeta | undefined, project: string): Record<strin
 function caseOf(test: TestCase, file: string, run: Run): JUnitCase {
   const diagnostic = test.diagnostic()
   const { kvitestExpected } = test.meta()
-  const consoles = guestsOf(test.meta()).map(({ console }) => console)
-  const output = [kvitestExpected?.failure, ...consoles].filter(Boolean).join('\n\n')
   const outcome = outcomeOf(test, run)
   const failedAttempts = test.attempts().filter((attempt) => attempt.state === 'failed')
   // The last attempt of a failed test is its failure; every other one came before the result.
@@ -129,7 +138,7 @@ function caseOf(test: TestCase, file: string, run: Run): JUnitCase {
     ...(startTime === undefined ? {} : { startTime }),
     outcome,
     earlierFailures: earlier.flatMap((attempt) => (attempt.errors ?? []).map(problemOf)),
-    ...(output ? { output } : {}),
+    ...outputOf(guestsOf(test.meta()), kvitestExpected?.failure),
   }
 }
 

@@ -27,6 +27,12 @@ export interface GuestMeta {
   scriptTime?: number
   /** Head and tail of the serial console. */
   console: string
+  /** Files that were kept of it. */
+  artifacts?: {
+    /** Relative to the root of the run. */
+    directory: string
+    files: string[]
+  }
 }
 
 /** On each point's test. */

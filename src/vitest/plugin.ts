@@ -1,12 +1,15 @@
 import { readFile } from 'node:fs/promises'
-import { dirname, resolve } from 'node:path'
+import { dirname, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Plugin } from 'vitest/config'
+import type { TestProject, Vitest } from 'vitest/node'
+import { ArtifactsCleaner } from './artifacts-cleaner.ts'
 import { expectationPaths } from './expectation-files.ts'
 import { LISTED_VARIABLE } from './expected.ts'
 import { JUnitReporter } from './junit-reporter.ts'
 import type {} from './meta.ts'
 import type { PluginApi } from './run-check.ts'
+import { type ArtifactsWhen, type RunPlace, runPlaceVariables } from './run-place.ts'
 import { SummaryReporter } from './summary-reporter.ts'
 import { transformScript } from './transform/module.ts'
 
@@ -26,10 +29,19 @@ export interface KvitestOptions {
    * and above the tests. Names of tests in them begin from the root.
    */
   expectations?: string[]
+  /** Which guests leave their files behind. Default `failed`, or what `KVITEST_ARTIFACTS` says. */
+  artifacts?: ArtifactsWhen
+  /** Where those files go, relative to the root; emptied when a run starts. Default `test-results/guests`. */
+  artifactsDirectory?: string
+  /** The memory of failing guests too, as ELF cores. Default: `KVITEST_CORE=1` in the environment. */
+  core?: boolean
   /** Absolute path of a module that exports `openHost`, for a host of another kind. */
   hostModule?: string
 }
 
+const ARTIFACTS: readonly ArtifactsWhen[] = ['failed', 'always', 'none']
+/** What vitest finds by itself. */
+const DEFAULT_CONFIG = /^vite(st)?\.config\.[cm]?[jt]s$/
 const SCRIPT = /\.tap\.[A-Za-z0-9]+$/
 
 /** The Vite plugin: `*.tap.sh` (and other `*.tap.*` scripts) become modules of vitest tests. */
@@ -77,6 +89,11 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         },
       })
       const { reporters } = vitest.config
+      const place = placeOf(vitest, project, options)
+      Object.assign(project.config.env, runPlaceVariables(place))
+      if (!reporters.some((one) => (one as unknown) instanceof ArtifactsCleaner)) {
+        reporters.push(new ArtifactsCleaner(place.artifacts) as unknown as (typeof reporters)[number])
+      }
       // Once, however many projects use the plugin.
       if (!reporters.some((one) => (one as unknown) instanceof SummaryReporter)) {
         const summary = new SummaryReporter({ isForPeople: reporters.some(isForPeople) })
@@ -103,6 +120,21 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
       }
       return { code: module.code, map: module.map, moduleType: 'js' }
     },
+  }
+}
+
+function placeOf(vitest: Vitest, project: TestProject, options: KvitestOptions): RunPlace {
+  const { root } = vitest.config
+  const config = vitest.vite.config.configFile
+  const isFound = config === undefined || DEFAULT_CONFIG.test(relative(root, config))
+  const when = ARTIFACTS.find((one) => one === process.env.KVITEST_ARTIFACTS)
+  return {
+    root,
+    project: project.name,
+    artifacts: resolve(root, options.artifactsDirectory ?? 'test-results/guests'),
+    when: when ?? options.artifacts ?? 'failed',
+    core: options.core ?? process.env.KVITEST_CORE === '1',
+    ...(isFound ? {} : { config }),
   }
 }
 

@@ -64,7 +64,13 @@ export class ScriptRun {
         if (declared.delete(name)) return
         const place = { file: this.#plan.file, line: this.#lineOf(point) }
         this.#appender?.add({ name, point, elapsed, line: place.line }, (unique) =>
-          settlePoint(point, place, this.#skipOf(name, point), this.#circumstances(unique, first.place)),
+          settlePoint(
+            point,
+            place,
+            this.#skipOf(name, point),
+            this.#circumstances(unique, first.place),
+            first.hints(undefined),
+          ),
         )
       },
     })
@@ -93,7 +99,7 @@ export class ScriptRun {
       }
       const { point, elapsed } = settled
       context.task.meta.kvitestPoint = { id: point.id, result: point.result, elapsed }
-      if (point.result === 'fail') throw pointFailure(point, place)
+      if (point.result === 'fail') throw pointFailure(point, place, attempt.hints(context.task.fullTestName))
       if (point.result === 'skip') {
         const problem = settleSkip(this.#skipOf(name, point), this.#circumstances(name, attempt.place))
         if (problem !== undefined) throw new ScriptFailure(problem, place, { isExcusable: false })
@@ -276,7 +282,7 @@ function duplicateNames(points: Point[]): string[] {
   return [...twice].slice(0, 20).map((name) => `two points named "${name}"`)
 }
 
-function evidenceOf({ result, meta, evidence, vcpus }: Outcome): string[] {
+function evidenceOf({ result, meta, evidence, vcpus, trace }: Outcome): string[] {
   const stderr = result?.stderr.trim()
   const console = lastLines(meta.console, CONSOLE_LINES)
   return [
@@ -286,5 +292,6 @@ function evidenceOf({ result, meta, evidence, vcpus }: Outcome): string[] {
     ),
     ...(stderr ? ['stderr of the script:', boundText(stderr, MAX_STDERR)] : []),
     ...(console.length > 0 ? ['end of the console:', ...console] : []),
+    ...trace,
   ]
 }

@@ -12,12 +12,16 @@ export interface SettledPoint {
   annotations: TestAnnotation[]
 }
 
-/** No runner runs such a point, so what settleTask does for others is done here. */
+/**
+ * No runner runs such a point, so what settleTask does for others is done here. `hints` are lines for the message of a
+ * point that failed.
+ */
 export function settlePoint(
   point: Point,
   place: Place,
   skip: Skip,
   circumstances: Circumstances,
+  hints: string[] = [],
 ): SettledPoint {
   const meta: TaskMeta = { kvitestPlace: circumstances.place }
   const plain = (result: SettledPoint['result']): SettledPoint => ({ result, meta, annotations: [] })
@@ -30,7 +34,7 @@ export function settlePoint(
       errors: [errorOf(new ScriptFailure(problem, place, { isExcusable: false }))],
     })
   }
-  const errors = point.result === 'fail' ? [errorOf(pointFailure(point, place))] : []
+  const errors = point.result === 'fail' ? [errorOf(pointFailure(point, place, hints))] : []
   const settlement = settleTest(
     errors.length > 0 ? { state: 'fail', isExcusable: true } : { state: 'pass' },
     circumstances,

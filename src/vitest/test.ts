@@ -1,6 +1,6 @@
 /** For plain test files: `import { test, expect } from 'kvitest/test'`. */
 import { test as base } from 'vitest'
-import type { GuestError } from '../guest/error.ts'
+import { GuestError } from '../guest/error.ts'
 import { openHost } from '../guest/host.ts'
 import type { BootOptions } from '../guest/types.ts'
 import type { HostInfo } from '../host/machine-host.ts'
@@ -8,6 +8,7 @@ import { KvitestError } from '../native/error.ts'
 import type { Verdict } from '../verdict/types.ts'
 import { boundText } from './bounded-text.ts'
 import { allowedSplatsOf } from './expected.ts'
+import { GuestArtifacts } from './guest-artifacts.ts'
 import './matchers.ts'
 import { allowedMeta, type GuestMeta } from './meta.ts'
 
@@ -40,19 +41,42 @@ export const test = base
   .extend('allowedVerdicts', ORDERLY)
   .extend('guest', async ({ host, guestOptions, allowedVerdicts, task }, { onCleanup }) => {
     const { fork = 'test', ...options } = guestOptions
-    const boot = { name: task.name, allowedSplats: allowedSplatsOf(task.file.filepath), ...options }
+    const kernel = options.kernel === undefined ? process.env.KVITEST_KERNEL || undefined : undefined
+    const artifacts = new GuestArtifacts(task.file.filepath, task.fullTestName, kernel)
+    const allowedSplats = allowedSplatsOf(task.file.filepath)
+    const boot = { name: task.name, allowedSplats, core: artifacts.wantsCore, ...options }
+    const what = { test: task.fullTestName }
     const note = (meta: GuestMeta) => {
       // A retry has a guest of its own, and all of them count.
       const { kvitestGuest: before, kvitestGuests: all = before ? [before] : [] } = task.meta
       if (before) task.meta.kvitestGuests = [...all, meta]
       task.meta.kvitestGuest = meta
     }
-    const guest = await (fork === 'none' ? host.boot(boot) : host.fork(boot)).catch((error: Error) => {
-      note(unbornGuest(error, host.info, guestOptions))
+    const guest = await (fork === 'none' ? host.boot(boot) : host.fork(boot)).catch(async (error: Error) => {
+      if (!(error instanceof GuestError)) {
+        note(unbornGuest(error, host.info, guestOptions))
+        throw error
+      }
+      const { kept, lines } = await artifacts.keep(error.end, error.record, what)
+      note({ ...unbornGuest(error, host.info, guestOptions), ...(kept ? { artifacts: kept } : {}) })
+      error.message = [error.message, ...lines].join('\n')
       throw error
     })
     onCleanup(async () => {
+      const hasFailed = (task.result?.errors?.length ?? 0) > 0
+      // A guest that ends well keeps nothing, though its test did not like it.
+      const moment =
+        hasFailed && artifacts.wantsCore ? await guest.checkpoint().catch(() => undefined) : undefined
       const end = await guest.stop()
+      const isAllowed = allowedVerdicts.includes(end.verdict)
+      const { kept, lines } = await artifacts.keep(end, guest.record(), {
+        ...what,
+        isBad: hasFailed || !isAllowed,
+        saveCore: (path) => (moment ?? guest).saveCore(path),
+      })
+      await moment?.release()
+      // The test's own failure has its message already.
+      if (hasFailed && isAllowed) console.error(lines.join('\n'))
       note({
         kernel: guest.kernel.name,
         kernelRelease: guest.kernelRelease,
@@ -66,9 +90,11 @@ export const test = base
         ...allowedMeta(end),
         bootTime: guest.bootTime,
         console: boundText(guest.console.text(), MAX_CONSOLE),
+        ...(kept ? { artifacts: kept } : {}),
       })
-      if (allowedVerdicts.includes(end.verdict)) return
-      throw new KvitestError(`guest ${guest.name}`, `${end.verdict}: ${end.reason}`, {
+      if (isAllowed) return
+      const detail = [`${end.verdict}: ${end.reason}`, ...lines].join('\n')
+      throw new KvitestError(`guest ${guest.name}`, detail, {
         hint: "allow it with test.override('allowedVerdicts', ...) when it is meant to end so",
         infra: end.verdict === 'infra',
       })

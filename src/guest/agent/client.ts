@@ -32,6 +32,13 @@ export interface AgentSnapshot {
   inherited: number[]
 }
 
+export interface AgentListeners {
+  /** Called once, when the agent breaks the protocol. */
+  onFailure?: (error: KvitestError) => void
+  /** Every frame, in both directions. */
+  onFrame?: (direction: 'to' | 'from', frame: Frame) => void
+}
+
 /** What a guest that goes on from a checkpoint is told. */
 export interface ForkedMessage {
   /** 64 bytes. */
@@ -74,7 +81,7 @@ export class AgentClient {
   readonly #hello = Promise.withResolvers<AgentHello>()
   readonly #requests = new Map<number, Request>()
   readonly #processes = new Map<number, AgentProcess>()
-  readonly #onFailure: ((error: KvitestError) => void) | undefined
+  readonly #listeners: AgentListeners
   /** Ids of another client: what is said about them here has no listener. */
   readonly #inherited = new Set<number>()
   #greeting: AgentHello | undefined
@@ -82,12 +89,12 @@ export class AgentClient {
   #failure: KvitestError | undefined
 
   /**
-   * `write` resolves when the bytes are on their way, and keeps their order. `onFailure` is called once when the
-   * agent breaks the protocol; a transport that ends says so through fail().
+   * `write` resolves when the bytes are on their way, and keeps their order. A transport that ends says so through
+   * fail().
    */
-  constructor(write: (data: Uint8Array) => Promise<void>, onFailure?: (error: KvitestError) => void) {
+  constructor(write: (data: Uint8Array) => Promise<void>, listeners: AgentListeners = {}) {
     this.#write = write
-    this.#onFailure = onFailure
+    this.#listeners = listeners
     this.ready = this.#hello.promise
     this.ready.catch(() => {})
   }
@@ -130,7 +137,7 @@ export class AgentClient {
           ? error
           : new KvitestError('agent protocol', `a frame that makes no sense (${error})`, { code: 'EPROTO' })
       this.fail(failure)
-      this.#onFailure?.(failure)
+      this.#listeners.onFailure?.(failure)
     }
   }
 
@@ -214,7 +221,13 @@ export class AgentClient {
 
   async #send(frame: Buffer): Promise<void> {
     if (this.#failure) throw this.#failure
+    this.#tell(frame)
     await this.#write(frame)
+  }
+
+  #tell(sent: Buffer): void {
+    if (!this.#listeners.onFrame) return
+    for (const frame of new FrameDecoder().push(sent)) this.#listeners.onFrame('to', frame)
   }
 
   async #request(
@@ -227,6 +240,7 @@ export class AgentClient {
     const { promise, resolve, reject } = Promise.withResolvers<Buffer>()
     promise.catch(() => {})
     this.#requests.set(id, { about, resolve, reject, ...(onAnswer ? { onAnswer } : {}) })
+    this.#tell(frame)
     try {
       await this.#write(frame)
     } catch (error) {
@@ -238,6 +252,7 @@ export class AgentClient {
 
   #take(frame: Frame): void {
     const { type, id, payload } = frame
+    this.#listeners.onFrame?.('from', frame)
     if (!this.#greeting && type !== toHost.HELLO) {
       throw new KvitestError('agent protocol', `frame ${type} before the greeting`, { code: 'EPROTO' })
     }

@@ -28,7 +28,7 @@ function converse(
 /** A client with one process (id 1) that runs and one request (id 2) that waits. */
 function busy(): Conversation & { said: string[] } {
   const said: string[] = []
-  const conversation = converse((write, fail) => new AgentClient(write, fail))
+  const conversation = converse((write, fail) => new AgentClient(write, { onFailure: fail }))
   const { client } = conversation
   client.receive(hello)
   client.spawn(['sleep', '9'], { onStdout: (data) => said.push(String(data)) }).catch(() => {})
@@ -58,7 +58,9 @@ test('a fork takes up a frame in its middle, and drops what the inherited proces
   const output = encodeFrame(toHost.STDOUT, 1, Buffer.from('half'))
   const original = busy()
   original.client.receive(output.subarray(0, 14))
-  const fork = converse((write, fail) => AgentClient.resume(original.client.snapshot(), write, fail))
+  const fork = converse((write, fail) =>
+    AgentClient.resume(original.client.snapshot(), write, { onFailure: fail }),
+  )
   fork.client.receive(output.subarray(14))
   fork.client.receive(encodeFrame(toHost.STDIN_CREDIT, 1, u32(9)))
   fork.client.receive(encodeFrame(toHost.PONG, 2))
@@ -77,7 +79,9 @@ test('a process that was asked for at the checkpoint and starts in the fork has 
   const original = converse((write) => new AgentClient(write))
   original.client.receive(hello)
   original.client.spawn(['late']).catch(() => {})
-  const fork = converse((write, fail) => AgentClient.resume(original.client.snapshot(), write, fail))
+  const fork = converse((write, fail) =>
+    AgentClient.resume(original.client.snapshot(), write, { onFailure: fail }),
+  )
   fork.client.receive(encodeFrame(toHost.STARTED, 1, u32(5)))
   fork.client.receive(encodeFrame(toHost.STDERR, 1, Buffer.from('x')))
   fork.client.receive(exit(1))
@@ -85,16 +89,22 @@ test('a process that was asked for at the checkpoint and starts in the fork has 
 })
 
 test('an inherited process that has ended says no more: later frames about it break the protocol', () => {
-  const fork = converse((write, fail) => AgentClient.resume(busy().client.snapshot(), write, fail))
+  const fork = converse((write, fail) =>
+    AgentClient.resume(busy().client.snapshot(), write, { onFailure: fail }),
+  )
   fork.client.receive(exit(1))
   fork.client.receive(encodeFrame(toHost.STDOUT, 1, Buffer.from('ghost')))
   expect(fork.failures).toEqual(['agent protocol: output of no process (1)'])
 })
 
 test('frames of unknown processes and types break the protocol in a fork as anywhere', () => {
-  const stranger = converse((write, fail) => AgentClient.resume(busy().client.snapshot(), write, fail))
+  const stranger = converse((write, fail) =>
+    AgentClient.resume(busy().client.snapshot(), write, { onFailure: fail }),
+  )
   stranger.client.receive(encodeFrame(toHost.STDOUT, 9, Buffer.from('x')))
-  const odd = converse((write, fail) => AgentClient.resume(busy().client.snapshot(), write, fail))
+  const odd = converse((write, fail) =>
+    AgentClient.resume(busy().client.snapshot(), write, { onFailure: fail }),
+  )
   odd.client.receive(encodeFrame(250, 1))
   expect([stranger.failures, odd.failures]).toEqual([
     ['agent protocol: output of no process (9)'],

@@ -1,5 +1,5 @@
 import type { HostCheckpoint, HostInfo, HostMachine } from '../../host/machine-host.ts'
-import type { MachineEnd, MachineEvent } from '../../native/contract.ts'
+import type { MachineEnd, MachineEvent, NmiOptions, VcpuState } from '../../native/contract.ts'
 import { agentPort } from '../agent/protocol.ts'
 import { LocalAgent } from './local-agent.ts'
 
@@ -16,6 +16,11 @@ export function machineEnd(reason: MachineEnd['reason'], detail: string): Machin
   return { reason, detail, panicked: false, exits: {}, vcpus: [], elapsed: 0 }
 }
 
+export function vcpuState(registers: Record<string, string>, change: Partial<VcpuState> = {}): VcpuState {
+  const quiet = { cpl: 0, pending: [], inService: [], nmiMasked: false }
+  return { index: 0, registers, mpState: 'runnable', interruptsEnabled: true, ...quiet, ...change }
+}
+
 /**
  * A STAND-IN for a machine, for unit tests of LinuxGuest only: it boots nothing. Behind its agent port runs the real
  * agent, as a process of this machine; the test plays the rest of the guest.
@@ -24,6 +29,10 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   readonly ended: Promise<MachineEnd>
   readonly consumedBytes = new Map<string, number>()
   readonly written: [channel: string, data: Uint8Array][] = []
+  readonly nmis: NmiOptions[] = []
+  breaks = 0
+  /** What inspect() shows. */
+  vcpus: VcpuState[] = [vcpuState({ rip: '0x1000' })]
   readonly agent: LocalAgent
   readonly #onEvent: (event: MachineEvent) => void
   readonly #end = Promise.withResolvers<MachineEnd>()
@@ -82,7 +91,29 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
 
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
-  async nmi(): Promise<void> {}
+
+  /** As Linux under kernel.panic_on_io_nmi. */
+  async nmi(options: NmiOptions = {}): Promise<void> {
+    this.nmis.push(options)
+    this.say('serial', `[    9.000000] CPU: ${options.vcpu} PID: 1 Comm: x\n`)
+    this.say('serial', '[    9.000001] RIP: 0010:told_by_nmi+0x1/0x20 [x]\n')
+    this.say('serial', '[    9.000002] Kernel panic - not syncing: NMI IOCK error: Not continuing\n')
+    this.#onEvent({ type: 'pvpanic', event: 1 })
+    this.end(machineEnd('reset', 'i8042'))
+  }
+
+  /** As Linux whose console has a reader and whose vCPU takes interrupts. */
+  async sendBreak(): Promise<void> {
+    this.breaks++
+    this.say('serial', '[    8.000000] sysrq: Show backtrace of all active CPUs\n')
+    this.say(
+      'serial',
+      '[    8.000001] CPU: 0 PID: 1 Comm: x\n[    8.000002] WARNING: CPU: 0 PID: 1 at x.c:1 f\n',
+    )
+    this.say('serial', '[    8.000003] RIP: 0010:told_by_break+0x1/0x20\n')
+  }
+
+  async keepEnd(): Promise<void> {}
 
   // A process cannot be forked as a guest can: played-machine.ts plays one that can.
   checkpoint(): Promise<HostCheckpoint> {
@@ -97,8 +128,8 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
     return 0
   }
 
-  async inspect() {
-    return [{ index: 0, registers: { rip: '0x1000' }, mpState: 'runnable', interruptsEnabled: true }]
+  async inspect(): Promise<VcpuState[]> {
+    return this.vcpus
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

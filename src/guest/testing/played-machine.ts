@@ -69,6 +69,7 @@ export class PlayedMachine implements HostMachine {
         return fork
       },
       save: () => Promise.reject(new Error('a played machine has no memory to save')),
+      saveCore: () => Promise.reject(new Error('a played machine has no memory to save')),
       release: async () => void this.released++,
     }
   }
@@ -82,6 +83,8 @@ export class PlayedMachine implements HostMachine {
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
   async nmi(): Promise<void> {}
+  async sendBreak(): Promise<void> {}
+  async keepEnd(): Promise<void> {}
   async privateMemory(): Promise<number> {
     return 0
   }

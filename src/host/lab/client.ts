@@ -5,6 +5,7 @@ import type {
   MachineEnd,
   MachineEvent,
   MachineSpec,
+  NmiOptions,
   VcpuState,
 } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
@@ -18,7 +19,7 @@ import type {
   MachineHost,
 } from '../machine-host.ts'
 import { LabConnection, type LabRpc } from './connection.ts'
-import { chunkSize } from './rpc.ts'
+import { chunkSize, type SavedFormat } from './rpc.ts'
 import { fetchSaved, sendFile, sendPayload, window } from './transfer.ts'
 
 /** How often a checkpoint that went before it was forked from is made again. */
@@ -96,8 +97,16 @@ class LabMachine implements HostMachine {
     return this.#call(() => this.#rpc.privateMemory())
   }
 
-  nmi(): Promise<void> {
-    return this.#call(() => this.#rpc.nmi())
+  nmi(options?: NmiOptions): Promise<void> {
+    return this.#call(() => this.#rpc.nmi(options))
+  }
+
+  sendBreak(): Promise<void> {
+    return this.#call(() => this.#rpc.sendBreak())
+  }
+
+  keepEnd(): Promise<void> {
+    return this.#call(() => this.#rpc.keepEnd())
   }
 
   async checkpoint(): Promise<HostCheckpoint> {
@@ -183,9 +192,17 @@ class LabCheckpoint implements HostCheckpoint {
     })
   }
 
-  async save(path: string): Promise<void> {
+  save(path: string): Promise<void> {
+    return this.#fetch(path, 'checkpoint')
+  }
+
+  saveCore(path: string): Promise<void> {
+    return this.#fetch(path, 'core')
+  }
+
+  async #fetch(path: string, format: SavedFormat): Promise<void> {
     if (this.#connection.rpc.$closed) return this.#connection.lost
-    const size = await this.#connection.rpc.saveCheckpoint(this.id)
+    const size = await this.#connection.rpc.saveCheckpoint(this.id, format)
     await fetchSaved(this.#connection.rpc, size, path)
   }
 

@@ -2,7 +2,10 @@ import { type FileHandle, mkdir, open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { NativeCheckpoint } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
-import type { LabCheckpointInfo } from './rpc.ts'
+import { chunkSize, type LabCheckpointInfo, type SavedFormat } from './rpc.ts'
+
+/** Most of a core is nothing: it need not be sent. */
+const zeros = Buffer.alloc(chunkSize)
 
 interface Held {
   checkpoint: NativeCheckpoint
@@ -44,26 +47,28 @@ export class HeldCheckpoints {
   }
 
   /** Writes it to a file, one a session at a time, and returns the file's size. */
-  async save(owner: object, id: number): Promise<number> {
+  async save(owner: object, id: number, format: SavedFormat): Promise<number> {
     if (this.#saved.has(owner)) {
       throw new KvitestError('save a checkpoint', 'the session saves one already', { code: 'EBUSY' })
     }
     const path = join(this.#directory, `saved-${this.#nextId++}`)
     await mkdir(this.#directory, { recursive: true })
-    await this.get(id).save(path)
+    const checkpoint = this.get(id)
+    await (format === 'core' ? checkpoint.saveCore(path) : checkpoint.save(path))
     const file = await open(path)
     const { size } = await file.stat()
     this.#saved.set(owner, { path, file, size })
     return size
   }
 
-  /** Bytes of the saved file; with its last byte read it goes. */
-  async read(owner: object, offset: number, length: number): Promise<Uint8Array> {
+  /** Bytes of the saved file, or how many zeros; with its last byte read it goes. */
+  async read(owner: object, offset: number, length: number): Promise<Uint8Array | number> {
     const saved = this.#saved.get(owner)
     if (!saved) throw new KvitestError('save a checkpoint', 'the session saved none', { code: 'ENOENT' })
     const { bytesRead, buffer } = await saved.file.read(Buffer.alloc(length), 0, length, offset)
     if (offset + bytesRead >= saved.size) await this.#drop(owner)
-    return buffer.subarray(0, bytesRead)
+    const bytes = buffer.subarray(0, bytesRead)
+    return bytesRead > 0 && bytes.equals(zeros.subarray(0, bytesRead)) ? bytesRead : bytes
   }
 
   async release(owner: object): Promise<void> {

@@ -9,6 +9,7 @@ import type {
   MachineEvent,
   MachineSpec,
   NativeCounts,
+  NmiOptions,
   VcpuState,
 } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
@@ -17,7 +18,7 @@ import { KvitestError } from '../../native/error.ts'
  * The RPC between a client and a lab. One session is one connection, and holds at most one machine: what one
  * client does or fails to do ends with its session.
  */
-export const protocolVersion = 2
+export const protocolVersion = 3
 
 /** Name of the virtio-serial port that carries the sessions. */
 export const portName = 'org.kvitest.rpc'
@@ -32,6 +33,9 @@ export interface LabDescription {
   memory: number
   kvm: KvmProbe
 }
+
+/** What a checkpoint is written as: to be loaded again, or for a debugger. */
+export type SavedFormat = 'checkpoint' | 'core'
 
 /** A checkpoint in a lab; the id is the lab's own and never used again. */
 export interface LabCheckpointInfo {
@@ -95,7 +99,9 @@ export interface LabFunctions {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
   privateMemory(): Promise<number>
-  nmi(): Promise<void>
+  nmi(options?: NmiOptions): Promise<void>
+  sendBreak(): Promise<void>
+  keepEnd(): Promise<void>
   /** Of the session's machine. It goes with the session, unless another adopts it or the lab keeps it. */
   checkpoint(): Promise<LabCheckpointInfo>
   reset(options?: ForkOptions): Promise<void>
@@ -114,8 +120,9 @@ export interface LabFunctions {
   /** Keys of the checkpoints that the lab keeps, the least recently used first. */
   contents(): Promise<string[]>
   /** Writes the checkpoint to a file in the lab and returns its size. The file goes with its last byte, or the session. */
-  saveCheckpoint(id: number): Promise<number>
-  readSaved(offset: number, length: number): Promise<Uint8Array>
+  saveCheckpoint(id: number, format: SavedFormat): Promise<number>
+  /** Fewer bytes than asked for only at the end. Bytes that are all zero come as their number. */
+  readSaved(offset: number, length: number): Promise<Uint8Array | number>
   /** A checkpoint from a blob that ensureBlob named before. */
   loadCheckpoint(sha256: string): Promise<LabCheckpointInfo>
 }

@@ -99,7 +99,9 @@ export class Session {
       resize: async (channel, columns, rows) => (await this.#machine()).resize(channel, columns, rows),
       inspect: async () => (await this.#machine()).inspect(),
       privateMemory: async () => (await this.#machine()).privateMemory(),
-      nmi: async () => (await this.#machine()).nmi(),
+      nmi: async (options) => (await this.#machine()).nmi(options),
+      sendBreak: async () => (await this.#machine()).sendBreak(),
+      keepEnd: async () => (await this.#machine()).keepEnd(),
       checkpoint: async () => this.#held(await (await this.#machine()).checkpoint()),
       reset: async (options) => (await this.#machine()).reset(options),
       adoptCheckpoint: async (id) => held.adopt(this, id),
@@ -121,7 +123,7 @@ export class Session {
       keepCheckpoint: async (key, id, sidecar) =>
         kept.keep(this, key, { checkpoint: held.take(id), sidecar }),
       contents: async () => kept.keys(),
-      saveCheckpoint: (id) => held.save(this, id),
+      saveCheckpoint: (id, format) => held.save(this, id, format),
       readSaved: (offset, length) => held.read(this, offset, Math.min(length, chunkSize)),
       loadCheckpoint: async (sha256) => {
         try {

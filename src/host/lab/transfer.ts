@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { open, rm, stat } from 'node:fs/promises'
+import { type FileHandle, open, rm, stat } from 'node:fs/promises'
 import { fileHash } from '../../image/hash.ts'
 import type { MachineSpec } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
@@ -49,11 +49,17 @@ export async function sendPayload(rpc: LabRpc, spec: MachineSpec): Promise<Machi
   return { ...spec, payload: { ...payload, kernel, ...initramfs } }
 }
 
+async function writeAll(file: FileHandle, data: Uint8Array, position: number): Promise<void> {
+  for (let done = 0; done < data.byteLength; ) {
+    done += (await file.write(data, done, data.byteLength - done, position + done)).bytesWritten
+  }
+}
+
 /** Fetches the file that the session saved a checkpoint in to a new file at `path`; a partly written one is removed. */
 export async function fetchSaved(rpc: LabRpc, size: number, path: string): Promise<void> {
   const file = await open(path, 'wx', 0o600)
   try {
-    const onTheWay: Promise<Uint8Array>[] = []
+    const onTheWay: Promise<Uint8Array | number>[] = []
     for (let asked = 0, written = 0; written < size; ) {
       while (asked < size && onTheWay.length < window) {
         const part = rpc.readSaved(asked, Math.min(chunkSize, size - asked))
@@ -62,9 +68,11 @@ export async function fetchSaved(rpc: LabRpc, size: number, path: string): Promi
         asked += chunkSize
       }
       const data = await onTheWay.shift()!
-      await file.writeFile(data)
-      written += data.byteLength
+      const isHole = typeof data === 'number'
+      if (!isHole) await writeAll(file, data, written)
+      written += isHole ? data : data.byteLength
     }
+    await file.truncate(size)
     await file.close()
   } catch (error) {
     await file.close().catch(() => {})

@@ -7,6 +7,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { appendFileSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { admitByBudget } from '../../guest/admission.ts'
+import type { ScriptRecord } from '../../guest/record.ts'
 import type { BootOptions, Guest, GuestEnd, Host, RunOptions, RunResult } from '../../guest/types.ts'
 import type { HostInfo } from '../../host/machine-host.ts'
 import { KvitestError } from '../../native/error.ts'
@@ -60,6 +61,7 @@ export async function openHost(): Promise<Host> {
 
 function standInGuest(options: BootOptions, log: string | undefined, how: 'boot' | 'fork'): Guest {
   let child: ChildProcess | undefined
+  const scripts: ScriptRecord[] = []
   let end: GuestEnd = { verdict: 'pass', reason: 'the script passed', evidence: [], machine: undefined }
   const notHere = () => Promise.reject(new Error('a stand-in guest cannot do this'))
   let ended: (value: GuestEnd) => void = () => {}
@@ -98,6 +100,7 @@ function standInGuest(options: BootOptions, log: string | undefined, how: 'boot'
       child!.on('close', (code, name) => resolve([code, name]))
     })
     clearTimeout(timer)
+    scripts.push({ name: 'script', stdout, stderr })
     if (status === PANIC_STATUS) {
       end = { ...end, verdict: 'panic', reason: 'Kernel panic - not syncing: stand-in', evidence: ['splat'] }
     }
@@ -157,6 +160,16 @@ function standInGuest(options: BootOptions, log: string | undefined, how: 'boot'
     checkpoint: notHere,
     fork: notHere,
     reset: notHere,
+    record: () => ({
+      name: options.name ?? 'stand-in',
+      kernel: { name: options.kernel ?? 'stand-in', release: '0.0', image: '/dev/null', hash: '0' },
+      host: INFO,
+      console: '        1  console of the stand-in\n',
+      agent: '',
+      scripts,
+      vcpus: [],
+    }),
+    saveCore: notHere,
     stop,
     [Symbol.asyncDispose]: async () => void (await stop()),
   }

@@ -1,3 +1,4 @@
+import { defaultIdleLimits, type IdleLimitOption } from '../../guest/idle-limits.ts'
 import type { KernelEntry } from '../../image/boot-image.ts'
 import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
 import { bytesOf } from '../../native/size.ts'
@@ -33,6 +34,7 @@ const KEYS = [
   'modules',
   'files',
   'bootTimeout',
+  'idleLimit',
   'fork',
 ] as const
 const ENTRIES: readonly KernelEntry[] = ['auto', 'pvh', 'bzimage']
@@ -74,6 +76,7 @@ export function parseGuest(value: unknown): ScriptGuest {
     modules: asList(map.modules ?? [], ['modules']).map((name, at) => asText(name, ['modules', at])),
     files: parseFiles(map.files ?? {}),
     bootTimeout: durationAt(map.bootTimeout ?? '60s', ['bootTimeout']),
+    ...(map.idleLimit === undefined ? {} : { idleLimit: parseIdleLimit(map.idleLimit) }),
     fork: parseFork(map.fork ?? 'file'),
   }
 }
@@ -84,6 +87,19 @@ export function durationAt(value: unknown, path: (string | number)[]): number {
     throw new BadValue(path, `want a duration such as 500ms, 60s or 5m, got ${JSON.stringify(value)}`)
   }
   return duration
+}
+
+/** One duration, or some of `{ boot, script, shutdown }`; `0s` never. */
+function parseIdleLimit(value: unknown): IdleLimitOption {
+  const limitAt = (one: unknown, path: string[]) => {
+    const duration = parseDuration(one)
+    if (duration !== undefined) return duration
+    throw new BadValue(path, `want a duration such as 20s, or 0s for none, got ${JSON.stringify(one)}`)
+  }
+  if (typeof value !== 'object' || value === null) return limitAt(value, ['idleLimit'])
+  const map = asMap(value, ['idleLimit'], 'idleLimit')
+  knownKeys(map, Object.keys(defaultIdleLimits), ['idleLimit'])
+  return Object.fromEntries(Object.entries(map).map(([key, one]) => [key, limitAt(one, ['idleLimit', key])]))
 }
 
 function parseAxis(

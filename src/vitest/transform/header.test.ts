@@ -90,12 +90,30 @@ test('lists of cpus and memory make every combination', () => {
   ])
 })
 
+test.each([
+  ['30s', 30_000],
+  ['0s', 0],
+  ['{ boot: 1m, shutdown: 500ms }', { boot: 60_000, shutdown: 500 }],
+])('idleLimit: %s', (text, limit) => {
+  expect(header(`# guest: { idleLimit: ${text} }`).guest.idleLimit).toEqual(limit)
+})
+
 describe('one clear error at script:line for', () => {
   test.each([
     [
+      'an idle limit without unit',
+      ['# guest: { idleLimit: { boot: 20 } }'],
+      'x.tap.sh:2: want a duration such as 20s, or 0s for none, got 20',
+    ],
+    [
+      'an idle limit of nothing',
+      ['# guest: { idleLimit: { reboot: 20s } }'],
+      "x.tap.sh:2: unknown key 'reboot'",
+    ],
+    [
       'an unknown key',
       ['# guest: { cpu: 1 }'],
-      "x.tap.sh:2: unknown key 'cpu' in guest; known are cpus, memory, kernel, entry, devices, ports, cmdline, modules, files, bootTimeout, fork",
+      "x.tap.sh:2: unknown key 'cpu' in guest; known are cpus, memory, kernel, entry, devices, ports, cmdline, modules, files, bootTimeout, idleLimit, fork",
     ],
     [
       'an unknown key in a block',

@@ -1,3 +1,4 @@
+import type { IdleLimitOption } from '../../guest/idle-limits.ts'
 import type { KernelEntry } from '../../image/boot-image.ts'
 import type { DeviceSpec } from '../../native/contract.ts'
 
@@ -33,6 +34,8 @@ export interface ScriptGuest {
   files: Record<string, string>
   /** Milliseconds. */
   bootTimeout: number
+  /** Milliseconds. */
+  idleLimit?: IdleLimitOption
   fork: ForkMode
 }
 
