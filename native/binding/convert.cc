@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -48,11 +49,63 @@ ConsoleSpec console_spec(const Napi::Object& device) {
   return spec;
 }
 
+MacAddress mac_of(const Napi::Value& value, const char* operation) {
+  const std::string text = string_of(value, operation, "a MAC address");
+  MacAddress mac{};
+  char rest = 0;
+  const int parts = std::sscanf(text.c_str(), "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%c", &mac[0],
+                                &mac[1], &mac[2], &mac[3], &mac[4], &mac[5], &rest);
+  if (parts != 6 || text.size() != 17) {
+    refuse(operation, "\"" + text.substr(0, 40) + "\" is no MAC address such as 02:00:00:00:00:01");
+  }
+  return mac;
+}
+
+std::string text_of(const MacAddress& mac) {
+  char text[18];
+  std::snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
+                mac[4], mac[5]);
+  return text;
+}
+
+NetSpec net_spec(const Napi::Object& device) {
+  constexpr std::uint64_t kLimit = std::numeric_limits<std::uint16_t>::max();
+  NetSpec spec;
+  spec.name = string_of(device.Get("name"), kSpec, "a virtio-net's name");
+  spec.mac = mac_of(device.Get("mac"), kSpec);
+  if (!device.Get("mtu").IsUndefined()) {
+    spec.mtu = static_cast<std::uint16_t>(integer_of(device.Get("mtu"), kSpec, "mtu", 0, kLimit));
+  }
+  if (!device.Get("queues").IsUndefined()) {
+    spec.queue_pairs =
+        static_cast<std::uint16_t>(integer_of(device.Get("queues"), kSpec, "queues", 0, kLimit));
+  }
+  const Napi::Value backend_value = device.Get("backend");
+  const Napi::Object backend = object_of(backend_value, kSpec, "a virtio-net's backend");
+  const std::string kind = string_of(backend.Get("kind"), kSpec, "backend.kind");
+  if (kind == "switch") {
+    spec.network = string_of(backend.Get("network"), kSpec, "backend.network");
+    if (spec.network.empty()) refuse(kSpec, "backend.network is empty");
+  } else if (kind != "peer") {
+    refuse(kSpec, "no virtio-net backend of kind \"" + kind + "\"");
+  }
+  if (device.Get("withoutFeatures").IsUndefined()) return spec;
+  const Napi::Array names = array_of(device.Get("withoutFeatures"), "withoutFeatures");
+  for (std::uint32_t i = 0; i < names.Length(); ++i) {
+    const std::string name = string_of(names.Get(i), kSpec, "a feature's name");
+    const auto bit = net_feature(name);
+    if (!bit) refuse(kSpec, "virtio-net has no feature \"" + name + "\"");
+    spec.without |= *bit;
+  }
+  return spec;
+}
+
 DeviceSpec device_spec(const Napi::Value& value) {
   const Napi::Object device = object_of(value, kSpec, "a device");
   const std::string type = string_of(device.Get("type"), kSpec, "a device's type");
   if (type == "virtio-console") return console_spec(device);
   if (type == "virtio-rng") return RngSpec{};
+  if (type == "virtio-net") return net_spec(device);
   refuse(kSpec, "no device of type \"" + type + "\"");
 }
 
@@ -63,7 +116,27 @@ std::vector<DeviceSpec> devices_of(const Napi::Value& value) {
   return specs;
 }
 
+Napi::Value to_js(Napi::Env env, const NetSpec& spec) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("type", "virtio-net");
+  object.Set("name", spec.name);
+  object.Set("mac", text_of(spec.mac));
+  if (spec.mtu != 0) object.Set("mtu", spec.mtu);
+  object.Set("queues", spec.queue_pairs);
+  Napi::Object backend = Napi::Object::New(env);
+  backend.Set("kind", spec.network.empty() ? "peer" : "switch");
+  if (!spec.network.empty()) backend.Set("network", spec.network);
+  object.Set("backend", backend);
+  Napi::Array without = Napi::Array::New(env);
+  for (const std::string& name : net_feature_names(spec.without)) {
+    without.Set(without.Length(), name);
+  }
+  if (without.Length() != 0) object.Set("withoutFeatures", without);
+  return object;
+}
+
 Napi::Value to_js(Napi::Env env, const DeviceSpec& device) {
+  if (const auto* net = std::get_if<NetSpec>(&device)) return to_js(env, *net);
   Napi::Object object = Napi::Object::New(env);
   const auto* console = std::get_if<ConsoleSpec>(&device);
   object.Set("type", console == nullptr ? "virtio-rng" : "virtio-console");
@@ -77,6 +150,23 @@ Napi::Value to_js(Napi::Env env, const DeviceSpec& device) {
   }
   object.Set("ports", ports);
   return object;
+}
+
+DeviceIdentity identity_of(const Napi::Object& object, const char* operation) {
+  DeviceIdentity identity;
+  for (const auto& entry : object) {
+    const std::string key = string_of(entry.first, operation, "a key");
+    const Napi::Value value = entry.second;
+    if (value.IsUndefined()) continue;
+    if (key == "mac") {
+      identity.mac = mac_of(value, operation);
+    } else if (key == "network") {
+      identity.network = string_of(value, operation, "a device's network");
+    } else {
+      refuse(operation, "a device of a fork has no \"" + key + "\"");
+    }
+  }
+  return identity;
 }
 
 std::variant<LinuxPayload, BarePayload> payload_of(const Napi::Value& value) {
@@ -173,6 +263,14 @@ ForkOptions fork_options(const Napi::Value& value, const char* operation) {
       refuse(operation, "generationId has " + std::to_string(bytes.size()) + " bytes, not 16");
     }
     std::ranges::copy(bytes, options.generation_id->begin());
+  }
+  if (!object.Get("devices").IsUndefined()) {
+    const Napi::Object devices = object_of(object.Get("devices"), operation, "devices");
+    for (const auto& entry : devices) {
+      const std::string name = string_of(entry.first, operation, "a device's name");
+      const Napi::Value value = entry.second;
+      options.devices[name] = identity_of(object_of(value, operation, "a device"), operation);
+    }
   }
   if (object.Get("expected").IsUndefined()) return options;
   const Napi::Object expected = object_of(object.Get("expected"), operation, "expected");

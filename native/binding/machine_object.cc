@@ -27,6 +27,7 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::inspect>("inspect"),
                          InstanceMethod<&MachineObject::private_memory>("privateMemory"),
                          InstanceMethod<&MachineObject::nmi>("nmi"),
+                         InstanceMethod<&MachineObject::set_link>("setLink"),
                          InstanceMethod<&MachineObject::checkpoint>("checkpoint"),
                          InstanceMethod<&MachineObject::reset>("reset"),
                      },
@@ -149,6 +150,14 @@ Napi::Value MachineObject::private_memory(const Napi::CallbackInfo&) {
 
 Napi::Value MachineObject::nmi(const Napi::CallbackInfo&) {
   return promise([this](std::uint64_t operation) { session_->machine().nmi(settles(operation)); });
+}
+
+Napi::Value MachineObject::set_link(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string device = string_of(info[0], "setLink", "the device");
+    const bool up = info[1].ToBoolean().Value();
+    session_->machine().set_link(std::move(device), up, settles(operation));
+  });
 }
 
 Napi::Value MachineObject::checkpoint(const Napi::CallbackInfo&) {

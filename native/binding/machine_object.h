@@ -37,6 +37,7 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value inspect(const Napi::CallbackInfo& info);
   Napi::Value private_memory(const Napi::CallbackInfo& info);
   Napi::Value nmi(const Napi::CallbackInfo& info);
+  Napi::Value set_link(const Napi::CallbackInfo& info);
   Napi::Value checkpoint(const Napi::CallbackInfo& info);
   Napi::Value reset(const Napi::CallbackInfo& info);
 

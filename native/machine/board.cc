@@ -1,6 +1,8 @@
 #include "native/machine/board.h"
 
 #include <algorithm>
+#include <atomic>
+#include <functional>
 #include <map>
 
 #include "native/boot/layout.h"
@@ -8,6 +10,8 @@
 #include "native/bus/io_bus.h"
 #include "native/bus/pci.h"
 #include "native/bus/shared_lines.h"
+#include "native/net/peer.h"
+#include "native/net/switch.h"
 #include "native/platform/debug_port.h"
 #include "native/platform/exit_port.h"
 #include "native/platform/i8042.h"
@@ -58,12 +62,21 @@ struct BoardState {
   bool operator==(const BoardState&) const = default;
 };
 
+template <typename... Ts>
+struct Overloaded : Ts... {
+  using Ts::operator()...;
+};
+
+constexpr Overloaded kind_of{[](const ConsoleSpec&) { return "console"; },
+                             [](const RngSpec&) { return "rng"; },
+                             [](const NetSpec&) { return "net"; }};
+
 BoardState describe(const MachineSpec& spec) {
   BoardState state{.irqchip = spec.irqchip,
                    .payload = std::holds_alternative<LinuxPayload>(spec.payload) ? kLinux : kBare,
                    .devices = {}};
   for (const DeviceSpec& device : spec.devices) {
-    state.devices.push_back(std::holds_alternative<ConsoleSpec>(device) ? "console" : "rng");
+    state.devices.push_back(std::visit(kind_of, device));
   }
   return state;
 }
@@ -106,16 +119,33 @@ struct Board::Parts {
     pio.insert(kPvpanicPort, 1, pvpanic);
   }
 
+  std::unique_ptr<VirtioDevice> make(const ConsoleSpec& spec, BoardOwner& owner) {
+    std::unique_ptr<Console> console = make_console(spec, console_sink(owner));
+    for (const ConsolePortSpec& port : spec.ports) console_ports[port.name] = console.get();
+    return console;
+  }
+
+  std::unique_ptr<VirtioDevice> make(const RngSpec& spec, BoardOwner&) { return make_rng(spec); }
+
+  std::unique_ptr<VirtioDevice> make(const NetSpec& spec, BoardOwner& owner) {
+    // However many frames come, one task waits on the device loop.
+    const auto asked = std::make_shared<std::atomic<bool>>(false);
+    const FramesWaiting wake = [asked, &owner, name = spec.name] {
+      if (!asked->exchange(true)) owner.input_waiting(name);
+    };
+    std::unique_ptr<Link> link =
+        spec.network.empty() ? make_peer(wake) : join_network(spec.network, wake);
+    std::unique_ptr<Net> device = make_net(spec, std::move(link), wake);
+    nets[spec.name] = device.get();
+    inputs[spec.name] = [asked, net = device.get()] {
+      asked->store(false);
+      net->deliver();
+    };
+    return device;
+  }
+
   void attach(const DeviceSpec& spec, std::uint8_t slot, GuestMemory& memory, BoardOwner& owner) {
-    if (const auto* console_spec = std::get_if<ConsoleSpec>(&spec)) {
-      std::unique_ptr<Console> console = make_console(*console_spec, console_sink(owner));
-      for (const ConsolePortSpec& port : console_spec->ports) {
-        console_ports[port.name] = console.get();
-      }
-      devices.push_back(std::move(console));
-    } else {
-      devices.push_back(make_rng(std::get<RngSpec>(spec)));
-    }
+    devices.push_back(std::visit([&](const auto& one) { return make(one, owner); }, spec));
     line_sources.push_back(std::make_unique<SharedLines::Source>(pci_lines));
     functions.push_back(make_virtio_pci(*devices.back(), memory, mmio, *line_sources.back(),
                                         kPciMmio32Base + (slot - 1) * kVirtioBarSize,
@@ -140,6 +170,8 @@ struct Board::Parts {
   VmGenId vmgenid;
   std::vector<std::unique_ptr<VirtioDevice>> devices;
   std::map<std::string, Console*> console_ports;
+  std::map<std::string, Net*> nets;
+  std::map<std::string, std::function<void()>> inputs;  // what deliver() does, by device
   std::vector<std::unique_ptr<SharedLines::Source>> line_sources;
   std::vector<std::unique_ptr<PciFunction>> functions;
   PciBus pci;
@@ -194,6 +226,22 @@ std::size_t Board::host_write(const std::string& channel, std::span<const std::b
   if (channel == kSerialChannel) return parts_->serial.host_write(data);
   Console* console = console_of(channel);
   return console == nullptr ? 0 : console->host_write(channel, data);
+}
+
+void Board::deliver(const std::string& device) {
+  const auto found = parts_->inputs.find(device);
+  if (found != parts_->inputs.end()) found->second();
+}
+
+Net* Board::net(const std::string& device) const {
+  const auto found = parts_->nets.find(device);
+  return found == parts_->nets.end() ? nullptr : found->second;
+}
+
+void Board::personalize(const std::map<std::string, DeviceIdentity>& devices) {
+  for (const auto& [name, identity] : devices) {
+    if (Net* device = net(name); device != nullptr && identity.mac) device->set_mac(*identity.mac);
+  }
 }
 
 void Board::save(StateWriter& writer) const {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@
 
 #include "native/kvm/exit.h"
 #include "native/kvm/vm.h"
+#include "native/machine/fork_options.h"
 #include "native/machine/spec.h"
 #include "native/memory/guest_memory.h"
 #include "native/state/archive.h"
@@ -32,6 +34,9 @@ class BoardOwner : public ConsoleSink {
   virtual void power_off() = 0;
   virtual void reset(const char* by) = 0;
   virtual void test_exit(std::uint32_t code) = 0;
+  // Board::deliver() has something to do for this device. On any thread, with locks held: must not
+  // block and not call the board.
+  virtual void input_waiting(const std::string& device) = 0;
 };
 
 class Board {
@@ -54,6 +59,14 @@ class Board {
   Console* console_of(const std::string& channel) const;
   // Bytes for the guest; returns how many were taken.
   std::size_t host_write(const std::string& channel, std::span<const std::byte> data);
+
+  // Gives the guest what waits for it at a device that said input_waiting(). On the device loop.
+  void deliver(const std::string& device);
+  // Null when there is no network device of this name.
+  Net* net(const std::string& device) const;
+  // Between load() and resume(): what differs from the checkpoint. Names and kinds are checked
+  // before (fork_spec).
+  void personalize(const std::map<std::string, DeviceIdentity>& devices);
 
   // Appends what the devices remember. While no vCPU runs and none is in a device's handler.
   void save(StateWriter& writer) const;

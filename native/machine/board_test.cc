@@ -27,6 +27,7 @@ struct Owner : BoardOwner {
   void power_off() override { log.push_back("off"); }
   void reset(const char*) override { log.push_back("reset"); }
   void test_exit(std::uint32_t) override { log.push_back("exit"); }
+  void input_waiting(const std::string& device) override { log.push_back(device + " input"); }
   void port_data(const std::string&, std::span<const std::byte>) override {}
   void port_open(const std::string& port, bool open) override {
     log.push_back(port + (open ? " opens" : " closes"));

@@ -53,14 +53,28 @@ struct PortFields {
   }
 };
 
-enum class DeviceKind : std::uint8_t { kConsole, kRng };
+enum class DeviceKind : std::uint8_t { kConsole, kRng, kNet };
+
+struct NetFields {
+  std::string name;
+  MacAddress mac{};
+  std::uint16_t mtu = 0;
+  std::uint16_t queue_pairs = 1;
+  std::string network;
+  std::uint64_t without = 0;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(name, mac, mtu, queue_pairs, network, without);
+  }
+};
 
 struct DeviceFields {
   DeviceKind kind = DeviceKind::kRng;
   std::vector<PortFields> ports;
+  std::optional<NetFields> net;
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(kind, ports);
+    archive(kind, ports, net);
   }
 };
 
@@ -101,6 +115,10 @@ SpecFields to_fields(const MachineSpec& spec) {
       for (const ConsolePortSpec& port : console->ports) {
         saved.ports.push_back({port.name, port.console});
       }
+    } else if (const auto* net = std::get_if<NetSpec>(&device)) {
+      saved.kind = DeviceKind::kNet;
+      saved.net =
+          NetFields{net->name, net->mac, net->mtu, net->queue_pairs, net->network, net->without};
     }
   }
   fields.irqchip = spec.irqchip;
@@ -118,6 +136,12 @@ MachineSpec from_fields(const SpecFields& fields) {
     spec.payload = BarePayload{fields.elf, fields.ring};
   }
   for (const DeviceFields& device : fields.devices) {
+    if (device.kind == DeviceKind::kNet && device.net) {
+      const NetFields& net = *device.net;
+      spec.devices.emplace_back(
+          NetSpec{net.name, net.mac, net.mtu, net.queue_pairs, net.network, net.without});
+      continue;
+    }
     if (device.kind != DeviceKind::kConsole) {
       spec.devices.emplace_back(RngSpec{});
       continue;

@@ -109,6 +109,7 @@ void Machine::restore(const ForkOptions& options) {
   StateReader devices(origin_->devices);
   board_->load(devices);
   devices.finish();
+  board_->personalize(fork_options_.devices);
   halted_ = static_cast<unsigned>(std::ranges::count(origin_->machine.halted, true));
   {
     const std::lock_guard lock(end_mutex_);
@@ -147,6 +148,10 @@ void Machine::take_back(const ForkOptions& options) {
                 "take a checkpoint, fork it and reset the fork");
   }
   check_expected(spec_, options);
+  if (!options.devices.empty()) {
+    throw Error("reset", EINVAL, "a reset changes no device of machine " + spec_.name,
+                "give devices to fork()");
+  }
   Settled settled(*this);
   require_running("reset");
   // What the guest wrote before is the owner's.

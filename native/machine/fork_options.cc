@@ -2,10 +2,12 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "native/error.h"
 #include "native/machine/checkpoint.h"
+#include "native/machine/machine.h"
 
 namespace kvitest {
 namespace {
@@ -20,12 +22,23 @@ std::string mebibytes(std::uint64_t bytes) {
                                 : std::to_string(bytes) + " bytes";
 }
 
+// All but what a fork may have for itself.
+std::string describe(const NetSpec& spec) {
+  return "virtio-net(" + spec.name + ", MTU " + std::to_string(spec.mtu) + ", queues " +
+         std::to_string(spec.queue_pairs) + ", " + (spec.network.empty() ? "peer" : "switch") +
+         (spec.without == 0 ? "" : ", without " + std::to_string(spec.without)) + ")";
+}
+
 // virtio-rng, virtio-console(results, log)
 std::string describe(const std::vector<DeviceSpec>& devices) {
   if (devices.empty()) return "no devices";
   std::string text;
   for (const DeviceSpec& device : devices) {
     if (!text.empty()) text += ", ";
+    if (const auto* net = std::get_if<NetSpec>(&device)) {
+      text += describe(*net);
+      continue;
+    }
     const auto* console = std::get_if<ConsoleSpec>(&device);
     if (console == nullptr) {
       text += "virtio-rng";
@@ -46,6 +59,25 @@ std::string describe(const std::vector<DeviceSpec>& devices) {
 MachineSpec fork_spec(const Checkpoint& checkpoint, const ForkOptions& options) {
   MachineSpec spec = checkpoint.machine.spec;
   if (options.name) spec.name = *options.name;
+  for (const auto& [name, identity] : options.devices) {
+    const auto found = std::ranges::find_if(spec.devices, [&name](const DeviceSpec& device) {
+      const auto* net = std::get_if<NetSpec>(&device);
+      return net != nullptr && net->name == name;
+    });
+    if (found == spec.devices.end()) {
+      throw Error("fork", EINVAL, "the checkpoint has no device named \"" + name + "\"",
+                  "name one that its spec names");
+    }
+    NetSpec& net = std::get<NetSpec>(*found);
+    if (identity.mac) net.mac = *identity.mac;
+    if (identity.network && net.network.empty()) {
+      throw Error("fork", EINVAL, "the device \"" + name + "\" is on no switch",
+                  "leave its network out");
+    }
+    if (identity.network) net.network = *identity.network;
+  }
+  // Of a spec that was good only the identities can have spoilt it.
+  validate(spec);
   return spec;
 }
 

@@ -203,6 +203,20 @@ void Machine::nmi(Done done) {
   });
 }
 
+void Machine::set_link(std::string device, bool up, Done done) {
+  loop_.post([this, device = std::move(device), up, done = std::move(done)] {
+    answer(done, [&] {
+      require_running("setLink");
+      Net* net = board_->net(device);
+      if (net == nullptr) {
+        throw Error("setLink", ENOENT,
+                    "machine " + spec_.name + " has no network device \"" + device + "\"");
+      }
+      net->set_link(up);
+    });
+  });
+}
+
 Console& Machine::console_port(const std::string& channel, const char* operation) {
   require_running(operation);
   Console* console = board_->console_of(channel);
@@ -426,6 +440,12 @@ void Machine::reset(const char* by) {
 
 void Machine::test_exit(std::uint32_t code) {
   end("test-exit", "the guest exited with code " + std::to_string(code), code);
+}
+
+void Machine::input_waiting(const std::string& device) {
+  loop_.post([this, device] {
+    if (state_ != State::kEnded && board_ != nullptr) board_->deliver(device);
+  });
 }
 
 }  // namespace kvitest

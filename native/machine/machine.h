@@ -66,6 +66,8 @@ class Machine : private BoardOwner {
   void resize(std::string channel, std::uint16_t columns, std::uint16_t rows, Done done);
   void inspect(std::function<void(std::vector<VcpuState>, std::exception_ptr)> done);
   void nmi(Done done);
+  // Carrier of a network device.
+  void set_link(std::string device, bool up, Done done);
   // Bytes of RAM that this machine alone holds: what a fork has written, all that a booted guest
   // has touched.
   void private_memory(std::function<void(std::uint64_t, std::exception_ptr)> done);
@@ -90,6 +92,7 @@ class Machine : private BoardOwner {
   void power_off() override;
   void reset(const char* by) override;
   void test_exit(std::uint32_t code) override;
+  void input_waiting(const std::string& device) override;
   void port_data(const std::string& port, std::span<const std::byte> data) override;
   void port_open(const std::string& port, bool open) override;
   void port_writable(const std::string& port, std::size_t room) override;

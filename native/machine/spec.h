@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "native/virtio/console/console.h"
+#include "native/virtio/net/net.h"
 #include "native/virtio/rng/rng.h"
 
 namespace kvitest {
@@ -23,7 +24,7 @@ struct BarePayload {
   int ring = 0;     // 0 or 3
 };
 
-using DeviceSpec = std::variant<ConsoleSpec, RngSpec>;
+using DeviceSpec = std::variant<ConsoleSpec, RngSpec, NetSpec>;
 
 struct MachineSpec {
   std::string name;
