@@ -68,11 +68,16 @@ std::string text_of(const MacAddress& mac) {
   return text;
 }
 
-NetSpec net_spec(const Napi::Object& device) {
+// The last byte is the device's place among the machine's.
+constexpr MacAddress kDefaultMac{0x02, 0x6b, 0x76, 0x00, 0x01, 0x00};
+
+NetSpec net_spec(const Napi::Object& device, std::uint32_t index) {
   constexpr std::uint64_t kLimit = std::numeric_limits<std::uint16_t>::max();
   NetSpec spec;
   spec.name = string_of(device.Get("name"), kSpec, "a virtio-net's name");
-  spec.mac = mac_of(device.Get("mac"), kSpec);
+  spec.mac = kDefaultMac;
+  spec.mac.back() = static_cast<std::uint8_t>(index);
+  if (!device.Get("mac").IsUndefined()) spec.mac = mac_of(device.Get("mac"), kSpec);
   if (!device.Get("mtu").IsUndefined()) {
     spec.mtu = static_cast<std::uint16_t>(integer_of(device.Get("mtu"), kSpec, "mtu", 0, kLimit));
   }
@@ -100,19 +105,19 @@ NetSpec net_spec(const Napi::Object& device) {
   return spec;
 }
 
-DeviceSpec device_spec(const Napi::Value& value) {
+DeviceSpec device_spec(const Napi::Value& value, std::uint32_t index) {
   const Napi::Object device = object_of(value, kSpec, "a device");
   const std::string type = string_of(device.Get("type"), kSpec, "a device's type");
   if (type == "virtio-console") return console_spec(device);
   if (type == "virtio-rng") return RngSpec{};
-  if (type == "virtio-net") return net_spec(device);
+  if (type == "virtio-net") return net_spec(device, index);
   refuse(kSpec, "no device of type \"" + type + "\"");
 }
 
 std::vector<DeviceSpec> devices_of(const Napi::Value& value) {
   const Napi::Array devices = array_of(value, "devices");
   std::vector<DeviceSpec> specs;
-  for (std::uint32_t i = 0; i < devices.Length(); ++i) specs.push_back(device_spec(devices.Get(i)));
+  for (std::uint32_t i = 0; i < devices.Length(); ++i) specs.push_back(device_spec(devices.Get(i), i));
   return specs;
 }
 

@@ -62,6 +62,9 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
   }
 
   const devices = options.devices ?? []
+  const named = devices.flatMap((device) => (device.type === 'virtio-net' ? [device.name] : []))
+  const twice = named.find((one, index) => named.indexOf(one) !== index)
+  if (twice !== undefined) refuse(`two devices named ${twice}`, 'give every device a name of its own')
   const ports = devices.flatMap((device) => (device.type === 'virtio-console' ? device.ports : []))
   const names = ports.map((port) => port.name)
   for (const [index, port] of names.entries()) {
@@ -105,7 +108,7 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
 export function forkOptions(
   spec: MachineSpec,
   sidecar: GuestSidecar,
-  options: GuestForkOptions,
+  options: Omit<GuestForkOptions, 'devices'>,
 ): CheckedOptions {
   const { name, onConsoleLine } = options
   // The checks and defaults of a boot, where there is something to choose.
@@ -127,7 +130,10 @@ export function forkOptions(
   }
 }
 
-function definedOf({ bootTimeout, idleLimit }: GuestForkOptions): BootOptions {
+function definedOf({
+  bootTimeout,
+  idleLimit,
+}: Pick<GuestForkOptions, 'bootTimeout' | 'idleLimit'>): BootOptions {
   return {
     ...(bootTimeout === undefined ? {} : { bootTimeout }),
     ...(idleLimit === undefined ? {} : { idleLimit }),

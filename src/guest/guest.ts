@@ -11,6 +11,7 @@ import { LinuxCheckpoint } from './checkpoint.ts'
 import { execute, explainScript } from './command.ts'
 import { SerialLog } from './console-log.ts'
 import { GuestError } from './error.ts'
+import { renumber } from './identity.ts'
 import { MachinePort } from './port.ts'
 import { loadScript, scriptEnvironment } from './script.ts'
 import { boundedConsole, type GuestSidecar } from './sidecar.ts'
@@ -104,7 +105,7 @@ export class LinuxGuest implements Guest {
   static resume(
     spec: MachineSpec,
     sidecar: GuestSidecar,
-    options: GuestForkOptions,
+    options: Omit<GuestForkOptions, 'devices'>,
     place: GuestPlace,
   ): LinuxGuest {
     return new LinuxGuest(forkOptions(spec, sidecar, options), sidecar.kernel, place, sidecar)
@@ -121,8 +122,15 @@ export class LinuxGuest implements Guest {
     const guest = LinuxGuest.resume(checkpoint.info.spec, sidecar, options, place)
     const { name } = guest
     const expected = options.expected ? { expected: options.expected } : {}
-    const machine = await checkpoint.fork({ name, ...expected }, (event) => guest.onEvent(event))
+    const devices = options.devices ? { devices: options.devices } : {}
+    const machine = await checkpoint.fork({ name, ...expected, ...devices }, (event) => guest.onEvent(event))
     await guest.start(machine, { requested, clock: options.clock })
+    try {
+      await renumber(guest, checkpoint.info.spec.devices, options.devices ?? {})
+    } catch (error) {
+      await guest.stop({ force: true })
+      throw error
+    }
     return guest
   }
 
@@ -253,6 +261,10 @@ export class LinuxGuest implements Guest {
       hint: 'name it in the ports of a virtio-console device',
       infra: false,
     })
+  }
+
+  async setLink(device: string, up: boolean): Promise<void> {
+    await this.#live().setLink(device, up)
   }
 
   async inspect(): Promise<VcpuState[]> {

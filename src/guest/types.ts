@@ -1,7 +1,7 @@
 import type { HostInfo } from '../host/machine-host.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
-import type { DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
+import type { DeviceIdentity, DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
 import type { Judgement } from '../verdict/types.ts'
 
@@ -140,6 +140,12 @@ export interface GuestForkOptions {
   clock?: 'resume' | 'now'
   /** What the caller believes the guest to have: the fork is refused when it differs. Memory in bytes. */
   expected?: { cpus?: number; memory?: number }
+  /**
+   * What devices of the fork have of their own, by name: `{ net0: { mac: '02:00:00:00:00:07' } }`. An address is the
+   * device's from the first moment; Linux reads it when its driver starts only, so it is set in the guest as well
+   * before the fork is handed over.
+   */
+  devices?: Record<string, DeviceIdentity>
   /** As in BootOptions, until the fork answers. */
   bootTimeout?: number
   /** As in BootOptions. */
@@ -189,6 +195,8 @@ export interface Guest extends AsyncDisposable {
   run(script: string, options?: RunOptions): Promise<RunResult>
   writeFile(path: string, data: Uint8Array | string, mode?: number): Promise<void>
   port(name: string): GuestPort
+  /** Plugs the cable of a virtio-net device in or out. */
+  setLink(device: string, up: boolean): Promise<void>
   inspect(): Promise<VcpuState[]>
   /** Bytes of RAM that this guest alone holds; a fork shares all that it has not written. */
   privateMemory(): Promise<number>

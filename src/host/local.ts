@@ -80,6 +80,10 @@ class LocalMachine implements HostMachine {
     return this.#native.privateMemory()
   }
 
+  setLink(device: string, up: boolean): Promise<void> {
+    return this.#native.setLink(device, up)
+  }
+
   nmi(): Promise<void> {
     return this.#native.nmi()
   }

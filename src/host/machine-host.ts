@@ -35,6 +35,7 @@ export interface HostMachine {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
   privateMemory(): Promise<number>
+  setLink(device: string, up: boolean): Promise<void>
   nmi(): Promise<void>
   /** As NativeMachine.checkpoint(). The checkpoint outlives the machine. */
   checkpoint(): Promise<HostCheckpoint>

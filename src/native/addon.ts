@@ -83,6 +83,7 @@ function wrapMachine(machine: NativeMachine): NativeMachine {
     resize: (channel, columns, rows) => converted(machine.resize(channel, columns, rows)),
     inspect: () => converted(machine.inspect()),
     privateMemory: () => converted(machine.privateMemory()),
+    setLink: (device, up) => converted(machine.setLink(device, up)),
     nmi: () => converted(machine.nmi()),
     checkpoint: async () => wrapCheckpoint(await converted(machine.checkpoint())),
     reset: (options) => converted(machine.reset(options)),

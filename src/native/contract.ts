@@ -34,7 +34,35 @@ export interface RngDevice {
   type: 'virtio-rng'
 }
 
-export type DeviceSpec = ConsoleDevice | RngDevice
+/** What a network device is plugged into. */
+export type NetBackend =
+  /** A network with one machine, 192.0.2.1/24, that answers ARP, ICMP echo, UDP and TCP echo (7), TCP discard (9). */
+  | { kind: 'peer' }
+  /** A switch between the guests of one process (of one lab) that name the same network. */
+  | { kind: 'switch'; network: string }
+
+export interface NetDevice {
+  type: 'virtio-net'
+  /** Of its own among the machine's devices. */
+  name: string
+  /** Default: 02:6b:76:00:01:NN, NN its place among the machine's devices. */
+  mac?: string
+  /** 68..65535; VIRTIO_NET_F_MTU is offered when it is given. */
+  mtu?: number
+  /** Queue pairs, 1..8; VIRTIO_NET_F_MQ is offered from 2 on. Default 1. */
+  queues?: number
+  backend: NetBackend
+  /** Features that are not offered, as the specification names them: `mrg_rxbuf`, `guest_csum`... */
+  withoutFeatures?: string[]
+}
+
+export type DeviceSpec = ConsoleDevice | RngDevice | NetDevice
+
+/** What tells one fork from another: a network device takes `mac` and, of a switch, `network`. */
+export interface DeviceIdentity {
+  mac?: string
+  network?: string
+}
 
 export interface MachineSpec {
   /** Shown in errors and thread names. */
@@ -131,6 +159,8 @@ export interface NativeMachine {
   inspect(): Promise<VcpuState[]>
   /** Bytes of RAM that this machine alone holds: what a fork has written, all that a booted guest has touched. */
   privateMemory(): Promise<number>
+  /** Plugs the cable of a network device in or out: VIRTIO_NET_F_STATUS. */
+  setLink(device: string, up: boolean): Promise<void>
   /** Injects an NMI into every vCPU (KVM_NMI); needs the irqchip. */
   nmi(): Promise<void>
   /**
@@ -150,6 +180,8 @@ export interface ForkOptions {
   name?: string
   /** 16 bytes for the VM generation ID device; default random. Two forks must never share it. */
   generationId?: Uint8Array
+  /** By name of the device, for fork() only. A driver that runs keeps the address that it read, until it is told. */
+  devices?: Record<string, DeviceIdentity>
   /** What the caller believes the checkpoint to be: EINVAL names the first that differs. */
   expected?: Partial<Pick<MachineSpec, 'cpus' | 'memory' | 'devices'>>
 }

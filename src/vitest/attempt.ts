@@ -1,6 +1,6 @@
 import { dirname, resolve } from 'node:path'
 import type { BootOptions, Guest, GuestEnd, Host, RunResult } from '../guest/types.ts'
-import type { VcpuState } from '../native/contract.ts'
+import type { DeviceSpec, VcpuState } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
 import type { Verdict } from '../verdict/types.ts'
@@ -26,6 +26,17 @@ export interface Outcome {
   evidence: string[]
   /** Sampled when the script was over its time and the agent silent. */
   vcpus?: VcpuState[]
+}
+
+/** Addresses of the network of a peer: its own, as native/net/peer.h has them, and one for the guest. */
+function networkEnvironment(devices: readonly DeviceSpec[]): Record<string, string> {
+  const isOnOne = devices.some((device) => device.type === 'virtio-net' && device.backend.kind === 'peer')
+  if (!isOnOne) return {}
+  return {
+    KVITEST_PEER_ADDRESS: '192.0.2.1',
+    KVITEST_PEER_MAC: '02:6b:76:00:00:01',
+    KVITEST_GUEST_ADDRESS: '192.0.2.2',
+  }
 }
 
 /** Forks or boots one guest, runs the script in it once, and lets tests wait for its points. */
@@ -150,6 +161,7 @@ export class Attempt {
 
   #environment(guest: Guest): Record<string, string> {
     return {
+      ...networkEnvironment(this.#plan.header.guest.devices),
       ...this.#plan.header.env,
       KVITEST_CPUS: String(this.#variant.cpus),
       KVITEST_MEMORY: String(this.#variant.memory),

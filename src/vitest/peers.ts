@@ -5,6 +5,7 @@ import type { Peer, ScriptPort } from './transform/script.ts'
 
 /** What one peer has to work with; docs/tap-scripts.md says what each does. */
 interface Line {
+  guest: Guest
   port: GuestPort
   reader: ByteReader
   /** The port NAME.control and its reader, for the peers that have one. */
@@ -76,7 +77,7 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
     })
   },
   door: async ({ port, reader, control }) => {
-    const echo = echoBytes({ port, reader, control })
+    const echo = echoBytes({ port, reader })
     await commands(control!, async (command, argument) => {
       if (command === 'close' || command === 'open') {
         await port.setOpen(command === 'open')
@@ -89,6 +90,13 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
     })
     await echo
   },
+  machine: ({ guest, port, reader }) =>
+    commands({ port, reader }, async (command, argument) => {
+      const [device = '', state] = argument.split(' ')
+      if (command !== 'link' || (state !== 'up' && state !== 'down')) return undefined
+      await guest.setLink(device, state === 'up')
+      return state
+    }),
   terminal: async ({ port, reader, control }) => {
     await commands(control!, async (command, argument) => {
       if (command === 'resize') {
@@ -113,6 +121,7 @@ export function servePeers(guest: Guest, ports: ScriptPort[]): { close(): Promis
     const controlled = ['hold', 'door', 'terminal'].includes(spec.peer)
     const control = controlled ? guest.port(`${spec.name}.control`) : undefined
     const line: Line = {
+      guest,
       port,
       reader: new ByteReader(port),
       control: control && { port: control, reader: new ByteReader(control) },
@@ -144,7 +153,7 @@ export function* sourceBytes(length: number, seed: string): Generator<Uint8Array
   }
 }
 
-async function echoBytes({ port, reader }: Line): Promise<void> {
+async function echoBytes({ port, reader }: Pick<Line, 'port' | 'reader'>): Promise<void> {
   for (let bytes = await reader.read(); bytes; bytes = await reader.read()) await port.write(bytes)
 }
 

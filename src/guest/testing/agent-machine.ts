@@ -82,6 +82,7 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
 
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
+  async setLink(): Promise<void> {}
   async nmi(): Promise<void> {}
 
   // A process cannot be forked as a guest can: played-machine.ts plays one that can.

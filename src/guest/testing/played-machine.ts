@@ -81,6 +81,7 @@ export class PlayedMachine implements HostMachine {
   consumed(): void {}
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
+  async setLink(): Promise<void> {}
   async nmi(): Promise<void> {}
   async privateMemory(): Promise<number> {
     return 0

@@ -96,6 +96,10 @@ class LabMachine implements HostMachine {
     return this.#call(() => this.#rpc.privateMemory())
   }
 
+  setLink(device: string, up: boolean): Promise<void> {
+    return this.#call(() => this.#rpc.setLink(device, up))
+  }
+
   nmi(): Promise<void> {
     return this.#call(() => this.#rpc.nmi())
   }

@@ -95,6 +95,7 @@ export interface LabFunctions {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
   privateMemory(): Promise<number>
+  setLink(device: string, up: boolean): Promise<void>
   nmi(): Promise<void>
   /** Of the session's machine. It goes with the session, unless another adopts it or the lab keeps it. */
   checkpoint(): Promise<LabCheckpointInfo>

@@ -99,6 +99,7 @@ export class Session {
       resize: async (channel, columns, rows) => (await this.#machine()).resize(channel, columns, rows),
       inspect: async () => (await this.#machine()).inspect(),
       privateMemory: async () => (await this.#machine()).privateMemory(),
+      setLink: async (device, up) => (await this.#machine()).setLink(device, up),
       nmi: async () => (await this.#machine()).nmi(),
       checkpoint: async () => this.#held(await (await this.#machine()).checkpoint()),
       reset: async (options) => (await this.#machine()).reset(options),

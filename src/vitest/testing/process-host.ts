@@ -132,6 +132,7 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
       throw new Error('a stand-in guest has no ports')
     },
     inspect: async () => [],
+    setLink: async () => {},
     privateMemory: async () => 0,
     checkpoint: notHere,
     fork: notHere,

@@ -1,5 +1,5 @@
 import type { KernelEntry } from '../../image/boot-image.ts'
-import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
+import type { ConsolePort, DeviceSpec, NetBackend, NetDevice } from '../../native/contract.ts'
 import { bytesOf } from '../../native/size.ts'
 import { parseDuration } from './quantity.ts'
 import {
@@ -36,7 +36,8 @@ const KEYS = [
   'fork',
 ] as const
 const ENTRIES: readonly KernelEntry[] = ['auto', 'pvh', 'bzimage']
-const DEVICES = ['virtio-rng', 'virtio-console']
+const DEVICES = ['virtio-rng', 'virtio-console', 'virtio-net']
+const NET_KEYS = ['name', 'mac', 'mtu', 'queues', 'backend', 'withoutFeatures']
 const MIB = 1024 ** 2
 const MAX_CPUS = 8
 
@@ -138,8 +139,44 @@ function parseDevices(value: unknown, all: ScriptPort[]): DeviceSpec[] {
       knownKeys(rest, ['ports'], path)
       return { type, ports: parsePorts(rest.ports ?? [], [...path, 'ports'], all) }
     }
+    if (type === 'virtio-net') return parseNet(rest, path, at)
     throw new BadValue(path, `unknown device ${JSON.stringify(type)}; known are ${DEVICES.join(', ')}`)
   })
+}
+
+/** Without a name it is `netN`, N its place in the list. */
+function parseNet(map: Record<string, unknown>, path: (string | number)[], at: number): NetDevice {
+  knownKeys(map, NET_KEYS, path)
+  const { name = `net${at}`, mac, mtu, queues, backend = 'peer', withoutFeatures } = map
+  const whole = (key: string, value: unknown, low: number, high: number): number => {
+    if (typeof value === 'number' && Number.isInteger(value) && value >= low && value <= high) return value
+    throw new BadValue([...path, key], `${key}: want ${low} to ${high}, got ${JSON.stringify(value)}`)
+  }
+  if (mac !== undefined && !/^[\da-f]{2}(:[\da-f]{2}){5}$/i.test(String(mac))) {
+    throw new BadValue([...path, 'mac'], `mac: want 02:00:00:00:00:01, got ${JSON.stringify(mac)}`)
+  }
+  return {
+    type: 'virtio-net',
+    name: asText(name, [...path, 'name']),
+    ...(mac === undefined ? {} : { mac: String(mac) }),
+    ...(mtu === undefined ? {} : { mtu: whole('mtu', mtu, 68, 65535) }),
+    ...(queues === undefined ? {} : { queues: whole('queues', queues, 1, 8) }),
+    backend: parseBackend(backend, [...path, 'backend']),
+    ...(withoutFeatures === undefined
+      ? {}
+      : {
+          withoutFeatures: asList(withoutFeatures, [...path, 'withoutFeatures']).map((one, index) =>
+            asText(one, [...path, 'withoutFeatures', index]),
+          ),
+        }),
+  }
+}
+
+function parseBackend(value: unknown, path: (string | number)[]): NetBackend {
+  if (value === 'peer') return { kind: 'peer' }
+  const { switch: network, ...rest } = asMap(value, path, 'backend')
+  knownKeys(rest, [], path)
+  return { kind: 'switch', network: asText(network, [...path, 'switch']) }
 }
 
 function parsePorts(value: unknown, path: (string | number)[], all: ScriptPort[]): ConsolePort[] {
