@@ -134,7 +134,7 @@ struct Board::Parts {
       if (!asked->exchange(true)) owner.input_waiting(name);
     };
     std::unique_ptr<Link> link =
-        spec.network.empty() ? make_peer(wake) : join_network(spec.network, wake);
+        spec.network.empty() ? make_peer() : join_network(spec.network, wake);
     std::unique_ptr<Net> device = make_net(spec, std::move(link), wake);
     nets[spec.name] = device.get();
     inputs[spec.name] = [asked, net = device.get()] {

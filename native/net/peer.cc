@@ -44,14 +44,11 @@ struct Ipv4 {
 
 class Peer : public Link {
  public:
-  explicit Peer(FramesWaiting frames_waiting) : frames_waiting_(std::move(frames_waiting)) {}
-
   void send(Frame frame) override {
     const std::lock_guard lock(mutex_);
     ++counts_.sent;
     complete_checksum(frame);
     handle(frame.bytes);
-    if (!answers_.empty() || tcp_.has_output()) frames_waiting_();
   }
 
   std::optional<Frame> receive() override {
@@ -211,7 +208,6 @@ class Peer : public Link {
     return packet;
   }
 
-  const FramesWaiting frames_waiting_;
   mutable std::mutex mutex_;
   std::deque<std::vector<std::byte>> answers_;
   PeerTcp tcp_;
@@ -221,8 +217,8 @@ class Peer : public Link {
 
 }  // namespace
 
-std::unique_ptr<Link> make_peer(FramesWaiting frames_waiting) {
-  return std::make_unique<Peer>(std::move(frames_waiting));
+std::unique_ptr<Link> make_peer() {
+  return std::make_unique<Peer>();
 }
 
 }  // namespace kvitest

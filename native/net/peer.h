@@ -14,6 +14,7 @@ inline constexpr Ipv4Address kPeerAddress = 0xc000'0201;  // 192.0.2.1
 inline constexpr std::uint16_t kPortEcho = 7;             // RFC 862, UDP and TCP
 inline constexpr std::uint16_t kPortDiscard = 9;          // RFC 863, TCP
 
-std::unique_ptr<Link> make_peer(FramesWaiting frames_waiting);
+// Its answers wait in receive() when send() returns; nothing comes unasked.
+std::unique_ptr<Link> make_peer();
 
 }  // namespace kvitest

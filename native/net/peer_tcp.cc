@@ -56,12 +56,6 @@ bool PeerTcp::Connection::has_output() const {
   return syn_due || acknowledge || sendable() != 0 || fin_due();
 }
 
-bool PeerTcp::has_output() const {
-  return !resets_.empty() || std::ranges::any_of(connections_, [](const auto& entry) {
-    return entry.second.has_output();
-  });
-}
-
 void PeerTcp::receive(Ipv4Address from, std::span<const std::byte> segment,
                       const std::vector<std::byte>& route) {
   const std::size_t length = std::to_integer<std::size_t>(segment[12] >> 4) * 4;

@@ -37,8 +37,6 @@ class PeerTcp {
     std::vector<std::byte> route;
   };
   std::optional<Output> next();
-  // next() has something.
-  bool has_output() const;
   std::size_t connections() const { return connections_.size(); }
 
  private:

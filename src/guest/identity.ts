@@ -10,7 +10,7 @@ function pciAddress(index: number): string {
 /** `$1` PCI address, `$2` MAC address. */
 const setAddress = [
   'for path in /sys/bus/pci/devices/$1/virtio*/net/*; do',
-  '  [ -e "$path" ] && exec ip link set "${path##*/}" address "$2"',
+  '  [ -e "$path" ] && exec ip link set "$(basename "$path")" address "$2"',
   'done',
   'echo "no network interface at $1" >&2; exit 1',
 ].join('\n')

@@ -57,10 +57,10 @@ udp_sizes() {
   done
 }
 # tcp BYTES: through the peer's echo and back
-head -c 3000000 /dev/urandom >"$work/noise"
+head -c 1000000 /dev/urandom >"$work/noise"
 tcp() {
   head -c "$1" "$work/noise" >"$work/part"
-  timeout 30 nc "$peer" 7 <"$work/part" >"$work/echoed"
+  timeout 30 talk tcp "$peer" 7 <"$work/part" >"$work/echoed"
   cmp "$work/part" "$work/echoed"
 }
 tcp_sizes() {
@@ -89,7 +89,8 @@ is "what needs the control queue is not offered without it" \
 is "MQ is negotiated with two pairs" "$(feature "$multi" 22)" 1
 is "there are two transmit queues" "$(ls -d /sys/class/net/"$multi"/queues/tx-* | wc -l)" 2
 is "checksums and segmentation are offloaded" "$(talk offload "$net")" "rx-checksum=1 tx-checksum=1 tso=1"
-is "nothing is without the features" "$(talk offload "$plain")" "rx-checksum=0 tx-checksum=0 tso=0"
+# rx-checksum says nothing: since Linux 6.11 it is on without GUEST_CSUM too.
+like "nothing is sent unfinished without the features" "$(talk offload "$plain")" "tx-checksum=0 tso=0"
 
 # --- frames ---
 
@@ -98,25 +99,25 @@ point "the peer answers ARP and ping" pings "$peer" 3
 like "ARP says the peer's MAC address" "$(ip neigh show "$peer")" "$KVITEST_PEER_MAC"
 point "ping at sizes around the buffers' and the MTU" pings_sizes 0 1 1000 1472 1473 2000 3900 3971 3972
 point "UDP comes back, sizes around the same" udp_sizes 1 18 1000 1472 1473 1514 2048 3971 3972
-point "two hundred datagrams in a row" udp 700 200
+point "a hundred datagrams in a row" udp 700 100
 point "a closed UDP port is refused" sh -c "talk udp $peer 8 10 1 2>&1 | grep -q refused"
 point "TCP echoes sizes around segments and buffers" tcp_sizes 1 536 1448 4096 65535 65536 200000
-point "three megabytes through TCP and back" tcp 3000000
+point "a megabyte through TCP and back" tcp 1000000
 point "TCP to a closed port is refused" sh -c "! nc -w 5 $peer 8 </dev/null 2>/dev/null"
-point "the discard service takes a megabyte" sh -c "head -c 1000000 $work/noise | timeout 20 nc $peer 9"
+point "the discard service takes a megabyte" sh -c "head -c 1000000 $work/noise | timeout 20 talk tcp $peer 9"
 
 # --- no offloads, no mergeable buffers ---
 
 use "$plain"
 point "without features: ping at sizes around the MTU" pings_sizes 0 1000 1471 1472
 point "without features: UDP" udp_sizes 1 1000 1471 1472
-point "without features: TCP comes in plain segments" tcp_sizes 1 1460 65536 1000000
+point "without features: TCP comes in plain segments" tcp_sizes 1 1460 65536 300000
 
 # --- two pairs of queues ---
 
 use "$multi"
 point "two queues: four connections at once" sh -c "
-  for n in 1 2 3 4; do head -c 300000 $work/noise | timeout 30 nc $peer 7 | cmp -n 300000 - $work/noise & pids=\"\$pids \$!\"; done
+  for n in 1 2 3 4; do head -c 300000 $work/noise | timeout 30 talk tcp $peer 7 | cmp -n 300000 - $work/noise & pids=\"\$pids \$!\"; done
   for pid in \$pids; do wait \$pid || exit 1; done"
 point "two queues: UDP" udp 1000 50
 
@@ -141,7 +142,7 @@ ip link set vlan5 up
 point "a VLAN that the driver added passes" pings "$peer" 1 1000
 ip link del vlan5
 point "promiscuous mode can be set" ip link set "$net" promisc on
-point "all multicast can be set" ip link set "$net" allmulticast on
+point "all multicast can be set" ifconfig "$net" allmulti
 
 # --- again and again ---
 
@@ -156,9 +157,9 @@ isnt "the device has its own address again" "$net" ""
 use "$net"
 point "works afterwards" pings_sizes 56 3900
 (talk udp "$peer" 7 1000 100000 >/dev/null 2>&1 &)
-(timeout 20 nc "$peer" 7 <"$work/noise" >/dev/null 2>&1 &)
+(timeout 20 talk tcp "$peer" 7 <"$work/noise" >/dev/null 2>&1 &)
 point "unbound and bound while frames are on their way" rebind 3
-killall talk nc 2>/dev/null
+killall talk 2>/dev/null
 net=$(interface 02:00:00:00:00:a0)
 use "$net"
 point "works after that too" udp 1000 20

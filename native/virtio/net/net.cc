@@ -118,6 +118,9 @@ void NetDevice::notify(std::uint16_t index) {
     pump_receive();
   } else {
     pump_transmit(index / 2);
+    // The peer has answered already: a detour through another thread would cost more than the
+    // answer.
+    pump_receive();
   }
 }
 

@@ -71,8 +71,9 @@ void NetDevice::pump_receive() {
 
 // 5.1.4.1 and 5.1.4.2: neither side sends longer ones. A VLAN tag is no part of it.
 bool NetDevice::exceeds_mtu(const Frame& frame) const {
-  return negotiated(kNetMtu) && !frame.segmentation &&
-         frame.bytes.size() > kEthernetHeader + 4 + std::size_t{spec_.mtu};
+  if (!negotiated(kNetMtu) || frame.segmentation) return false;
+  const std::size_t tag = be16(frame.bytes, 12) == kEtherVlan ? 4 : 0;
+  return frame.bytes.size() > kEthernetHeader + tag + spec_.mtu;
 }
 
 // Takes one frame from the link, if it has one, and makes of it what the driver can take.
