@@ -20,25 +20,23 @@ std::string mebibytes(std::uint64_t bytes) {
                                 : std::to_string(bytes) + " bytes";
 }
 
-// virtio-rng, virtio-console(results, log)
 std::string describe(const std::vector<DeviceSpec>& devices) {
   if (devices.empty()) return "no devices";
   std::string text;
   for (const DeviceSpec& device : devices) {
     if (!text.empty()) text += ", ";
-    const auto* console = std::get_if<ConsoleSpec>(&device);
-    if (console == nullptr) {
-      text += "virtio-rng";
-      continue;
-    }
-    text += "virtio-console(";
-    for (const ConsolePortSpec& port : console->ports) {
-      if (text.back() != '(') text += ", ";
-      text += port.name + (port.console ? " as console" : "");
-    }
-    text += ")";
+    text += describe(device);
   }
   return text;
+}
+
+// The disk of that name; null when there is none.
+BlkSpec* find_disk(MachineSpec& spec, const std::string& name) {
+  for (DeviceSpec& device : spec.devices) {
+    auto* blk = std::get_if<BlkSpec>(&device);
+    if (blk != nullptr && blk->name == name) return blk;
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -46,6 +44,15 @@ std::string describe(const std::vector<DeviceSpec>& devices) {
 MachineSpec fork_spec(const Checkpoint& checkpoint, const ForkOptions& options) {
   MachineSpec spec = checkpoint.machine.spec;
   if (options.name) spec.name = *options.name;
+  for (const auto& [name, change] : options.devices) {
+    BlkSpec* disk = find_disk(spec, name);
+    if (disk == nullptr) {
+      throw Error("fork", EINVAL, "the checkpoint has no device named " + name,
+                  "name a disk of the machine it was taken from");
+    }
+    if (change.serial) disk->serial = *change.serial;
+    validate(*disk);
+  }
   return spec;
 }
 

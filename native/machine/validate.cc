@@ -34,6 +34,19 @@ void validate_ports(const MachineSpec& spec) {
   }
 }
 
+void validate_disks(const MachineSpec& spec) {
+  std::set<std::string> names;
+  for (const DeviceSpec& device : spec.devices) {
+    const auto* blk = std::get_if<BlkSpec>(&device);
+    if (blk == nullptr) continue;
+    if (blk->name.empty()) refuse("a virtio-blk without name", "name it: disk0");
+    if (!names.insert(blk->name).second) {
+      refuse("the disk \"" + blk->name + "\" exists twice", "give every disk its own name");
+    }
+    validate(*blk);
+  }
+}
+
 }  // namespace
 
 void validate(const MachineSpec& spec) {
@@ -52,6 +65,7 @@ void validate(const MachineSpec& spec) {
     refuse("devices without irqchip", "set irqchip: true, their interrupts need it");
   }
   validate_ports(spec);
+  validate_disks(spec);
 }
 
 }  // namespace kvitest

@@ -10,6 +10,7 @@ import { type CheckedOptions, forkOptions } from './boot-options.ts'
 import { LinuxCheckpoint } from './checkpoint.ts'
 import { execute, explainScript } from './command.ts'
 import { SerialLog } from './console-log.ts'
+import { disksOf, MachineDisk } from './disk.ts'
 import { GuestError } from './error.ts'
 import { MachinePort } from './port.ts'
 import { loadScript, scriptEnvironment } from './script.ts'
@@ -18,6 +19,7 @@ import type {
   ExecOptions,
   ExecResult,
   Guest,
+  GuestDisk,
   GuestEnd,
   GuestForkOptions,
   GuestPort,
@@ -104,7 +106,7 @@ export class LinuxGuest implements Guest {
   static resume(
     spec: MachineSpec,
     sidecar: GuestSidecar,
-    options: GuestForkOptions,
+    options: Omit<GuestForkOptions, 'devices'>,
     place: GuestPlace,
   ): LinuxGuest {
     return new LinuxGuest(forkOptions(spec, sidecar, options), sidecar.kernel, place, sidecar)
@@ -120,8 +122,11 @@ export class LinuxGuest implements Guest {
     const requested = performance.now()
     const guest = LinuxGuest.resume(checkpoint.info.spec, sidecar, options, place)
     const { name } = guest
-    const expected = options.expected ? { expected: options.expected } : {}
-    const machine = await checkpoint.fork({ name, ...expected }, (event) => guest.onEvent(event))
+    const own = {
+      ...(options.expected ? { expected: options.expected } : {}),
+      ...(options.devices ? { devices: options.devices } : {}),
+    }
+    const machine = await checkpoint.fork({ name, ...own }, (event) => guest.onEvent(event))
     await guest.start(machine, { requested, clock: options.clock })
     return guest
   }
@@ -251,6 +256,17 @@ export class LinuxGuest implements Guest {
     throw new KvitestError(`port ${name}`, `${this.name} has no such port (it has: ${known})`, {
       code: 'ENOENT',
       hint: 'name it in the ports of a virtio-console device',
+      infra: false,
+    })
+  }
+
+  disk(name: string): GuestDisk {
+    const known = disksOf(this.#options.devices).map((disk) => disk.name)
+    if (known.includes(name)) return new MachineDisk(name, () => this.#live())
+    const list = known.join(', ') || 'none'
+    throw new KvitestError(`disk ${name}`, `${this.name} has no such disk (it has: ${list})`, {
+      code: 'ENOENT',
+      hint: 'name it in a virtio-blk device',
       infra: false,
     })
   }

@@ -1,7 +1,7 @@
 import type { HostInfo } from '../host/machine-host.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
-import type { DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
+import type { DeviceChange, DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
 import type { Judgement } from '../verdict/types.ts'
 
@@ -131,8 +131,24 @@ export interface GuestPort {
   whenOpen(open?: boolean): Promise<void>
 }
 
+/** The host's side of a virtio-blk device's disk: the bytes as they are, whatever the guest's caches say. */
+export interface GuestDisk {
+  readonly name: string
+  /** Bytes. */
+  size(): Promise<number>
+  /** Offsets and lengths in bytes, of any alignment. Rejects with EINVAL for a range that is not inside. */
+  read(offset: number, length: number): Promise<Uint8Array>
+  write(offset: number, data: Uint8Array | string): Promise<void>
+  /** To so many bytes; the guest is told. */
+  resize(bytes: number): Promise<void>
+  /** Lowercase hexadecimal, of all of it or of a range. */
+  sha256(offset?: number, length?: number): Promise<string>
+}
+
 export interface GuestForkOptions {
   name?: string
+  /** What its devices have of their own, by device name: `{ disk0: { serial: 'B' } }`. */
+  devices?: Record<string, DeviceChange>
   /**
    * The wall clock of the fork: `resume` (default) goes on where the checkpoint stopped, `now` jumps to the present.
    * The monotonic clock never jumps.
@@ -189,6 +205,8 @@ export interface Guest extends AsyncDisposable {
   run(script: string, options?: RunOptions): Promise<RunResult>
   writeFile(path: string, data: Uint8Array | string, mode?: number): Promise<void>
   port(name: string): GuestPort
+  /** Throws ENOENT when no virtio-blk device has that name. */
+  disk(name: string): GuestDisk
   inspect(): Promise<VcpuState[]>
   /** Bytes of RAM that this guest alone holds; a fork shares all that it has not written. */
   privateMemory(): Promise<number>

@@ -35,6 +35,10 @@ export interface HostMachine {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
   privateMemory(): Promise<number>
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array>
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>
+  resizeDisk(disk: string, bytes: number): Promise<void>
+  diskSize(disk: string): Promise<number>
   nmi(): Promise<void>
   /** As NativeMachine.checkpoint(). The checkpoint outlives the machine. */
   checkpoint(): Promise<HostCheckpoint>

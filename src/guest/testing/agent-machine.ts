@@ -83,6 +83,14 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
   async nmi(): Promise<void> {}
+  async readDisk(): Promise<Uint8Array> {
+    return new Uint8Array()
+  }
+  async writeDisk(): Promise<void> {}
+  async resizeDisk(): Promise<void> {}
+  async diskSize(): Promise<number> {
+    return 0
+  }
 
   // A process cannot be forked as a guest can: played-machine.ts plays one that can.
   checkpoint(): Promise<HostCheckpoint> {
