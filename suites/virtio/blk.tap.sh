@@ -103,7 +103,6 @@ point "through the page cache" sh -c "
   echo 3 >/proc/sys/vm/drop_caches
   dd if=/dev/$main bs=1M skip=8 count=6 2>/dev/null | cmp - $work/noise"
 
-point "O_DIRECT of half a sector is refused" sh -c "! dd if=/dev/$main of=/dev/null bs=256 count=1 iflag=direct 2>/dev/null"
 point "a read behind the end gives nothing" sh -c "[ \$(dd if=/dev/$main bs=512 skip=131072 count=1 2>/dev/null | wc -c) = 0 ]"
 point "a write behind the end fails" sh -c "! dd if=$work/noise of=/dev/$main bs=512 seek=131072 count=1 conv=notrunc 2>/dev/null"
 
@@ -199,10 +198,10 @@ point "the driver takes it again" bind
 point "the file system is still there" sh -c "mount -t ext4 /dev/$main $work/mount && cmp $work/noise $work/mount/noise &&
   umount $work/mount"
 rebinds=0
-while [ $rebinds -lt 10 ] && unbind && bind && carry "$main" 200 4096 2>/dev/null; do
+while [ $rebinds -lt 5 ] && unbind && bind && carry "$main" 200 4096 2>/dev/null; do
   rebinds=$((rebinds + 1))
 done
-is "works after each of 10 rebinds" $rebinds 10
+is "works after each of 5 rebinds" $rebinds 5
 
 dd if=/dev/zero of="/dev/$main" bs=256k oflag=direct conv=notrunc 2>/dev/null &
 writer=$!
