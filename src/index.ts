@@ -6,6 +6,7 @@ export type {
   ExecOptions,
   ExecResult,
   Guest,
+  GuestDisk,
   GuestEnd,
   GuestPort,
   GuestProcess,

@@ -3,176 +3,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <string>
 #include <utility>
 
+#include "native/binding/convert_device.h"
 #include "native/error.h"
 
 namespace kvitest {
 namespace {
-
-constexpr const char* kSpec = "machine spec";
-constexpr std::uint64_t kMaxSafeInteger = (std::uint64_t{1} << 53) - 1;
-
-[[noreturn]] void refuse(const char* operation, const std::string& detail) {
-  throw Error(operation, EINVAL, detail, "see src/native/contract.ts");
-}
-
-Napi::Object object_of(const Napi::Value& value, const char* operation, const char* what) {
-  if (!value.IsObject()) refuse(operation, std::string(what) + " is not an object");
-  return value.As<Napi::Object>();
-}
-
-Napi::Array array_of(const Napi::Value& value, const char* what) {
-  if (!value.IsArray()) refuse(kSpec, std::string(what) + " is not an array");
-  return value.As<Napi::Array>();
-}
-
-bool boolean_or(const Napi::Value& value, const char* what, bool fallback) {
-  if (value.IsUndefined()) return fallback;
-  if (!value.IsBoolean()) refuse(kSpec, std::string(what) + " is not a boolean");
-  return value.As<Napi::Boolean>().Value();
-}
-
-ConsoleSpec console_spec(const Napi::Object& device) {
-  ConsoleSpec spec;
-  const Napi::Array ports = array_of(device.Get("ports"), "ports of a virtio-console");
-  for (std::uint32_t i = 0; i < ports.Length(); ++i) {
-    const Napi::Value value = ports.Get(i);
-    const Napi::Object port = object_of(value, kSpec, "a virtio-console port");
-    spec.ports.push_back({string_of(port.Get("name"), kSpec, "a port's name"),
-                          boolean_or(port.Get("console"), "a port's console", false)});
-  }
-  return spec;
-}
-
-MacAddress mac_of(const Napi::Value& value, const char* operation) {
-  const std::string text = string_of(value, operation, "a MAC address");
-  MacAddress mac{};
-  char rest = 0;
-  const int parts = std::sscanf(text.c_str(), "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%c", &mac[0],
-                                &mac[1], &mac[2], &mac[3], &mac[4], &mac[5], &rest);
-  if (parts != 6 || text.size() != 17) {
-    refuse(operation, "\"" + text.substr(0, 40) + "\" is no MAC address such as 02:00:00:00:00:01");
-  }
-  return mac;
-}
-
-std::string text_of(const MacAddress& mac) {
-  char text[18];
-  std::snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
-                mac[4], mac[5]);
-  return text;
-}
-
-// The last byte is the device's place among the machine's.
-constexpr MacAddress kDefaultMac{0x02, 0x6b, 0x76, 0x00, 0x01, 0x00};
-
-NetSpec net_spec(const Napi::Object& device, std::uint32_t index) {
-  constexpr std::uint64_t kLimit = std::numeric_limits<std::uint16_t>::max();
-  NetSpec spec;
-  spec.name = string_of(device.Get("name"), kSpec, "a virtio-net's name");
-  spec.mac = kDefaultMac;
-  spec.mac.back() = static_cast<std::uint8_t>(index);
-  if (!device.Get("mac").IsUndefined()) spec.mac = mac_of(device.Get("mac"), kSpec);
-  if (!device.Get("mtu").IsUndefined()) {
-    spec.mtu = static_cast<std::uint16_t>(integer_of(device.Get("mtu"), kSpec, "mtu", 0, kLimit));
-  }
-  if (!device.Get("queues").IsUndefined()) {
-    spec.queue_pairs =
-        static_cast<std::uint16_t>(integer_of(device.Get("queues"), kSpec, "queues", 0, kLimit));
-  }
-  const Napi::Value backend_value = device.Get("backend");
-  const Napi::Object backend = object_of(backend_value, kSpec, "a virtio-net's backend");
-  const std::string kind = string_of(backend.Get("kind"), kSpec, "backend.kind");
-  if (kind == "switch") {
-    spec.network = string_of(backend.Get("network"), kSpec, "backend.network");
-    if (spec.network.empty()) refuse(kSpec, "backend.network is empty");
-  } else if (kind != "peer") {
-    refuse(kSpec, "no virtio-net backend of kind \"" + kind + "\"");
-  }
-  if (device.Get("withoutFeatures").IsUndefined()) return spec;
-  const Napi::Array names = array_of(device.Get("withoutFeatures"), "withoutFeatures");
-  for (std::uint32_t i = 0; i < names.Length(); ++i) {
-    const std::string name = string_of(names.Get(i), kSpec, "a feature's name");
-    const auto bit = net_feature(name);
-    if (!bit) refuse(kSpec, "virtio-net has no feature \"" + name + "\"");
-    spec.without |= *bit;
-  }
-  return spec;
-}
-
-DeviceSpec device_spec(const Napi::Value& value, std::uint32_t index) {
-  const Napi::Object device = object_of(value, kSpec, "a device");
-  const std::string type = string_of(device.Get("type"), kSpec, "a device's type");
-  if (type == "virtio-console") return console_spec(device);
-  if (type == "virtio-rng") return RngSpec{};
-  if (type == "virtio-net") return net_spec(device, index);
-  refuse(kSpec, "no device of type \"" + type + "\"");
-}
-
-std::vector<DeviceSpec> devices_of(const Napi::Value& value) {
-  const Napi::Array devices = array_of(value, "devices");
-  std::vector<DeviceSpec> specs;
-  for (std::uint32_t i = 0; i < devices.Length(); ++i) specs.push_back(device_spec(devices.Get(i), i));
-  return specs;
-}
-
-Napi::Value to_js(Napi::Env env, const NetSpec& spec) {
-  Napi::Object object = Napi::Object::New(env);
-  object.Set("type", "virtio-net");
-  object.Set("name", spec.name);
-  object.Set("mac", text_of(spec.mac));
-  if (spec.mtu != 0) object.Set("mtu", spec.mtu);
-  object.Set("queues", spec.queue_pairs);
-  Napi::Object backend = Napi::Object::New(env);
-  backend.Set("kind", spec.network.empty() ? "peer" : "switch");
-  if (!spec.network.empty()) backend.Set("network", spec.network);
-  object.Set("backend", backend);
-  Napi::Array without = Napi::Array::New(env);
-  for (const std::string& name : net_feature_names(spec.without)) {
-    without.Set(without.Length(), name);
-  }
-  if (without.Length() != 0) object.Set("withoutFeatures", without);
-  return object;
-}
-
-Napi::Value to_js(Napi::Env env, const DeviceSpec& device) {
-  if (const auto* net = std::get_if<NetSpec>(&device)) return to_js(env, *net);
-  Napi::Object object = Napi::Object::New(env);
-  const auto* console = std::get_if<ConsoleSpec>(&device);
-  object.Set("type", console == nullptr ? "virtio-rng" : "virtio-console");
-  if (console == nullptr) return object;
-  Napi::Array ports = Napi::Array::New(env);
-  for (const ConsolePortSpec& spec : console->ports) {
-    Napi::Object port = Napi::Object::New(env);
-    port.Set("name", spec.name);
-    port.Set("console", spec.console);
-    ports.Set(ports.Length(), port);
-  }
-  object.Set("ports", ports);
-  return object;
-}
-
-DeviceIdentity identity_of(const Napi::Object& object, const char* operation) {
-  DeviceIdentity identity;
-  for (const auto& entry : object) {
-    const std::string key = string_of(entry.first, operation, "a key");
-    const Napi::Value value = entry.second;
-    if (value.IsUndefined()) continue;
-    if (key == "mac") {
-      identity.mac = mac_of(value, operation);
-    } else if (key == "network") {
-      identity.network = string_of(value, operation, "a device's network");
-    } else {
-      refuse(operation, "a device of a fork has no \"" + key + "\"");
-    }
-  }
-  return identity;
-}
 
 std::variant<LinuxPayload, BarePayload> payload_of(const Napi::Value& value) {
   const Napi::Object payload = object_of(value, kSpec, "payload");
@@ -206,40 +46,7 @@ Napi::Value to_js(Napi::Env env, const VcpuState& state) {
   return object;
 }
 
-Napi::Value uint8_array(Napi::Env env, const std::vector<std::byte>& data) {
-  // Copied into V8's own memory: V8 aborts when two external buffers cover one address.
-  Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, data.size());
-  std::memcpy(buffer.Data(), data.data(), data.size());
-  return Napi::Uint8Array::New(env, data.size(), buffer, 0);
-}
-
 }  // namespace
-
-std::string string_of(const Napi::Value& value, const char* operation, const char* what) {
-  if (!value.IsString()) refuse(operation, std::string(what) + " is not a string");
-  return value.As<Napi::String>().Utf8Value();
-}
-
-std::uint64_t integer_of(const Napi::Value& value, const char* operation, const char* what,
-                         std::uint64_t low, std::uint64_t high) {
-  if (!value.IsNumber()) refuse(operation, std::string(what) + " is not a number");
-  const double number = value.As<Napi::Number>().DoubleValue();
-  if (!(number >= static_cast<double>(low) && number <= static_cast<double>(high)) ||
-      std::trunc(number) != number) {
-    refuse(operation, std::string(what) + " is not a whole number from " + std::to_string(low) +
-                          " to " + std::to_string(high));
-  }
-  return static_cast<std::uint64_t>(number);
-}
-
-std::vector<std::byte> bytes_of(const Napi::Value& value, const char* operation) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
-    refuse(operation, "the data is not a Uint8Array");
-  }
-  const auto array = value.As<Napi::Uint8Array>();
-  const auto* data = reinterpret_cast<const std::byte*>(array.Data());
-  return {data, data + array.ByteLength()};
-}
 
 MachineSpec machine_spec(const Napi::Value& value) {
   const Napi::Object object = object_of(value, kSpec, "the spec");
@@ -270,12 +77,7 @@ ForkOptions fork_options(const Napi::Value& value, const char* operation) {
     std::ranges::copy(bytes, options.generation_id->begin());
   }
   if (!object.Get("devices").IsUndefined()) {
-    const Napi::Object devices = object_of(object.Get("devices"), operation, "devices");
-    for (const auto& entry : devices) {
-      const std::string name = string_of(entry.first, operation, "a device's name");
-      const Napi::Value value = entry.second;
-      options.devices[name] = identity_of(object_of(value, operation, "a device"), operation);
-    }
+    options.devices = device_changes(object.Get("devices"), operation);
   }
   if (object.Get("expected").IsUndefined()) return options;
   const Napi::Object expected = object_of(object.Get("expected"), operation, "expected");
@@ -291,6 +93,13 @@ ForkOptions fork_options(const Napi::Value& value, const char* operation) {
     options.expected_devices = devices_of(expected.Get("devices"));
   }
   return options;
+}
+
+Napi::Value to_js(Napi::Env env, const std::vector<std::byte>& data) {
+  // Copied into V8's own memory: V8 aborts when two external buffers cover one address.
+  Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, data.size());
+  std::memcpy(buffer.Data(), data.data(), data.size());
+  return Napi::Uint8Array::New(env, data.size(), buffer, 0);
 }
 
 Napi::Value to_js(Napi::Env env, const MachineSpec& spec) {
@@ -342,7 +151,7 @@ Napi::Value to_js(Napi::Env env, const Event& event) {
   if (const auto* data = std::get_if<DataEvent>(&event)) {
     object.Set("type", "data");
     object.Set("channel", data->channel);
-    object.Set("data", uint8_array(env, data->data));
+    object.Set("data", to_js(env, data->data));
   } else if (const auto* port = std::get_if<PortEvent>(&event)) {
     object.Set("type", "port");
     object.Set("channel", port->channel);

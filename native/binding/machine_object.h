@@ -36,6 +36,10 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value resize(const Napi::CallbackInfo& info);
   Napi::Value inspect(const Napi::CallbackInfo& info);
   Napi::Value private_memory(const Napi::CallbackInfo& info);
+  Napi::Value read_disk(const Napi::CallbackInfo& info);
+  Napi::Value write_disk(const Napi::CallbackInfo& info);
+  Napi::Value resize_disk(const Napi::CallbackInfo& info);
+  Napi::Value disk_size(const Napi::CallbackInfo& info);
   Napi::Value nmi(const Napi::CallbackInfo& info);
   Napi::Value set_link(const Napi::CallbackInfo& info);
   Napi::Value checkpoint(const Napi::CallbackInfo& info);
@@ -45,6 +49,7 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value promise(const std::function<void(std::uint64_t operation)>& call);
   // A Done that settles the operation with undefined.
   Machine::Done settles(std::uint64_t operation);
+  std::function<void(std::uint64_t, std::exception_ptr)> settles_bytes(std::uint64_t operation);
 
   std::shared_ptr<Session> session_;
 };

@@ -2,14 +2,17 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <functional>
 #include <map>
+#include <string_view>
 
 #include "native/boot/layout.h"
 #include "native/bus/interrupts.h"
 #include "native/bus/io_bus.h"
 #include "native/bus/pci.h"
 #include "native/bus/shared_lines.h"
+#include "native/error.h"
 #include "native/net/peer.h"
 #include "native/net/switch.h"
 #include "native/platform/debug_port.h"
@@ -21,6 +24,7 @@
 #include "native/platform/rtc.h"
 #include "native/platform/serial.h"
 #include "native/platform/vmgenid.h"
+#include "native/virtio/features.h"
 #include "native/virtio/pci_transport.h"
 #include "native/virtio/rng/rng.h"
 
@@ -47,6 +51,7 @@ class VmInterrupts : public InterruptController {
 
 constexpr const char* kLinux = "linux";
 constexpr const char* kBare = "bare";
+constexpr std::string_view kTypePrefix = "virtio-";
 
 // What the board is made of, ahead of its devices: a checkpoint of other ones is refused before a
 // device reads what is not its own.
@@ -62,21 +67,12 @@ struct BoardState {
   bool operator==(const BoardState&) const = default;
 };
 
-template <typename... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
-
-constexpr Overloaded kind_of{[](const ConsoleSpec&) { return "console"; },
-                             [](const RngSpec&) { return "rng"; },
-                             [](const NetSpec&) { return "net"; }};
-
 BoardState describe(const MachineSpec& spec) {
   BoardState state{.irqchip = spec.irqchip,
                    .payload = std::holds_alternative<LinuxPayload>(spec.payload) ? kLinux : kBare,
                    .devices = {}};
   for (const DeviceSpec& device : spec.devices) {
-    state.devices.push_back(std::visit(kind_of, device));
+    state.devices.push_back(std::string(type_name(device)).substr(kTypePrefix.size()));
   }
   return state;
 }
@@ -90,6 +86,15 @@ std::string text(const BoardState& state) {
 
 ConsoleSink& console_sink(BoardOwner& owner) {
   return owner;
+}
+
+// A fork's begins as the checkpoint has it: it never writes to a file that its parent may use.
+std::unique_ptr<Disk> open_disk(const BlkSpec& spec, const DiskImages* images) {
+  if (images == nullptr) return open_disk(spec.backing, spec.read_only);
+  const auto found = images->find(spec.name);
+  if (found != images->end()) return make_overlay(found->second);
+  throw Error("load checkpoint", EBADMSG, "it has no content for disk " + spec.name,
+              "take the checkpoint again");
 }
 
 }  // namespace
@@ -119,15 +124,22 @@ struct Board::Parts {
     pio.insert(kPvpanicPort, 1, pvpanic);
   }
 
-  std::unique_ptr<VirtioDevice> make(const ConsoleSpec& spec, BoardOwner& owner) {
+  std::unique_ptr<VirtioDevice> make(const ConsoleSpec& spec, BoardOwner& owner,
+                                     const DiskImages*) {
     std::unique_ptr<Console> console = make_console(spec, console_sink(owner));
     for (const ConsolePortSpec& port : spec.ports) console_ports[port.name] = console.get();
     return console;
   }
+  std::unique_ptr<VirtioDevice> make(const RngSpec& spec, BoardOwner&, const DiskImages*) {
+    return make_rng(spec);
+  }
+  std::unique_ptr<VirtioDevice> make(const BlkSpec& spec, BoardOwner&, const DiskImages* images) {
+    std::unique_ptr<Blk> blk = make_blk(spec, open_disk(spec, images));
+    disks[spec.name] = blk.get();
+    return blk;
+  }
 
-  std::unique_ptr<VirtioDevice> make(const RngSpec& spec, BoardOwner&) { return make_rng(spec); }
-
-  std::unique_ptr<VirtioDevice> make(const NetSpec& spec, BoardOwner& owner) {
+  std::unique_ptr<VirtioDevice> make(const NetSpec& spec, BoardOwner& owner, const DiskImages*) {
     // However many frames come, one task waits on the device loop.
     const auto asked = std::make_shared<std::atomic<bool>>(false);
     const FramesWaiting wake = [asked, &owner, name = spec.name] {
@@ -135,17 +147,19 @@ struct Board::Parts {
     };
     std::unique_ptr<Link> link =
         spec.network.empty() ? make_peer() : join_network(spec.network, wake);
-    std::unique_ptr<Net> device = make_net(spec, std::move(link), wake);
-    nets[spec.name] = device.get();
-    inputs[spec.name] = [asked, net = device.get()] {
+    std::unique_ptr<Net> net = make_net(spec, std::move(link), wake);
+    nets[spec.name] = net.get();
+    inputs[spec.name] = [asked, device = net.get()] {
       asked->store(false);
-      net->deliver();
+      device->deliver();
     };
-    return device;
+    return net;
   }
 
-  void attach(const DeviceSpec& spec, std::uint8_t slot, GuestMemory& memory, BoardOwner& owner) {
-    devices.push_back(std::visit([&](const auto& one) { return make(one, owner); }, spec));
+  void attach(const DeviceSpec& spec, std::uint8_t slot, GuestMemory& memory, BoardOwner& owner,
+              const DiskImages* images) {
+    devices.push_back(std::visit([&](const auto& one) { return make(one, owner, images); }, spec));
+    devices.back()->withhold(named_features(*devices.back(), without_features(spec)));
     line_sources.push_back(std::make_unique<SharedLines::Source>(pci_lines));
     functions.push_back(make_virtio_pci(*devices.back(), memory, mmio, *line_sources.back(),
                                         kPciMmio32Base + (slot - 1) * kVirtioBarSize,
@@ -170,6 +184,7 @@ struct Board::Parts {
   VmGenId vmgenid;
   std::vector<std::unique_ptr<VirtioDevice>> devices;
   std::map<std::string, Console*> console_ports;
+  std::map<std::string, Blk*> disks;
   std::map<std::string, Net*> nets;
   std::map<std::string, std::function<void()>> inputs;  // what deliver() does, by device
   std::vector<std::unique_ptr<SharedLines::Source>> line_sources;
@@ -177,10 +192,13 @@ struct Board::Parts {
   PciBus pci;
 };
 
-Board::Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner)
+Board::Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner,
+             const DiskImages* disks)
     : parts_(std::make_unique<Parts>(spec, memory, vm, owner)) {
   std::uint8_t slot = 1;
-  for (const DeviceSpec& device : spec.devices) parts_->attach(device, slot++, memory, owner);
+  for (const DeviceSpec& device : spec.devices) {
+    parts_->attach(device, slot++, memory, owner, disks);
+  }
   if (std::holds_alternative<LinuxPayload>(spec.payload)) parts_->vmgenid.initialize();
 }
 
@@ -228,20 +246,46 @@ std::size_t Board::host_write(const std::string& channel, std::span<const std::b
   return console == nullptr ? 0 : console->host_write(channel, data);
 }
 
+Blk* Board::disk(const std::string& name) const {
+  const auto found = parts_->disks.find(name);
+  return found == parts_->disks.end() ? nullptr : found->second;
+}
+
+std::vector<std::string> Board::disks() const {
+  std::vector<std::string> names;
+  for (const auto& [name, disk] : parts_->disks) names.push_back(name);
+  return names;
+}
+
+Net* Board::net(const std::string& name) const {
+  const auto found = parts_->nets.find(name);
+  return found == parts_->nets.end() ? nullptr : found->second;
+}
+
 void Board::deliver(const std::string& device) {
   const auto found = parts_->inputs.find(device);
   if (found != parts_->inputs.end()) found->second();
 }
 
-Net* Board::net(const std::string& device) const {
-  const auto found = parts_->nets.find(device);
-  return found == parts_->nets.end() ? nullptr : found->second;
+// A disk takes its serial from the spec.
+void Board::personalize(const std::map<std::string, DeviceChange>& devices) {
+  for (const auto& [name, change] : devices) {
+    if (Net* device = net(name); device != nullptr && change.mac) device->set_mac(*change.mac);
+  }
 }
 
-void Board::personalize(const std::map<std::string, DeviceIdentity>& devices) {
-  for (const auto& [name, identity] : devices) {
-    if (Net* device = net(name); device != nullptr && identity.mac) device->set_mac(*identity.mac);
-  }
+void Board::pause() {
+  for (const auto& device : parts_->devices) device->pause();
+}
+
+void Board::unpause() {
+  for (const auto& device : parts_->devices) device->unpause();
+}
+
+DiskImages Board::disk_images() const {
+  DiskImages images;
+  for (const auto& [name, blk] : parts_->disks) images[name] = blk->disk().image();
+  return images;
 }
 
 void Board::save(StateWriter& writer) const {

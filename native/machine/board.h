@@ -10,12 +10,14 @@
 #include <string>
 #include <vector>
 
+#include "native/disk/image.h"
 #include "native/kvm/exit.h"
 #include "native/kvm/vm.h"
 #include "native/machine/fork_options.h"
 #include "native/machine/spec.h"
 #include "native/memory/guest_memory.h"
 #include "native/state/archive.h"
+#include "native/virtio/blk/blk.h"
 #include "native/virtio/console/console.h"
 
 namespace kvitest {
@@ -41,8 +43,11 @@ class BoardOwner : public ConsoleSink {
 
 class Board {
  public:
-  // All of them must outlive the board. Throws Error (EINVAL) for a spec that cannot be built.
-  Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner);
+  // All of them must outlive the board. Throws Error (EINVAL) for a spec that cannot be built, and
+  // what opening a disk gives. disks: of a fork, what its disks start as, whatever the spec's
+  // backings say.
+  Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner,
+        const DiskImages* disks = nullptr);
   ~Board();
   Board(const Board&) = delete;
   Board& operator=(const Board&) = delete;
@@ -60,15 +65,26 @@ class Board {
   // Bytes for the guest; returns how many were taken.
   std::size_t host_write(const std::string& channel, std::span<const std::byte> data);
 
+  // Null when there is no disk of that name.
+  Blk* disk(const std::string& name) const;
+  std::vector<std::string> disks() const;
+
+  // Null when there is no network device of this name.
+  Net* net(const std::string& name) const;
   // Gives the guest what waits for it at a device that said input_waiting(). On the device loop.
   void deliver(const std::string& device);
-  // Null when there is no network device of this name.
-  Net* net(const std::string& device) const;
-  // Between load() and resume(): what differs from the checkpoint. Names and kinds are checked
-  // before (fork_spec).
-  void personalize(const std::map<std::string, DeviceIdentity>& devices);
+  // Between load() and resume(): what a fork's devices have of their own; fork_spec() has checked
+  // it.
+  void personalize(const std::map<std::string, DeviceChange>& devices);
 
-  // Appends what the devices remember. While no vCPU runs and none is in a device's handler.
+  // No device has work under way on threads of its own, until unpause(). While no vCPU is in a
+  // device's handler.
+  void pause();
+  void unpause();
+  // What the disks hold. Paused.
+  DiskImages disk_images() const;
+  // Appends what the devices remember. While no vCPU runs and none is in a device's handler;
+  // paused.
   void save(StateWriter& writer) const;
   // On a board just built from the same spec, before any vCPU runs, once guest memory is restored:
   // nothing in it is changed, no interrupt raised, no queue looked at. Tells the owner of every

@@ -19,8 +19,11 @@ class Machine::Settled {
     machine_.events_.waive_credit(false);
     for (const auto& thread : machine_.threads_) halted_.push_back(thread->is_halted());
     halted_.resize(machine_.spec_.cpus);
+    if (machine_.board_ != nullptr) machine_.board_->pause();
   }
   ~Settled() {
+    // After a reset it is another board, which was never paused.
+    if (machine_.board_ != nullptr) machine_.board_->unpause();
     for (std::size_t i = 0; i < machine_.threads_.size(); ++i) {
       machine_.threads_[i]->resume(halted_[i]);
     }
@@ -79,6 +82,7 @@ std::shared_ptr<const Checkpoint> Machine::take_checkpoint() {
     checkpoint->machine.panic_events = panic_events_;
   }
   checkpoint->memory = memory_->image();
+  checkpoint->disks = board_->disk_images();
   events_.push(MarkEvent{false});
   return checkpoint;
 }
@@ -105,7 +109,8 @@ void Machine::restore(const ForkOptions& options) {
   }
   restore_vm(*vm_, *vcpus_.front(), origin_->vm);
   // A new board each time: nothing of what a device of the old guest knew can stay.
-  board_ = std::make_unique<Board>(spec_, *memory_, *vm_, static_cast<BoardOwner&>(*this));
+  board_ = std::make_unique<Board>(spec_, *memory_, *vm_, static_cast<BoardOwner&>(*this),
+                                   &origin_->disks);
   StateReader devices(origin_->devices);
   board_->load(devices);
   devices.finish();
@@ -149,8 +154,8 @@ void Machine::take_back(const ForkOptions& options) {
   }
   check_expected(spec_, options);
   if (!options.devices.empty()) {
-    throw Error("reset", EINVAL, "a reset changes no device of machine " + spec_.name,
-                "give devices to fork()");
+    throw Error("reset", EINVAL, "machine " + spec_.name + " keeps the devices it was forked with",
+                "fork the checkpoint anew for others");
   }
   Settled settled(*this);
   require_running("reset");

@@ -2,7 +2,6 @@
 
 #include <sys/random.h>
 
-#include <algorithm>
 #include <cerrno>
 
 #include "native/error.h"
@@ -22,36 +21,49 @@ std::string mebibytes(std::uint64_t bytes) {
                                 : std::to_string(bytes) + " bytes";
 }
 
-// All but what a fork may have for itself.
-std::string describe(const NetSpec& spec) {
-  return "virtio-net(" + spec.name + ", MTU " + std::to_string(spec.mtu) + ", queues " +
-         std::to_string(spec.queue_pairs) + ", " + (spec.network.empty() ? "peer" : "switch") +
-         (spec.without == 0 ? "" : ", without " + std::to_string(spec.without)) + ")";
-}
-
-// virtio-rng, virtio-console(results, log)
 std::string describe(const std::vector<DeviceSpec>& devices) {
   if (devices.empty()) return "no devices";
   std::string text;
   for (const DeviceSpec& device : devices) {
     if (!text.empty()) text += ", ";
-    if (const auto* net = std::get_if<NetSpec>(&device)) {
-      text += describe(*net);
-      continue;
-    }
-    const auto* console = std::get_if<ConsoleSpec>(&device);
-    if (console == nullptr) {
-      text += "virtio-rng";
-      continue;
-    }
-    text += "virtio-console(";
-    for (const ConsolePortSpec& port : console->ports) {
-      if (text.back() != '(') text += ", ";
-      text += port.name + (port.console ? " as console" : "");
-    }
-    text += ")";
+    text += describe(device);
   }
   return text;
+}
+
+[[noreturn]] void refuse(const std::string& detail, const std::string& hint) {
+  throw Error("fork", EINVAL, detail, hint);
+}
+
+void apply(BlkSpec& disk, const DeviceChange& change) {
+  if (change.mac || change.network) refuse("the disk " + disk.name + " has no address", "");
+  if (change.serial) disk.serial = *change.serial;
+}
+
+void apply(NetSpec& net, const DeviceChange& change) {
+  if (change.serial) refuse("the network device " + net.name + " has no serial", "");
+  if (change.mac) net.mac = *change.mac;
+  if (!change.network) return;
+  if (net.network.empty()) {
+    refuse("the network device " + net.name + " is on no switch", "leave its network out");
+  }
+  if (change.network->empty()) refuse("a network without a name", "name it");
+  net.network = *change.network;
+}
+
+// False when no device has that name.
+bool apply(MachineSpec& spec, const std::string& name, const DeviceChange& change) {
+  for (DeviceSpec& device : spec.devices) {
+    if (auto* blk = std::get_if<BlkSpec>(&device); blk != nullptr && blk->name == name) {
+      apply(*blk, change);
+      return true;
+    }
+    if (auto* net = std::get_if<NetSpec>(&device); net != nullptr && net->name == name) {
+      apply(*net, change);
+      return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace
@@ -59,25 +71,13 @@ std::string describe(const std::vector<DeviceSpec>& devices) {
 MachineSpec fork_spec(const Checkpoint& checkpoint, const ForkOptions& options) {
   MachineSpec spec = checkpoint.machine.spec;
   if (options.name) spec.name = *options.name;
-  for (const auto& [name, identity] : options.devices) {
-    const auto found = std::ranges::find_if(spec.devices, [&name](const DeviceSpec& device) {
-      const auto* net = std::get_if<NetSpec>(&device);
-      return net != nullptr && net->name == name;
-    });
-    if (found == spec.devices.end()) {
-      throw Error("fork", EINVAL, "the checkpoint has no device named \"" + name + "\"",
-                  "name one that its spec names");
-    }
-    NetSpec& net = std::get<NetSpec>(*found);
-    if (identity.mac) net.mac = *identity.mac;
-    if (identity.network && net.network.empty()) {
-      throw Error("fork", EINVAL, "the device \"" + name + "\" is on no switch",
-                  "leave its network out");
-    }
-    if (identity.network) net.network = *identity.network;
+  for (const auto& [name, change] : options.devices) {
+    if (apply(spec, name, change)) continue;
+    refuse("the checkpoint has no device named " + name,
+           "name a disk or a network device of the machine it was taken from");
   }
-  // Of a spec that was good only the identities can have spoilt it.
-  validate(spec);
+  // What was good only a change can have spoilt.
+  if (!options.devices.empty()) validate(spec);
   return spec;
 }
 

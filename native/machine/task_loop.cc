@@ -5,8 +5,8 @@
 
 #include <utility>
 
+#include "native/counts.h"
 #include "native/error.h"
-#include "native/machine/counts.h"
 
 namespace kvitest {
 

@@ -2,6 +2,7 @@ import type { DeviceSpec, MachineSpec } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import { bytesOf } from '../native/size.ts'
 import { agentPort } from './agent/protocol.ts'
+import { disksOf, placeDisks } from './disk.ts'
 import type { GuestSidecar } from './sidecar.ts'
 import type { BootOptions, GuestForkOptions } from './types.ts'
 
@@ -61,16 +62,19 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
     refuse(`loglevel: ${loglevel}`, 'give a whole number from 0 to 15')
   }
 
-  const devices = options.devices ?? []
-  const named = devices.flatMap((device) => (device.type === 'virtio-net' ? [device.name] : []))
-  const twice = named.find((one, index) => named.indexOf(one) !== index)
-  if (twice !== undefined) refuse(`two devices named ${twice}`, 'give every device a name of its own')
+  const devices = placeDisks(options.devices ?? [])
   const ports = devices.flatMap((device) => (device.type === 'virtio-console' ? device.ports : []))
   const names = ports.map((port) => port.name)
   for (const [index, port] of names.entries()) {
     if (port === '' || port.includes('\0')) refuse(`port name ${JSON.stringify(port)}`, 'name every port')
     const taken = port === agentPort || port === 'serial' || port === 'debug' || names.indexOf(port) !== index
     if (taken) refuse(`port ${port} is there already`, 'give every port a name of its own')
+  }
+  const disks = disksOf(devices).map((disk) => disk.name)
+  for (const [index, disk] of disks.entries()) {
+    if (!disk || disks.indexOf(disk) !== index) {
+      refuse(`disk name ${JSON.stringify(disk)}`, 'give every virtio-blk device a name of its own')
+    }
   }
   const awaited = ports
     .filter(({ name, console }) => !console && !/[,\s"]/.test(name))

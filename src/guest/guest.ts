@@ -10,6 +10,7 @@ import { type CheckedOptions, forkOptions } from './boot-options.ts'
 import { LinuxCheckpoint } from './checkpoint.ts'
 import { execute, explainScript } from './command.ts'
 import { SerialLog } from './console-log.ts'
+import { disksOf, MachineDisk } from './disk.ts'
 import { GuestError } from './error.ts'
 import { renumber } from './identity.ts'
 import { MachinePort } from './port.ts'
@@ -19,6 +20,7 @@ import type {
   ExecOptions,
   ExecResult,
   Guest,
+  GuestDisk,
   GuestEnd,
   GuestForkOptions,
   GuestPort,
@@ -121,16 +123,13 @@ export class LinuxGuest implements Guest {
     const requested = performance.now()
     const guest = LinuxGuest.resume(checkpoint.info.spec, sidecar, options, place)
     const { name } = guest
-    const expected = options.expected ? { expected: options.expected } : {}
-    const devices = options.devices ? { devices: options.devices } : {}
-    const machine = await checkpoint.fork({ name, ...expected, ...devices }, (event) => guest.onEvent(event))
-    await guest.start(machine, { requested, clock: options.clock })
-    try {
-      await renumber(guest, checkpoint.info.spec.devices, options.devices ?? {})
-    } catch (error) {
-      await guest.stop({ force: true })
-      throw error
+    const own = {
+      ...(options.expected ? { expected: options.expected } : {}),
+      ...(options.devices ? { devices: options.devices } : {}),
     }
+    const machine = await checkpoint.fork({ name, ...own }, (event) => guest.onEvent(event))
+    await guest.start(machine, { requested, clock: options.clock })
+    await renumber(guest, checkpoint.info.spec.devices, options.devices ?? {})
     return guest
   }
 
@@ -265,6 +264,17 @@ export class LinuxGuest implements Guest {
 
   async setLink(device: string, up: boolean): Promise<void> {
     await this.#live().setLink(device, up)
+  }
+
+  disk(name: string): GuestDisk {
+    const known = disksOf(this.#options.devices).map((disk) => disk.name)
+    if (known.includes(name)) return new MachineDisk(name, () => this.#live())
+    const list = known.join(', ') || 'none'
+    throw new KvitestError(`disk ${name}`, `${this.name} has no such disk (it has: ${list})`, {
+      code: 'ENOENT',
+      hint: 'name it in a virtio-blk device',
+      infra: false,
+    })
   }
 
   async inspect(): Promise<VcpuState[]> {

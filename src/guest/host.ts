@@ -10,6 +10,7 @@ import { findSplats } from '../verdict/splat.ts'
 import { type CheckedOptions, checkOptions } from './boot-options.ts'
 import { restoreCheckpoint } from './checkpoint.ts'
 import { checkpointKey } from './checkpoint-key.ts'
+import { hashDisks } from './disk.ts'
 import { GuestError } from './error.ts'
 import { type GuestPlace, LinuxGuest } from './guest.ts'
 import type { GuestSidecar } from './sidecar.ts'
@@ -67,12 +68,13 @@ class GuestHost implements Host {
     const { checked, spec } = prepared
     const { kind: _, ...payload } = spec.payload as Extract<MachineSpec['payload'], { kind: 'linux' }>
     const kernel = await fileHash(payload.kernel)
+    const content = { ...spec, devices: await hashDisks(spec.devices) }
     // The machine comes with its sidecar, and may speak as soon as it is there.
     const early: MachineEvent[] = []
     let listener = (event: MachineEvent): void => void early.push(event)
     const { machine, sidecar }: CachedFork = await this.#machines.forkCached(
       {
-        key: checkpointKey(spec, { kernel, initramfs: prepared.initramfsHash }),
+        key: checkpointKey(content, { kernel, initramfs: prepared.initramfsHash }),
         cpus: checked.cpus,
         memory: checked.memory,
         options: { name: checked.name },

@@ -1,4 +1,4 @@
-import type { DeviceIdentity, DeviceSpec } from '../native/contract.ts'
+import type { DeviceChange, DeviceSpec } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import type { Guest } from './types.ts'
 
@@ -17,18 +17,19 @@ const setAddress = [
 
 /**
  * Gives the interfaces of a fork their new MAC addresses. The device has them already, but a driver of Linux reads its
- * own when it starts, and the specification has no way to tell it of a change.
+ * own when it starts, and the specification has no way to tell it of a change. A guest that cannot is stopped.
  */
 export async function renumber(
   guest: Guest,
   devices: readonly DeviceSpec[],
-  identities: Record<string, DeviceIdentity>,
+  changes: Record<string, DeviceChange>,
 ): Promise<void> {
   for (const [index, device] of devices.entries()) {
-    const mac = device.type === 'virtio-net' ? identities[device.name]?.mac : undefined
+    const mac = device.type === 'virtio-net' ? changes[device.name]?.mac : undefined
     if (mac === undefined) continue
     const result = await guest.exec(['sh', '-c', setAddress, 'sh', pciAddress(index), mac])
     if (result.status === 0) continue
+    await guest.stop({ force: true })
     throw new KvitestError(
       `fork ${guest.name}`,
       `set the MAC address ${mac}: ${result.stderr.trim() || `status ${result.status}`}`,

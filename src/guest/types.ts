@@ -1,7 +1,7 @@
 import type { HostInfo } from '../host/machine-host.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
-import type { DeviceIdentity, DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
+import type { DeviceChange, DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
 import type { Judgement } from '../verdict/types.ts'
 
@@ -131,8 +131,28 @@ export interface GuestPort {
   whenOpen(open?: boolean): Promise<void>
 }
 
+/** The host's side of a virtio-blk device's disk: the bytes as they are, whatever the guest's caches say. */
+export interface GuestDisk {
+  readonly name: string
+  /** Bytes. */
+  size(): Promise<number>
+  /** Offsets and lengths in bytes, of any alignment. Rejects with EINVAL for a range that is not inside. */
+  read(offset: number, length: number): Promise<Uint8Array>
+  write(offset: number, data: Uint8Array | string): Promise<void>
+  /** To so many bytes; the guest is told. */
+  resize(bytes: number): Promise<void>
+  /** Lowercase hexadecimal, of all of it or of a range. */
+  sha256(offset?: number, length?: number): Promise<string>
+}
+
 export interface GuestForkOptions {
   name?: string
+  /**
+   * What its devices have of their own, by device name: `{ disk0: { serial: 'B' }, net0: { mac: '02:00:00:00:00:07' } }`.
+   * A MAC address is the device's from the first moment; Linux reads it when its driver starts only, so it is set in
+   * the guest too before the fork is handed over.
+   */
+  devices?: Record<string, DeviceChange>
   /**
    * The wall clock of the fork: `resume` (default) goes on where the checkpoint stopped, `now` jumps to the present.
    * The monotonic clock never jumps.
@@ -140,12 +160,6 @@ export interface GuestForkOptions {
   clock?: 'resume' | 'now'
   /** What the caller believes the guest to have: the fork is refused when it differs. Memory in bytes. */
   expected?: { cpus?: number; memory?: number }
-  /**
-   * What devices of the fork have of their own, by name: `{ net0: { mac: '02:00:00:00:00:07' } }`. An address is the
-   * device's from the first moment; Linux reads it when its driver starts only, so it is set in the guest as well
-   * before the fork is handed over.
-   */
-  devices?: Record<string, DeviceIdentity>
   /** As in BootOptions, until the fork answers. */
   bootTimeout?: number
   /** As in BootOptions. */
@@ -197,6 +211,8 @@ export interface Guest extends AsyncDisposable {
   port(name: string): GuestPort
   /** Plugs the cable of a virtio-net device in or out. */
   setLink(device: string, up: boolean): Promise<void>
+  /** Throws ENOENT when no virtio-blk device has that name. */
+  disk(name: string): GuestDisk
   inspect(): Promise<VcpuState[]>
   /** Bytes of RAM that this guest alone holds; a fork shares all that it has not written. */
   privateMemory(): Promise<number>

@@ -84,6 +84,22 @@ class LocalMachine implements HostMachine {
     return this.#native.setLink(device, up)
   }
 
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array> {
+    return this.#native.readDisk(disk, offset, length)
+  }
+
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void> {
+    return this.#native.writeDisk(disk, offset, data)
+  }
+
+  resizeDisk(disk: string, bytes: number): Promise<void> {
+    return this.#native.resizeDisk(disk, bytes)
+  }
+
+  diskSize(disk: string): Promise<number> {
+    return this.#native.diskSize(disk)
+  }
+
   nmi(): Promise<void> {
     return this.#native.nmi()
   }

@@ -36,6 +36,10 @@ export interface HostMachine {
   inspect(): Promise<VcpuState[]>
   privateMemory(): Promise<number>
   setLink(device: string, up: boolean): Promise<void>
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array>
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>
+  resizeDisk(disk: string, bytes: number): Promise<void>
+  diskSize(disk: string): Promise<number>
   nmi(): Promise<void>
   /** As NativeMachine.checkpoint(). The checkpoint outlives the machine. */
   checkpoint(): Promise<HostCheckpoint>

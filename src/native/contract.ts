@@ -25,12 +25,21 @@ export interface ConsolePort {
   console?: boolean
 }
 
-export interface ConsoleDevice {
+/** What every virtio device's spec may say. */
+export interface VirtioDevice {
+  /**
+   * Features that the driver is not offered, by the specification's names in lower case without their prefix: `discard`
+   * is VIRTIO_BLK_F_DISCARD. `indirect_desc` and `event_idx` for any device, the others as its README lists them.
+   */
+  withoutFeatures?: string[]
+}
+
+export interface ConsoleDevice extends VirtioDevice {
   type: 'virtio-console'
   ports: ConsolePort[]
 }
 
-export interface RngDevice {
+export interface RngDevice extends VirtioDevice {
   type: 'virtio-rng'
 }
 
@@ -41,7 +50,7 @@ export type NetBackend =
   /** A switch between the guests of one process (of one lab) that name the same network. */
   | { kind: 'switch'; network: string }
 
-export interface NetDevice {
+export interface NetDevice extends VirtioDevice {
   type: 'virtio-net'
   /** Of its own among the machine's devices. */
   name: string
@@ -52,17 +61,31 @@ export interface NetDevice {
   /** Queue pairs, 1..8; VIRTIO_NET_F_MQ is offered from 2 on. Default 1. */
   queues?: number
   backend: NetBackend
-  /** Features that are not offered, as the specification names them: `mrg_rxbuf`, `guest_csum`... */
-  withoutFeatures?: string[]
 }
 
-export type DeviceSpec = ConsoleDevice | RngDevice | NetDevice
+/**
+ * What holds the bytes of a disk: zeros in memory, so many bytes; a file that the guest writes to; or a file that stays as
+ * it is, and what is written is kept in memory. A fork's disk is always an overlay over its checkpoint's content.
+ */
+export type DiskBacking = { memory: number } | { file: string } | { overlay: string }
 
-/** What tells one fork from another: a network device takes `mac` and, of a switch, `network`. */
-export interface DeviceIdentity {
-  mac?: string
-  network?: string
+export interface BlkDevice extends VirtioDevice {
+  type: 'virtio-blk'
+  /** Of the disk, for the host; the guest sees the serial. */
+  name: string
+  backing: DiskBacking
+  readOnly?: boolean
+  /** At most 20 bytes. */
+  serial?: string
+  /** 1..8; default 1. */
+  queues?: number
+  /** A power of two up to 1024; default 256. */
+  queueSize?: number
+  /** Logical: 512 (default), 1024, 2048, 4096. */
+  blockSize?: number
 }
+
+export type DeviceSpec = ConsoleDevice | RngDevice | BlkDevice | NetDevice
 
 export interface MachineSpec {
   /** Shown in errors and thread names. */
@@ -161,6 +184,17 @@ export interface NativeMachine {
   privateMemory(): Promise<number>
   /** Plugs the cable of a network device in or out: VIRTIO_NET_F_STATUS. */
   setLink(device: string, up: boolean): Promise<void>
+  /**
+   * Bytes of a disk as they are now, whatever the guest has under way; 16 MiB at most. Rejects with ENOENT for no such
+   * disk, EINVAL for a range that is not inside.
+   */
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array>
+  /** As readDisk(). The guest's own caches do not learn of it. */
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>
+  /** Bytes, a multiple of its block size; the guest is told by a configuration change interrupt. */
+  resizeDisk(disk: string, bytes: number): Promise<void>
+  /** Bytes. */
+  diskSize(disk: string): Promise<number>
   /** Injects an NMI into every vCPU (KVM_NMI); needs the irqchip. */
   nmi(): Promise<void>
   /**
@@ -175,13 +209,23 @@ export interface NativeMachine {
   reset(options?: ForkOptions): Promise<void>
 }
 
+/** What a fork's device has of its own. */
+export interface DeviceChange {
+  /** Of a disk. The guest learns of it when its driver probes, or asks again (`/sys/block/vda/serial`). */
+  serial?: string
+  /** Of a network device. The guest learns of it when its driver probes. */
+  mac?: string
+  /** Of a network device on a switch: the network that it is on from there on. */
+  network?: string
+}
+
 export interface ForkOptions {
+  /** By the device's name. Not for reset(). */
+  devices?: Record<string, DeviceChange>
   /** Default: the checkpoint's. */
   name?: string
   /** 16 bytes for the VM generation ID device; default random. Two forks must never share it. */
   generationId?: Uint8Array
-  /** By name of the device, for fork() only. A driver that runs keeps the address that it read, until it is told. */
-  devices?: Record<string, DeviceIdentity>
   /** What the caller believes the checkpoint to be: EINVAL names the first that differs. */
   expected?: Partial<Pick<MachineSpec, 'cpus' | 'memory' | 'devices'>>
 }
@@ -189,7 +233,7 @@ export interface ForkOptions {
 export interface CheckpointInfo {
   /** Of the machine it was taken from; the payload's paths are only a record. */
   spec: MachineSpec
-  /** Bytes of RAM it holds: shared by all forks until they write. */
+  /** Bytes of RAM and disks that it holds: shared by all forks until they write. */
   bytes: number
 }
 

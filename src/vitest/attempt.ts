@@ -1,4 +1,5 @@
 import { dirname, resolve } from 'node:path'
+import { placeDisks } from '../guest/disk.ts'
 import type { BootOptions, Guest, GuestEnd, Host, RunResult } from '../guest/types.ts'
 import type { DeviceSpec, VcpuState } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
@@ -149,7 +150,7 @@ export class Attempt {
       ...(kernel === undefined ? {} : { kernel }),
       cpus: this.#variant.cpus,
       memory: this.#variant.memory,
-      devices: guest.devices,
+      devices: placeDisks(guest.devices, folder),
       modules: guest.modules.map((name) => (name.includes('/') ? resolve(folder, name) : name)),
       files: Object.fromEntries(files),
       bootTimeout: guest.bootTimeout,

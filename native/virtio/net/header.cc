@@ -2,7 +2,6 @@
 
 #include "native/little_endian.h"
 #include "native/net/offload.h"
-#include "native/virtio/net/net.h"
 
 namespace kvitest {
 namespace {
@@ -12,10 +11,6 @@ constexpr std::uint8_t kGsoNone = 0;
 constexpr std::uint8_t kGsoTcp4 = 1;
 constexpr std::uint8_t kGsoTcp6 = 4;
 
-struct FeatureName {
-  std::string_view name;
-  std::uint64_t bit;
-};
 constexpr FeatureName kNames[] = {
     {"csum", kNetCsum},
     {"guest_csum", kNetGuestCsum},
@@ -47,19 +42,8 @@ constexpr std::size_t kBuffers = 10;
 
 }  // namespace
 
-std::optional<std::uint64_t> net_feature(std::string_view name) {
-  for (const FeatureName& each : kNames) {
-    if (each.name == name) return each.bit;
-  }
-  return std::nullopt;
-}
-
-std::vector<std::string> net_feature_names(std::uint64_t bits) {
-  std::vector<std::string> names;
-  for (const FeatureName& each : kNames) {
-    if ((bits & each.bit) != 0) names.emplace_back(each.name);
-  }
-  return names;
+std::span<const FeatureName> net_feature_names() {
+  return kNames;
 }
 
 bool apply_header(std::span<const std::byte, kNetHeader> header, std::uint64_t features,

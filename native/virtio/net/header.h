@@ -8,6 +8,7 @@
 #include <span>
 
 #include "native/net/link.h"
+#include "native/virtio/device.h"
 
 namespace kvitest {
 
@@ -29,6 +30,8 @@ inline constexpr std::uint64_t kNetCtrlRxExtra = 1ull << 20;
 inline constexpr std::uint64_t kNetGuestAnnounce = 1ull << 21;
 inline constexpr std::uint64_t kNetMq = 1ull << 22;
 inline constexpr std::uint64_t kNetCtrlMacAddr = 1ull << 23;
+
+std::span<const FeatureName> net_feature_names();
 
 inline constexpr std::size_t kNetHeader = 12;
 

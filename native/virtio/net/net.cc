@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "native/error.h"
 #include "native/little_endian.h"
 #include "native/virtio/net/device.h"
 
@@ -51,7 +52,7 @@ std::uint64_t NetDevice::features() const {
                            kNetCtrlMacAddr;
   if (spec_.mtu != 0) features |= kNetMtu;
   if (spec_.queue_pairs > 1) features |= kNetMq;
-  features &= ~spec_.without;
+  features &= ~withheld();
   // 2.2.1: no feature without those that it needs (5.1.3.1).
   constexpr std::uint64_t kNeedControl =
       kNetCtrlRx | kNetCtrlVlan | kNetGuestAnnounce | kNetMq | kNetCtrlMacAddr;
@@ -247,6 +248,22 @@ void NetDevice::resume() {
   pump_control();
   for (std::size_t pair = 0; pair < spec_.queue_pairs; ++pair) pump_transmit(pair);
   pump_receive();
+}
+
+void validate(const NetSpec& spec) {
+  const auto refuse = [&spec](const std::string& detail, const std::string& hint) {
+    throw Error("machine spec", EINVAL, "virtio-net \"" + spec.name + "\": " + detail, hint);
+  };
+  const bool is_null = std::ranges::all_of(spec.mac, [](std::uint8_t byte) { return byte == 0; });
+  if ((spec.mac[0] & 1) != 0 || is_null) {
+    refuse("its MAC address is no station's", "its first byte is even, and not all are 0");
+  }
+  if (spec.mtu != 0 && spec.mtu < kMinMtu) {
+    refuse("an MTU of " + std::to_string(spec.mtu), "give 68 to 65535");
+  }
+  if (spec.queue_pairs < 1 || spec.queue_pairs > kMaxQueuePairs) {
+    refuse(std::to_string(spec.queue_pairs) + " queue pairs", "give 1 to 8");
+  }
 }
 
 std::unique_ptr<Net> make_net(const NetSpec& spec, std::unique_ptr<Link> link, FramesWaiting wake) {

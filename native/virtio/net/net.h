@@ -4,9 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "native/net/link.h"
@@ -21,16 +19,14 @@ struct NetSpec {
   std::uint16_t mtu = 0;          // 68..65535; 0: VIRTIO_NET_F_MTU is not offered
   std::uint16_t queue_pairs = 1;  // 1..8; from 2 on VIRTIO_NET_F_MQ is offered
   std::string network;            // of the switch; empty: the peer
-  std::uint64_t without = 0;      // feature bits that are not offered
+  std::vector<std::string> without_features{};
 };
+
+// Throws Error (EINVAL) naming the first thing that no network device can be.
+void validate(const NetSpec& spec);
 
 inline constexpr std::uint16_t kMaxQueuePairs = 8;
 inline constexpr std::uint16_t kMinMtu = 68;
-
-// The bit of a feature by the name that the specification gives it, in small letters without
-// VIRTIO_NET_F_: "mrg_rxbuf". None for one that this device does not have.
-std::optional<std::uint64_t> net_feature(std::string_view name);
-std::vector<std::string> net_feature_names(std::uint64_t bits);
 
 struct NetCounts {
   LinkCounts link;
@@ -51,7 +47,7 @@ class Net : public VirtioDevice {
   virtual NetCounts counts() const = 0;
 };
 
-// spec: as machine/validate.cc wants it. wake: asks for deliver(); any thread, with locks of the
+// spec: as validate() wants it. wake: asks for deliver(); any thread, with locks of the
 // device or the link held.
 std::unique_ptr<Net> make_net(const NetSpec& spec, std::unique_ptr<Link> link, FramesWaiting wake);
 

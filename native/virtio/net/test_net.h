@@ -10,6 +10,7 @@
 #include "native/net/peer.h"
 #include "native/net/switch.h"
 #include "native/net/test_frames.h"
+#include "native/virtio/features.h"
 #include "native/virtio/net/header.h"
 #include "native/virtio/net/net.h"
 #include "native/virtio/test_driver.h"
@@ -33,11 +34,13 @@ inline std::string text(const Bytes& bytes) {
 }
 
 struct NetBench {
-  explicit NetBench(const NetSpec& spec = net_spec())
-      : net(make_net(spec,
-                     spec.network.empty() ? make_peer()
-                                          : join_network(spec.network, [this] { ++woken; }),
-                     [this] { ++woken; })) {}
+  // withheld: features, by name.
+  explicit NetBench(const NetSpec& spec = net_spec(), const std::vector<std::string>& withheld = {})
+      : net(make_net(
+            spec,
+            spec.network.empty() ? make_peer() : join_network(spec.network, [this] { ++woken; }),
+            [this] { ++woken; })),
+        board((net->withhold(named_features(*net, withheld)), *net)) {}
 
   void start(std::uint64_t features = 0) {
     REQUIRE(driver.start(TestDriver::kTransportFeatures | kNetMac | features) == 0x0f);
@@ -74,7 +77,7 @@ struct NetBench {
 
   int woken = 0;
   std::unique_ptr<Net> net;
-  TestBoard board{*net};
+  TestBoard board;
   TestDriver driver{board};
 };
 

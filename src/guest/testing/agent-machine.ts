@@ -84,6 +84,14 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   async resize(): Promise<void> {}
   async setLink(): Promise<void> {}
   async nmi(): Promise<void> {}
+  async readDisk(): Promise<Uint8Array> {
+    return new Uint8Array()
+  }
+  async writeDisk(): Promise<void> {}
+  async resizeDisk(): Promise<void> {}
+  async diskSize(): Promise<number> {
+    return 0
+  }
 
   // A process cannot be forked as a guest can: played-machine.ts plays one that can.
   checkpoint(): Promise<HostCheckpoint> {

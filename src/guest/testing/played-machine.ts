@@ -83,6 +83,14 @@ export class PlayedMachine implements HostMachine {
   async resize(): Promise<void> {}
   async setLink(): Promise<void> {}
   async nmi(): Promise<void> {}
+  async readDisk(): Promise<Uint8Array> {
+    return new Uint8Array()
+  }
+  async writeDisk(): Promise<void> {}
+  async resizeDisk(): Promise<void> {}
+  async diskSize(): Promise<number> {
+    return 0
+  }
   async privateMemory(): Promise<number> {
     return 0
   }

@@ -19,7 +19,7 @@ import type {
 } from '../machine-host.ts'
 import { LabConnection, type LabRpc } from './connection.ts'
 import { chunkSize } from './rpc.ts'
-import { fetchSaved, sendFile, sendPayload, window } from './transfer.ts'
+import { fetchSaved, sendFile, sendFiles, window } from './transfer.ts'
 
 /** How often a checkpoint that went before it was forked from is made again. */
 const makeAttempts = 3
@@ -98,6 +98,22 @@ class LabMachine implements HostMachine {
 
   setLink(device: string, up: boolean): Promise<void> {
     return this.#call(() => this.#rpc.setLink(device, up))
+  }
+
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array> {
+    return this.#call(() => this.#rpc.readDisk(disk, offset, length))
+  }
+
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void> {
+    return this.#call(() => this.#rpc.writeDisk(disk, offset, data))
+  }
+
+  resizeDisk(disk: string, bytes: number): Promise<void> {
+    return this.#call(() => this.#rpc.resizeDisk(disk, bytes))
+  }
+
+  diskSize(disk: string): Promise<number> {
+    return this.#call(() => this.#rpc.diskSize(disk))
   }
 
   nmi(): Promise<void> {
@@ -314,7 +330,7 @@ export class LabHost implements MachineHost {
     const { cpus, memory } = spec
     const want = { kernel: this.#holdings.kernel, cpus, memory, ...(lab ? { lab } : {}) }
     return openMachine(this.#holdings, want, onEvent, async ({ rpc }) => {
-      await rpc.createMachine(await sendPayload(rpc, spec))
+      await rpc.createMachine(await sendFiles(rpc, spec))
     })
   }
 }

@@ -17,7 +17,7 @@ import { KvitestError } from '../../native/error.ts'
  * The RPC between a client and a lab. One session is one connection, and holds at most one machine: what one
  * client does or fails to do ends with its session.
  */
-export const protocolVersion = 2
+export const protocolVersion = 3
 
 /** Name of the virtio-serial port that carries the sessions. */
 export const portName = 'org.kvitest.rpc'
@@ -85,7 +85,7 @@ export interface LabFunctions {
   ensureBlob(sha256: string, size: number): Promise<'present' | 'send'>
   /** The next bytes of a blob, in order; the caller withholds the last ones unless all had the hash. */
   writeBlob(sha256: string, data: Uint8Array): Promise<void>
-  /** Paths of the spec's payload are sha256 names of blobs that ensureBlob named before. */
+  /** Paths of the spec's payload and disks are sha256 names of blobs that ensureBlob named before. */
   createMachine(spec: MachineSpec): Promise<void>
   start(): Promise<void>
   stop(): Promise<MachineEnd>
@@ -96,6 +96,10 @@ export interface LabFunctions {
   inspect(): Promise<VcpuState[]>
   privateMemory(): Promise<number>
   setLink(device: string, up: boolean): Promise<void>
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array>
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>
+  resizeDisk(disk: string, bytes: number): Promise<void>
+  diskSize(disk: string): Promise<number>
   nmi(): Promise<void>
   /** Of the session's machine. It goes with the session, unless another adopts it or the lab keeps it. */
   checkpoint(): Promise<LabCheckpointInfo>

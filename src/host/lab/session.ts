@@ -100,6 +100,10 @@ export class Session {
       inspect: async () => (await this.#machine()).inspect(),
       privateMemory: async () => (await this.#machine()).privateMemory(),
       setLink: async (device, up) => (await this.#machine()).setLink(device, up),
+      readDisk: async (disk, offset, length) => (await this.#machine()).readDisk(disk, offset, length),
+      writeDisk: async (disk, offset, data) => (await this.#machine()).writeDisk(disk, offset, data),
+      resizeDisk: async (disk, bytes) => (await this.#machine()).resizeDisk(disk, bytes),
+      diskSize: async (disk) => (await this.#machine()).diskSize(disk),
       nmi: async () => (await this.#machine()).nmi(),
       checkpoint: async () => this.#held(await (await this.#machine()).checkpoint()),
       reset: async (options) => (await this.#machine()).reset(options),
@@ -160,14 +164,19 @@ export class Session {
     try {
       return await this.#parts.addon.createMachine(this.#withPaths(spec), this.#listener)
     } finally {
-      // The payload is in the machine's memory now.
+      // The payload is in the machine's memory now, and the machine has its disks open.
       await this.#parts.blobs.release(this)
     }
   }
 
-  #withPaths(spec: MachineSpec): MachineSpec {
-    const { payload } = spec
+  #withPaths(named: MachineSpec): MachineSpec {
     const path = (sha256: string) => this.#parts.blobs.path(sha256)
+    const devices = named.devices.map((device) => {
+      if (device.type !== 'virtio-blk' || !('overlay' in device.backing)) return device
+      return { ...device, backing: { overlay: path(device.backing.overlay) } }
+    })
+    const spec = { ...named, devices }
+    const { payload } = spec
     if (payload.kind === 'bare') return { ...spec, payload: { ...payload, elf: path(payload.elf) } }
     return {
       ...spec,

@@ -131,6 +131,9 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
     port: () => {
       throw new Error('a stand-in guest has no ports')
     },
+    disk: () => {
+      throw new Error('a stand-in guest has no disks')
+    },
     inspect: async () => [],
     setLink: async () => {},
     privateMemory: async () => 0,

@@ -1,6 +1,8 @@
 import type { KernelEntry } from '../../image/boot-image.ts'
-import type { ConsolePort, DeviceSpec, NetBackend, NetDevice } from '../../native/contract.ts'
+import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
 import { bytesOf } from '../../native/size.ts'
+import { parseDisk } from './disk-request.ts'
+import { parseNet } from './net-request.ts'
 import { parseDuration } from './quantity.ts'
 import {
   CONTROLLED,
@@ -11,16 +13,7 @@ import {
   type ScriptGuest,
   type ScriptPort,
 } from './script.ts'
-
-/** A value of the header that cannot be; `path` leads to it within the YAML. */
-export class BadValue extends Error {
-  readonly path: (string | number)[]
-
-  constructor(path: (string | number)[], message: string) {
-    super(message)
-    this.path = path
-  }
-}
+import { asList, asMap, asText, BadValue, knownKeys } from './value.ts'
 
 const KEYS = [
   'cpus',
@@ -36,8 +29,7 @@ const KEYS = [
   'fork',
 ] as const
 const ENTRIES: readonly KernelEntry[] = ['auto', 'pvh', 'bzimage']
-const DEVICES = ['virtio-rng', 'virtio-console', 'virtio-net']
-const NET_KEYS = ['name', 'mac', 'mtu', 'queues', 'backend', 'withoutFeatures']
+const DEVICES = ['virtio-rng', 'virtio-console', 'virtio-blk', 'virtio-net']
 const MIB = 1024 ** 2
 const MAX_CPUS = 8
 
@@ -127,56 +119,40 @@ function parseMemory(value: unknown, path: (string | number)[]): number {
 }
 
 function parseDevices(value: unknown, all: ScriptPort[]): DeviceSpec[] {
-  return asList(value, ['devices']).map((entry, at) => {
+  const devices: DeviceSpec[] = []
+  for (const [at, entry] of asList(value, ['devices']).entries()) {
     const path = ['devices', at]
     const device = typeof entry === 'string' ? { type: entry } : asMap(entry, path, 'a device')
-    const { type, ...rest } = device
-    if (type === 'virtio-rng') {
-      knownKeys(rest, [], path)
-      return { type }
-    }
-    if (type === 'virtio-console') {
-      knownKeys(rest, ['ports'], path)
-      return { type, ports: parsePorts(rest.ports ?? [], [...path, 'ports'], all) }
-    }
-    if (type === 'virtio-net') return parseNet(rest, path, at)
-    throw new BadValue(path, `unknown device ${JSON.stringify(type)}; known are ${DEVICES.join(', ')}`)
-  })
+    devices.push(parseDevice(device, path, all, devices))
+  }
+  return devices
 }
 
-/** Without a name it is `netN`, N its place in the list. */
-function parseNet(map: Record<string, unknown>, path: (string | number)[], at: number): NetDevice {
-  knownKeys(map, NET_KEYS, path)
-  const { name = `net${at}`, mac, mtu, queues, backend = 'peer', withoutFeatures } = map
-  const whole = (key: string, value: unknown, low: number, high: number): number => {
-    if (typeof value === 'number' && Number.isInteger(value) && value >= low && value <= high) return value
-    throw new BadValue([...path, key], `${key}: want ${low} to ${high}, got ${JSON.stringify(value)}`)
+function parseDevice(
+  device: Record<string, unknown>,
+  path: (string | number)[],
+  all: ScriptPort[],
+  before: DeviceSpec[],
+): DeviceSpec {
+  const { type, withoutFeatures, ...rest } = device
+  const shared =
+    withoutFeatures === undefined ? {} : { withoutFeatures: parseFeatures(withoutFeatures, path) }
+  if (type === 'virtio-rng') {
+    knownKeys(rest, [], path)
+    return { type, ...shared }
   }
-  if (mac !== undefined && !/^[\da-f]{2}(:[\da-f]{2}){5}$/i.test(String(mac))) {
-    throw new BadValue([...path, 'mac'], `mac: want 02:00:00:00:00:01, got ${JSON.stringify(mac)}`)
+  if (type === 'virtio-console') {
+    knownKeys(rest, ['ports'], path)
+    return { type, ports: parsePorts(rest.ports ?? [], [...path, 'ports'], all), ...shared }
   }
-  return {
-    type: 'virtio-net',
-    name: asText(name, [...path, 'name']),
-    ...(mac === undefined ? {} : { mac: String(mac) }),
-    ...(mtu === undefined ? {} : { mtu: whole('mtu', mtu, 68, 65535) }),
-    ...(queues === undefined ? {} : { queues: whole('queues', queues, 1, 8) }),
-    backend: parseBackend(backend, [...path, 'backend']),
-    ...(withoutFeatures === undefined
-      ? {}
-      : {
-          withoutFeatures: asList(withoutFeatures, [...path, 'withoutFeatures']).map((one, index) =>
-            asText(one, [...path, 'withoutFeatures', index]),
-          ),
-        }),
-  }
+  if (type === 'virtio-blk') return { ...parseDisk(rest, path, before), ...shared }
+  if (type === 'virtio-net') return { ...parseNet(rest, path, before), ...shared }
+  throw new BadValue(path, `unknown device ${JSON.stringify(type)}; known are ${DEVICES.join(', ')}`)
 }
 
-function parseBackend(value: unknown, path: (string | number)[]): NetBackend {
-  if (value === 'peer') return { kind: 'peer' }
-  const { switch: network, ...rest } = asMap(value, path, 'backend')
-  knownKeys(rest, [], path)
-  return { kind: 'switch', network: asText(network, [...path, 'switch']) }
+function parseFeatures(value: unknown, path: (string | number)[]): string[] {
+  const here = [...path, 'withoutFeatures']
+  return asList(value, here).map((name, at) => asText(name, [...here, at]))
 }
 
 function parsePorts(value: unknown, path: (string | number)[], all: ScriptPort[]): ConsolePort[] {
@@ -216,28 +192,4 @@ function parseFiles(value: unknown): Record<string, string> {
     asText(host, ['files', guest])
   }
   return map as Record<string, string>
-}
-
-function knownKeys(map: Record<string, unknown>, known: string[], path: (string | number)[]): void {
-  const unknown = Object.keys(map).find((key) => !known.includes(key))
-  if (unknown !== undefined) throw new BadValue([...path, unknown], `unknown key '${unknown}'`)
-}
-
-function asMap(value: unknown, path: (string | number)[], what: string): Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new BadValue(path, `${what}: want keys and values, got ${JSON.stringify(value)}`)
-  }
-  return value as Record<string, unknown>
-}
-
-function asList(value: unknown, path: (string | number)[]): unknown[] {
-  if (!Array.isArray(value)) throw new BadValue(path, `want a list, got ${JSON.stringify(value)}`)
-  return value
-}
-
-function asText(value: unknown, path: (string | number)[]): string {
-  if (typeof value !== 'string' || value === '') {
-    throw new BadValue(path, `want text, got ${JSON.stringify(value)}`)
-  }
-  return value
 }

@@ -110,7 +110,7 @@ describe('one clear error at script:line for', () => {
     [
       'an unknown device',
       ['# guest: { devices: [virtio-gpu] }'],
-      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console',
+      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console, virtio-blk',
     ],
     [
       'an unknown peer',
@@ -138,4 +138,50 @@ describe('one clear error at script:line for', () => {
       typeof expected === 'string' ? expected : expect.stringMatching(expected),
     )
   })
+})
+
+test('disks are asked for by size or by a file beside the script', () => {
+  const { devices } = header(
+    '# guest:',
+    '#   devices:',
+    '#     - { type: virtio-blk, memory: 64M, serial: S, readOnly: true, queues: 2, withoutFeatures: [discard] }',
+    '#     - { type: virtio-blk, overlay: ./disk.img, blockSize: 4096, queueSize: 16 }',
+    '#     - { type: virtio-blk, memory: 512, name: small }',
+    '#     - { type: virtio-rng, withoutFeatures: [event_idx] }',
+  ).guest
+  expect(devices).toEqual([
+    {
+      type: 'virtio-blk',
+      name: 'disk0',
+      backing: { memory: 64 * MIB },
+      serial: 'S',
+      readOnly: true,
+      queues: 2,
+      withoutFeatures: ['discard'],
+    },
+    { type: 'virtio-blk', name: 'disk1', backing: { overlay: './disk.img' }, blockSize: 4096, queueSize: 16 },
+    { type: 'virtio-blk', name: 'small', backing: { memory: 512 } },
+    { type: 'virtio-rng', withoutFeatures: ['event_idx'] },
+  ])
+})
+
+test.for([
+  [
+    '{ type: virtio-blk }',
+    'x.tap.sh:2: a virtio-blk: want either memory (its size) or overlay (a file beside the script)',
+  ],
+  ['{ type: virtio-blk, memory: 100 }', 'x.tap.sh:2: memory: want a size such as 64M, got 100'],
+  ['{ type: virtio-blk, memory: 1M, file: ./x }', "x.tap.sh:2: unknown key 'file'"],
+  [
+    '{ type: virtio-blk, memory: 1M, serial: a-serial-of-twenty-one }',
+    'x.tap.sh:2: serial: 20 bytes at most, got "a-serial-of-twenty-one"',
+  ],
+  ['{ type: virtio-blk, memory: 1M, queues: two }', 'x.tap.sh:2: queues: want a whole number, got "two"'],
+  [
+    '{ type: virtio-blk, memory: 1M }, { type: virtio-blk, memory: 1M, name: disk0 }',
+    "x.tap.sh:2: two disks named 'disk0'",
+  ],
+  ['{ type: virtio-rng, withoutFeatures: mq }', 'x.tap.sh:2: want a list, got "mq"'],
+] as const)('a header with %s is refused', ([device, wanted]) => {
+  expect(message(`# guest: { devices: [${device}] }`)).toBe(wanted)
 })
