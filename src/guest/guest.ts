@@ -122,14 +122,11 @@ export class LinuxGuest implements Guest {
   ): Promise<LinuxGuest> {
     const requested = performance.now()
     const guest = LinuxGuest.resume(checkpoint.info.spec, sidecar, options, place)
-    const { name } = guest
-    const own = {
-      ...(options.expected ? { expected: options.expected } : {}),
-      ...(options.devices ? { devices: options.devices } : {}),
-    }
-    const machine = await checkpoint.fork({ name, ...own }, (event) => guest.onEvent(event))
+    const { expected, devices = {} } = options
+    const own = { name: guest.name, devices, ...(expected ? { expected } : {}) }
+    const machine = await checkpoint.fork(own, (event) => guest.onEvent(event))
     await guest.start(machine, { requested, clock: options.clock })
-    await renumber(guest, checkpoint.info.spec.devices, options.devices ?? {})
+    await renumber(guest, checkpoint.info.spec.devices, devices)
     return guest
   }
 
