@@ -156,6 +156,17 @@ Napi::Value to_js(Napi::Env env, const Event& event) {
     object.Set("type", "port");
     object.Set("channel", port->channel);
     object.Set("open", port->open);
+  } else if (const auto* vsock = std::get_if<VsockEvent>(&event)) {
+    object.Set("type", "vsock");
+    object.Set("device", vsock->device);
+    object.Set("channel", vsock->channel);
+    if (vsock->kind == VsockEvent::Kind::kOpen) {
+      object.Set("event", "open");
+      object.Set("hostPort", static_cast<double>(vsock->host_port));
+      object.Set("guestPort", static_cast<double>(vsock->guest_port));
+    } else {
+      object.Set("event", vsock->kind == VsockEvent::Kind::kEnd ? "end" : "close");
+    }
   } else if (const auto* pvpanic = std::get_if<PvpanicEvent>(&event)) {
     object.Set("type", "pvpanic");
     object.Set("event", static_cast<double>(pvpanic->event));

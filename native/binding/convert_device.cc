@@ -118,12 +118,20 @@ NetSpec net_spec(const Napi::Object& device, std::uint32_t index) {
   return spec;
 }
 
+VsockSpec vsock_spec(const Napi::Object& device) {
+  VsockSpec spec;
+  spec.name = string_of(device.Get("name"), kSpec, "the name of a virtio-vsock");
+  spec.cid = static_cast<std::uint32_t>(integer_or(device.Get("cid"), "cid", spec.cid, kMaxU32));
+  return spec;
+}
+
 DeviceSpec typed_spec(const Napi::Object& device, std::uint32_t index) {
   const std::string type = string_of(device.Get("type"), kSpec, "a device's type");
   if (type == "virtio-console") return console_spec(device);
   if (type == "virtio-rng") return RngSpec{};
   if (type == "virtio-blk") return blk_spec(device);
   if (type == "virtio-net") return net_spec(device, index);
+  if (type == "virtio-vsock") return vsock_spec(device);
   refuse(kSpec, "no device of type \"" + type + "\"");
 }
 
@@ -176,6 +184,11 @@ void put(Napi::Env env, Napi::Object& object, const NetSpec& net) {
   object.Set("backend", backend);
 }
 
+void put(Napi::Env, Napi::Object& object, const VsockSpec& vsock) {
+  object.Set("name", vsock.name);
+  object.Set("cid", vsock.cid);
+}
+
 }  // namespace
 
 std::vector<DeviceSpec> devices_of(const Napi::Value& value) {
@@ -201,6 +214,10 @@ std::map<std::string, DeviceChange> device_changes(const Napi::Value& value,
     if (!wanted.Get("mac").IsUndefined()) change.mac = mac_of(wanted.Get("mac"), operation);
     if (!wanted.Get("network").IsUndefined()) {
       change.network = string_of(wanted.Get("network"), operation, "network");
+    }
+    if (!wanted.Get("cid").IsUndefined()) {
+      change.cid =
+          static_cast<std::uint32_t>(integer_of(wanted.Get("cid"), operation, "cid", 0, kMaxU32));
     }
     changes[name] = std::move(change);
   }

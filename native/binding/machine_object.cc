@@ -32,6 +32,9 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::disk_size>("diskSize"),
                          InstanceMethod<&MachineObject::nmi>("nmi"),
                          InstanceMethod<&MachineObject::set_link>("setLink"),
+                         InstanceMethod<&MachineObject::vsock_listen>("vsockListen"),
+                         InstanceMethod<&MachineObject::vsock_connect>("vsockConnect"),
+                         InstanceMethod<&MachineObject::vsock_close>("vsockClose"),
                          InstanceMethod<&MachineObject::checkpoint>("checkpoint"),
                          InstanceMethod<&MachineObject::reset>("reset"),
                      },
@@ -207,6 +210,40 @@ Napi::Value MachineObject::set_link(const Napi::CallbackInfo& info) {
     std::string device = string_of(info[0], "setLink", "the device");
     const bool up = info[1].ToBoolean().Value();
     session_->machine().set_link(std::move(device), up, settles(operation));
+  });
+}
+
+Napi::Value MachineObject::vsock_listen(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string device = string_of(info[0], "vsockListen", "the device");
+    const auto port = static_cast<std::uint32_t>(integer_of(
+        info[1], "vsockListen", "the port", 0, std::numeric_limits<std::uint32_t>::max()));
+    const bool on = info[2].ToBoolean().Value();
+    session_->machine().vsock_listen(std::move(device), port, on, settles(operation));
+  });
+}
+
+Napi::Value MachineObject::vsock_connect(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string device = string_of(info[0], "vsockConnect", "the device");
+    const auto port = static_cast<std::uint32_t>(integer_of(
+        info[1], "vsockConnect", "the port", 0, std::numeric_limits<std::uint32_t>::max()));
+    session_->machine().vsock_connect(
+        std::move(device), port,
+        [session = session_.get(), operation](std::string channel, std::exception_ptr error) {
+          session->settle(operation, std::move(error),
+                          [channel = std::move(channel)](Napi::Env env) {
+                            return Napi::String::New(env, channel);
+                          });
+        });
+  });
+}
+
+Napi::Value MachineObject::vsock_close(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string channel = string_of(info[0], "vsockClose", "the channel");
+    const bool whole = info[1].ToBoolean().Value();
+    session_->machine().vsock_shut(std::move(channel), whole, settles(operation));
   });
 }
 

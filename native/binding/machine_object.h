@@ -42,6 +42,9 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value disk_size(const Napi::CallbackInfo& info);
   Napi::Value nmi(const Napi::CallbackInfo& info);
   Napi::Value set_link(const Napi::CallbackInfo& info);
+  Napi::Value vsock_listen(const Napi::CallbackInfo& info);
+  Napi::Value vsock_connect(const Napi::CallbackInfo& info);
+  Napi::Value vsock_close(const Napi::CallbackInfo& info);
   Napi::Value checkpoint(const Napi::CallbackInfo& info);
   Napi::Value reset(const Napi::CallbackInfo& info);
 

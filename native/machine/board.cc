@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <functional>
 #include <map>
 #include <string_view>
@@ -88,6 +89,10 @@ ConsoleSink& console_sink(BoardOwner& owner) {
   return owner;
 }
 
+VsockSink& vsock_sink(BoardOwner& owner) {
+  return owner;
+}
+
 // A fork's begins as the checkpoint has it: it never writes to a file that its parent may use.
 std::unique_ptr<Disk> open_disk(const BlkSpec& spec, const DiskImages* images) {
   if (images == nullptr) return open_disk(spec.backing, spec.read_only);
@@ -156,6 +161,12 @@ struct Board::Parts {
     return net;
   }
 
+  std::unique_ptr<VirtioDevice> make(const VsockSpec& spec, BoardOwner& owner, const DiskImages*) {
+    std::unique_ptr<Vsock> vsock = make_vsock(spec, vsock_sink(owner));
+    vsocks[spec.name] = vsock.get();
+    return vsock;
+  }
+
   void attach(const DeviceSpec& spec, std::uint8_t slot, GuestMemory& memory, BoardOwner& owner,
               const DiskImages* images) {
     devices.push_back(std::visit([&](const auto& one) { return make(one, owner, images); }, spec));
@@ -186,6 +197,7 @@ struct Board::Parts {
   std::map<std::string, Console*> console_ports;
   std::map<std::string, Blk*> disks;
   std::map<std::string, Net*> nets;
+  std::map<std::string, Vsock*> vsocks;
   std::map<std::string, std::function<void()>> inputs;  // what deliver() does, by device
   std::vector<std::unique_ptr<SharedLines::Source>> line_sources;
   std::vector<std::unique_ptr<PciFunction>> functions;
@@ -232,7 +244,9 @@ std::vector<std::string> Board::channels() const {
 }
 
 bool Board::has_channel(const std::string& channel) const {
-  return std::ranges::count(channels(), channel) != 0;
+  if (std::ranges::count(channels(), channel) != 0) return true;
+  const auto [device, connection] = connection_of(channel);
+  return device != nullptr && device->has(connection);
 }
 
 Console* Board::console_of(const std::string& channel) const {
@@ -242,8 +256,9 @@ Console* Board::console_of(const std::string& channel) const {
 
 std::size_t Board::host_write(const std::string& channel, std::span<const std::byte> data) {
   if (channel == kSerialChannel) return parts_->serial.host_write(data);
-  Console* console = console_of(channel);
-  return console == nullptr ? 0 : console->host_write(channel, data);
+  if (Console* console = console_of(channel)) return console->host_write(channel, data);
+  const auto [device, connection] = connection_of(channel);
+  return device == nullptr ? 0 : device->host_write(connection, data);
 }
 
 Blk* Board::disk(const std::string& name) const {
@@ -262,6 +277,26 @@ Net* Board::net(const std::string& name) const {
   return found == parts_->nets.end() ? nullptr : found->second;
 }
 
+Vsock* Board::vsock(const std::string& name) const {
+  const auto found = parts_->vsocks.find(name);
+  return found == parts_->vsocks.end() ? nullptr : found->second;
+}
+
+std::string vsock_channel(const std::string& device, VsockConnection connection) {
+  return device + "#" + std::to_string(connection);
+}
+
+std::pair<Vsock*, VsockConnection> Board::connection_of(const std::string& channel) const {
+  const std::size_t mark = channel.rfind('#');
+  if (mark == std::string::npos) return {nullptr, 0};
+  Vsock* device = vsock(channel.substr(0, mark));
+  VsockConnection connection = 0;
+  const char* const end = channel.data() + channel.size();
+  const auto [rest, error] = std::from_chars(channel.data() + mark + 1, end, connection);
+  if (error != std::errc() || rest != end) return {nullptr, 0};
+  return {device, connection};
+}
+
 void Board::deliver(const std::string& device) {
   const auto found = parts_->inputs.find(device);
   if (found != parts_->inputs.end()) found->second();
@@ -271,6 +306,9 @@ void Board::deliver(const std::string& device) {
 void Board::personalize(const std::map<std::string, DeviceChange>& devices) {
   for (const auto& [name, change] : devices) {
     if (Net* device = net(name); device != nullptr && change.mac) device->set_mac(*change.mac);
+    if (Vsock* device = vsock(name); device != nullptr && change.cid) {
+      device->set_cid(*change.cid);
+    }
   }
 }
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "native/disk/image.h"
@@ -25,8 +26,11 @@ namespace kvitest {
 inline constexpr const char* kSerialChannel = "serial";
 inline constexpr const char* kDebugChannel = "debug";
 
+// vsock0#7
+std::string vsock_channel(const std::string& device, VsockConnection connection);
+
 // What the devices tell the machine. On vCPU threads, and on the device loop for ConsoleSink.
-class BoardOwner : public ConsoleSink {
+class BoardOwner : public ConsoleSink, public VsockSink {
  public:
   // Bytes of the serial line or the debug port; may make the vCPU wait.
   virtual void output(const char* channel, std::span<const std::byte> data) = 0;
@@ -71,6 +75,10 @@ class Board {
 
   // Null when there is no network device of this name.
   Net* net(const std::string& name) const;
+  // Null when there is no vsock of this name.
+  Vsock* vsock(const std::string& name) const;
+  // The vsock and the connection that a channel names (vsock_channel); null when it names none.
+  std::pair<Vsock*, VsockConnection> connection_of(const std::string& channel) const;
   // Gives the guest what waits for it at a device that said input_waiting(). On the device loop.
   void deliver(const std::string& device);
   // Between load() and resume(): what a fork's devices have of their own; fork_spec() has checked

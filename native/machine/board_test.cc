@@ -33,6 +33,11 @@ struct Owner : BoardOwner {
     log.push_back(port + (open ? " opens" : " closes"));
   }
   void port_writable(const std::string&, std::size_t) override {}
+  void vsock_open(const std::string&, VsockConnection, std::uint32_t, std::uint32_t) override {}
+  void vsock_data(const std::string&, VsockConnection, std::span<const std::byte>) override {}
+  void vsock_end(const std::string&, VsockConnection) override {}
+  void vsock_close(const std::string&, VsockConnection) override {}
+  void vsock_writable(const std::string&, VsockConnection) override {}
   std::vector<std::string> log;
 };
 

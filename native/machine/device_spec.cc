@@ -17,6 +17,7 @@ constexpr const char* kConsole = "virtio-console";
 constexpr const char* kRng = "virtio-rng";
 constexpr const char* kBlk = "virtio-blk";
 constexpr const char* kNet = "virtio-net";
+constexpr const char* kVsock = "virtio-vsock";
 
 std::string describe_ports(const ConsoleSpec& spec) {
   std::string text;
@@ -88,7 +89,8 @@ BlkSpec blk_spec(const DeviceFields::Blk& fields) {
 const char* type_name(const DeviceSpec& device) {
   return std::visit(
       Overloaded{[](const ConsoleSpec&) { return kConsole; }, [](const RngSpec&) { return kRng; },
-                 [](const BlkSpec&) { return kBlk; }, [](const NetSpec&) { return kNet; }},
+                 [](const BlkSpec&) { return kBlk; }, [](const NetSpec&) { return kNet; },
+                 [](const VsockSpec&) { return kVsock; }},
       device);
 }
 
@@ -103,7 +105,8 @@ std::string describe(const DeviceSpec& device) {
       std::visit(Overloaded{[](const ConsoleSpec& spec) { return describe_ports(spec); },
                             [](const RngSpec&) { return std::string(); },
                             [](const BlkSpec& spec) { return describe_disk(spec); },
-                            [](const NetSpec& spec) { return describe_net(spec); }},
+                            [](const NetSpec& spec) { return describe_net(spec); },
+                            [](const VsockSpec& spec) { return spec.name; }},
                  device);
   for (const std::string& feature : without_features(device)) {
     inner += (inner.empty() ? "without " : ", without ") + feature;
@@ -112,7 +115,7 @@ std::string describe(const DeviceSpec& device) {
 }
 
 DeviceFields to_fields(const DeviceSpec& device) {
-  DeviceFields fields{type_name(device), without_features(device), {}, {}, {}};
+  DeviceFields fields{type_name(device), without_features(device), {}, {}, {}, {}};
   if (const auto* console = std::get_if<ConsoleSpec>(&device)) {
     for (const ConsolePortSpec& port : console->ports) {
       fields.ports.push_back({port.name, port.console});
@@ -121,6 +124,9 @@ DeviceFields to_fields(const DeviceSpec& device) {
   if (const auto* blk = std::get_if<BlkSpec>(&device)) fields.blk.push_back(blk_fields(*blk));
   if (const auto* net = std::get_if<NetSpec>(&device)) {
     fields.net.push_back({net->name, net->mac, net->mtu, net->queue_pairs, net->network});
+  }
+  if (const auto* vsock = std::get_if<VsockSpec>(&device)) {
+    fields.vsock.push_back({vsock->name, vsock->cid});
   }
   return fields;
 }
@@ -144,6 +150,9 @@ DeviceSpec from_fields(const DeviceFields& fields) {
     const DeviceFields::Net& net = fields.net.front();
     return NetSpec{net.name,        net.mac,     net.mtu,
                    net.queue_pairs, net.network, fields.without_features};
+  }
+  if (fields.type == kVsock && fields.vsock.size() == 1) {
+    return VsockSpec{fields.vsock.front().name, fields.vsock.front().cid, fields.without_features};
   }
   throw Error("load checkpoint", EBADMSG, "it has a device of type \"" + fields.type + "\"",
               "take the checkpoint again");

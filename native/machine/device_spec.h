@@ -10,10 +10,11 @@
 #include "native/virtio/console/console.h"
 #include "native/virtio/net/net.h"
 #include "native/virtio/rng/rng.h"
+#include "native/virtio/vsock/vsock.h"
 
 namespace kvitest {
 
-using DeviceSpec = std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec>;
+using DeviceSpec = std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec>;
 
 // "virtio-blk"
 const char* type_name(const DeviceSpec& device);
@@ -60,9 +61,18 @@ struct DeviceFields {
   std::vector<Port> ports;
   std::vector<Blk> blk;  // one, for a virtio-blk
   std::vector<Net> net;  // one, for a virtio-net
+  struct Socket {
+    std::string name;
+    std::uint32_t cid = 0;
+    template <typename Archive>
+    void fields(Archive& archive) {
+      archive(name, cid);
+    }
+  };
+  std::vector<Socket> vsock;  // one, for a virtio-vsock
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(type, without_features, ports, blk, net);
+    archive(type, without_features, ports, blk, net, vsock);
   }
 };
 

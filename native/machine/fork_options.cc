@@ -36,12 +36,16 @@ std::string describe(const std::vector<DeviceSpec>& devices) {
 }
 
 void apply(BlkSpec& disk, const DeviceChange& change) {
-  if (change.mac || change.network) refuse("the disk " + disk.name + " has no address", "");
+  if (change.mac || change.network || change.cid) {
+    refuse("the disk " + disk.name + " has a serial and no address", "");
+  }
   if (change.serial) disk.serial = *change.serial;
 }
 
 void apply(NetSpec& net, const DeviceChange& change) {
-  if (change.serial) refuse("the network device " + net.name + " has no serial", "");
+  if (change.serial || change.cid) {
+    refuse("the network device " + net.name + " has neither serial nor CID", "");
+  }
   if (change.mac) net.mac = *change.mac;
   if (!change.network) return;
   if (net.network.empty()) {
@@ -49,6 +53,13 @@ void apply(NetSpec& net, const DeviceChange& change) {
   }
   if (change.network->empty()) refuse("a network without a name", "name it");
   net.network = *change.network;
+}
+
+void apply(VsockSpec& vsock, const DeviceChange& change) {
+  if (change.serial || change.mac || change.network) {
+    refuse("the vsock " + vsock.name + " has a CID and nothing else", "");
+  }
+  if (change.cid) vsock.cid = *change.cid;
 }
 
 // False when no device has that name.
@@ -60,6 +71,10 @@ bool apply(MachineSpec& spec, const std::string& name, const DeviceChange& chang
     }
     if (auto* net = std::get_if<NetSpec>(&device); net != nullptr && net->name == name) {
       apply(*net, change);
+      return true;
+    }
+    if (auto* vsock = std::get_if<VsockSpec>(&device); vsock != nullptr && vsock->name == name) {
+      apply(*vsock, change);
       return true;
     }
   }

@@ -17,11 +17,13 @@ namespace kvitest {
 struct Checkpoint;
 
 // What a fork's device has of its own. The guest learns of it as of any such change of its device:
-// of a serial when its driver probes or asks again, of a MAC address when its driver probes.
+// of a serial when its driver probes or asks again, of a MAC address when its driver probes, of a
+// CID at once.
 struct DeviceChange {
   std::optional<std::string> serial;   // of a disk
   std::optional<MacAddress> mac;       // of a network device
   std::optional<std::string> network;  // of a network device on a switch
+  std::optional<std::uint32_t> cid;    // of a vsock
 };
 
 struct ForkOptions {

@@ -146,7 +146,11 @@ void Machine::consumed(std::string channel, std::size_t bytes) {
   }
   loop_.post([this, channel = std::move(channel), bytes] {
     if (state_ == State::kEnded || board_ == nullptr) return;
-    if (Console* console = board_->console_of(channel)) console->consumed(channel, bytes);
+    if (Console* console = board_->console_of(channel)) {
+      console->consumed(channel, bytes);
+    } else if (const auto [vsock, connection] = board_->connection_of(channel); vsock != nullptr) {
+      vsock->consumed(connection, bytes);
+    }
   });
 }
 

@@ -69,6 +69,11 @@ class Machine : private BoardOwner {
   void resize(std::string channel, std::uint16_t columns, std::uint16_t rows, Done done);
   void inspect(std::function<void(std::vector<VcpuState>, std::exception_ptr)> done);
   void nmi(Done done);
+  // Connections of a vsock, each a channel: VsockEvents tell what the guest does.
+  void vsock_listen(std::string device, std::uint32_t host_port, bool on, Done done);
+  void vsock_connect(std::string device, std::uint32_t guest_port,
+                     std::function<void(std::string channel, std::exception_ptr)> done);
+  void vsock_shut(std::string channel, bool whole, Done done);
   // Carrier of a network device.
   void set_link(std::string device, bool up, Done done);
   // Disks, by name; beside the guest's own requests, whose bytes it may see half written. Answer
@@ -104,6 +109,13 @@ class Machine : private BoardOwner {
   void reset(const char* by) override;
   void test_exit(std::uint32_t code) override;
   void input_waiting(const std::string& device) override;
+  void vsock_open(const std::string& device, VsockConnection connection, std::uint32_t host_port,
+                  std::uint32_t guest_port) override;
+  void vsock_data(const std::string& device, VsockConnection connection,
+                  std::span<const std::byte> data) override;
+  void vsock_end(const std::string& device, VsockConnection connection) override;
+  void vsock_close(const std::string& device, VsockConnection connection) override;
+  void vsock_writable(const std::string& device, VsockConnection connection) override;
   void port_data(const std::string& port, std::span<const std::byte> data) override;
   void port_open(const std::string& port, bool open) override;
   void port_writable(const std::string& port, std::size_t room) override;
@@ -130,6 +142,7 @@ class Machine : private BoardOwner {
   std::vector<VcpuState> sample_vcpus();
   std::map<std::string, std::uint64_t> count_exits() const;
   Blk& disk(const std::string& name, const char* operation) const;
+  Vsock& vsock(const std::string& name, const char* operation) const;
   Console& console_port(const std::string& channel, const char* operation);
   void require_running(const char* operation) const;
   void answer(const Done& done, const std::function<void()>& action);

@@ -47,8 +47,8 @@ void validate_disks(const MachineSpec& spec) {
   }
 }
 
-void validate_nets(const MachineSpec& spec) {
-  // Disks and network devices are asked for by name, in fork() at least.
+void validate_links(const MachineSpec& spec) {
+  // Disks, network devices and vsocks are asked for by name, in fork() at least.
   std::set<std::string> names;
   for (const DeviceSpec& device : spec.devices) {
     if (const auto* blk = std::get_if<BlkSpec>(&device)) names.insert(blk->name);
@@ -61,6 +61,17 @@ void validate_nets(const MachineSpec& spec) {
       refuse("two devices named \"" + net->name + "\"", "give every device its own name");
     }
     validate(*net);
+  }
+  for (const DeviceSpec& device : spec.devices) {
+    const auto* vsock = std::get_if<VsockSpec>(&device);
+    if (vsock == nullptr) continue;
+    if (vsock->name.empty() || vsock->name.find('#') != std::string::npos) {
+      refuse("a virtio-vsock without name, or with a # in it", "name it: vsock0");
+    }
+    if (!names.insert(vsock->name).second) {
+      refuse("two devices named \"" + vsock->name + "\"", "give every device its own name");
+    }
+    validate(*vsock);
   }
 }
 
@@ -83,7 +94,7 @@ void validate(const MachineSpec& spec) {
   }
   validate_ports(spec);
   validate_disks(spec);
-  validate_nets(spec);
+  validate_links(spec);
 }
 
 }  // namespace kvitest

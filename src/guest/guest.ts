@@ -10,10 +10,9 @@ import { type CheckedOptions, forkOptions } from './boot-options.ts'
 import { LinuxCheckpoint } from './checkpoint.ts'
 import { execute, explainScript } from './command.ts'
 import { SerialLog } from './console-log.ts'
-import { disksOf, MachineDisk } from './disk.ts'
+import { GuestDevices } from './devices.ts'
 import { GuestError } from './error.ts'
 import { renumber } from './identity.ts'
-import { MachinePort } from './port.ts'
 import { loadScript, scriptEnvironment } from './script.ts'
 import { boundedConsole, type GuestSidecar } from './sidecar.ts'
 import type {
@@ -26,6 +25,7 @@ import type {
   GuestPort,
   GuestProcess,
   GuestResetOptions,
+  GuestVsock,
   RunOptions,
   RunResult,
   SpawnOptions,
@@ -58,7 +58,7 @@ export class LinuxGuest implements Guest {
   readonly #place: GuestPlace
   /** Of a fork: what it goes on from. */
   readonly #origin: GuestSidecar | undefined
-  readonly #ports: Map<string, MachinePort>
+  readonly #devices: GuestDevices
   readonly #watch: IdleWatch
   readonly #end = Promise.withResolvers<GuestEnd>()
   readonly #scripts: ScriptEvidence[] = []
@@ -97,8 +97,7 @@ export class LinuxGuest implements Guest {
     if (options.onConsoleLine) this.console.onLine(options.onConsoleLine)
     const machine = () => this.#live()
     this.#agent = this.#converse()
-    this.#ports = new Map(options.ports.map((name) => [name, new MachinePort(name, machine)]))
-    for (const name of origin?.openPorts ?? []) this.#ports.get(name)?.guestOpened(true)
+    this.#devices = new GuestDevices(options, machine, origin?.openPorts ?? [])
     const pulse = { lastProgress: () => this.#lastProgress, ping: () => this.#agent.ping() }
     this.#watch = new IdleWatch(pulse, options.idleLimit, (idle) => void this.#hung(idle))
   }
@@ -150,16 +149,9 @@ export class LinuxGuest implements Guest {
   /** For createMachine: the machine's events, none of them before start(). */
   onEvent(event: MachineEvent): void {
     if (event.type === 'mark') this.#atMark(event.mark)
-    if (event.type === 'port') this.#ports.get(event.channel)?.guestOpened(event.open)
-    if (event.type !== 'data') return
-    this.#lastProgress = performance.now()
+    if (event.type === 'data') this.#lastProgress = performance.now()
+    if (this.#devices.onEvent(event) || event.type !== 'data') return
     const { channel, data } = event
-    const port = this.#ports.get(channel)
-    if (port) {
-      // It says consumed() itself, when its reader has taken them.
-      port.receive(data)
-      return
-    }
     if (channel === agentPort) this.#agent.receive(data)
     else this.console.push(data)
     this.#machine?.consumed(channel, data.byteLength)
@@ -249,29 +241,19 @@ export class LinuxGuest implements Guest {
   }
 
   port(name: string): GuestPort {
-    const port = this.#ports.get(name)
-    if (port) return port
-    const known = [...this.#ports.keys()].join(', ') || 'none'
-    throw new KvitestError(`port ${name}`, `${this.name} has no such port (it has: ${known})`, {
-      code: 'ENOENT',
-      hint: 'name it in the ports of a virtio-console device',
-      infra: false,
-    })
+    return this.#devices.port(name)
+  }
+
+  disk(name: string): GuestDisk {
+    return this.#devices.disk(name)
+  }
+
+  vsock(name = 'vsock0'): GuestVsock {
+    return this.#devices.vsock(name)
   }
 
   async setLink(device: string, up: boolean): Promise<void> {
     await this.#live().setLink(device, up)
-  }
-
-  disk(name: string): GuestDisk {
-    const known = disksOf(this.#options.devices).map((disk) => disk.name)
-    if (known.includes(name)) return new MachineDisk(name, () => this.#live())
-    const list = known.join(', ') || 'none'
-    throw new KvitestError(`disk ${name}`, `${this.name} has no such disk (it has: ${list})`, {
-      code: 'ENOENT',
-      hint: 'name it in a virtio-blk device',
-      infra: false,
-    })
   }
 
   async inspect(): Promise<VcpuState[]> {
@@ -432,16 +414,15 @@ export class LinuxGuest implements Guest {
     this.#resetting = false
     this.#agent = this.#converse()
     before.fail(this.#cancelled())
-    for (const [name, port] of this.#ports) port.reset(this.#origin?.openPorts.includes(name) ?? false)
+    this.#devices.reset(this.#origin?.openPorts ?? [])
     this.console.note(resetNote)
   }
 
   #sidecar(): GuestSidecar {
-    const ports = [...this.#ports.values()].filter((port) => port.open)
     return {
       agent: this.#agent.snapshot(),
       console: boundedConsole(this.console.text()),
-      openPorts: ports.map((port) => port.name),
+      openPorts: this.#devices.openPorts,
       bootTime: this.#origin?.bootTime ?? this.#bootTime,
       kernel: this.kernel,
       name: this.name,
@@ -504,7 +485,7 @@ export class LinuxGuest implements Guest {
       vcpus,
     })
     this.console.end(judgement.reason)
-    for (const port of this.#ports.values()) port.end(judgement.reason)
+    this.#devices.end(judgement.reason)
     this.#agent.fail(
       new KvitestError(`guest ${this.name}`, `it has ended (${judgement.reason})`, {
         code: 'EPIPE',

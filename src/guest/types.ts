@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream'
 import type { HostInfo } from '../host/machine-host.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
@@ -145,6 +146,22 @@ export interface GuestDisk {
   sha256(offset?: number, length?: number): Promise<string>
 }
 
+/** A port of the host that guests connect to. */
+export interface VsockListener extends AsyncDisposable {
+  readonly port: number
+  /** Connections that were made stay. */
+  close(): Promise<void>
+}
+
+/** The host's side of a virtio-vsock device: streams between the guest and this process, with flow control. */
+export interface GuestVsock {
+  readonly name: string
+  /** Accepts connections of the guest to this port of CID 2. Rejects with EADDRINUSE for a port listened on already. */
+  listen(port: number, onSocket: (socket: Duplex) => void): Promise<VsockListener>
+  /** Connects to a port that a program of the guest listens on. Rejects with ECONNREFUSED when none does. */
+  connect(port: number): Promise<Duplex>
+}
+
 export interface GuestForkOptions {
   name?: string
   /**
@@ -209,6 +226,8 @@ export interface Guest extends AsyncDisposable {
   run(script: string, options?: RunOptions): Promise<RunResult>
   writeFile(path: string, data: Uint8Array | string, mode?: number): Promise<void>
   port(name: string): GuestPort
+  /** The virtio-vsock device of that name, default `vsock0`. Throws ENOENT when there is none. */
+  vsock(name?: string): GuestVsock
   /** Plugs the cable of a virtio-net device in or out. */
   setLink(device: string, up: boolean): Promise<void>
   /** Throws ENOENT when no virtio-blk device has that name. */

@@ -80,6 +80,18 @@ class LocalMachine implements HostMachine {
     return this.#native.privateMemory()
   }
 
+  vsockListen(device: string, port: number, on: boolean): Promise<void> {
+    return this.#native.vsockListen(device, port, on)
+  }
+
+  vsockConnect(device: string, port: number): Promise<Channel> {
+    return this.#native.vsockConnect(device, port)
+  }
+
+  vsockClose(channel: Channel, whole: boolean): Promise<void> {
+    return this.#native.vsockClose(channel, whole)
+  }
+
   setLink(device: string, up: boolean): Promise<void> {
     return this.#native.setLink(device, up)
   }

@@ -35,6 +35,9 @@ export interface HostMachine {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
   privateMemory(): Promise<number>
+  vsockListen(device: string, port: number, on: boolean): Promise<void>
+  vsockConnect(device: string, port: number): Promise<Channel>
+  vsockClose(channel: Channel, whole: boolean): Promise<void>
   setLink(device: string, up: boolean): Promise<void>
   readDisk(disk: string, offset: number, length: number): Promise<Uint8Array>
   writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>

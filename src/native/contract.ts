@@ -85,7 +85,15 @@ export interface BlkDevice extends VirtioDevice {
   blockSize?: number
 }
 
-export type DeviceSpec = ConsoleDevice | RngDevice | BlkDevice | NetDevice
+export interface VsockDevice extends VirtioDevice {
+  type: 'virtio-vsock'
+  /** Of its own among the machine's devices; no #. */
+  name: string
+  /** 3..4294967294; default 3. */
+  cid?: number
+}
+
+export type DeviceSpec = ConsoleDevice | RngDevice | BlkDevice | NetDevice | VsockDevice
 
 export interface MachineSpec {
   /** Shown in errors and thread names. */
@@ -151,6 +159,18 @@ export type MachineEvent =
   | { type: 'data'; channel: Channel; data: Uint8Array }
   /** The guest opened or closed a named virtio-console port. */
   | { type: 'port'; channel: Channel; open: boolean }
+  /**
+   * A connection of a vsock. `open`: the guest connected to a port that is listened on, or accepted vsockConnect();
+   * `end`: the guest sends no more; `close`: it is over, or was refused. Its bytes are 'data' of its channel.
+   */
+  | {
+      type: 'vsock'
+      device: string
+      channel: Channel
+      event: 'open' | 'end' | 'close'
+      hostPort?: number
+      guestPort?: number
+    }
   /** pvpanic was rung; bit 0 panicked, bit 1 crash loaded. */
   | { type: 'pvpanic'; event: number }
   /**
@@ -182,6 +202,15 @@ export interface NativeMachine {
   inspect(): Promise<VcpuState[]>
   /** Bytes of RAM that this machine alone holds: what a fork has written, all that a booted guest has touched. */
   privateMemory(): Promise<number>
+  /** Whether the guest may connect to a port of the host (CID 2). */
+  vsockListen(device: string, port: number, on: boolean): Promise<void>
+  /** Asks the guest for a connection; a 'vsock' event of the channel tells whether it accepts. */
+  vsockConnect(device: string, port: number): Promise<Channel>
+  /**
+   * The host sends no more; with `whole`, it takes no more either. What was written is sent before. Once for every
+   * channel, also for one that is over: only then it counts no more against the 256 that there may be.
+   */
+  vsockClose(channel: Channel, whole: boolean): Promise<void>
   /** Plugs the cable of a network device in or out: VIRTIO_NET_F_STATUS. */
   setLink(device: string, up: boolean): Promise<void>
   /**
@@ -217,6 +246,8 @@ export interface DeviceChange {
   mac?: string
   /** Of a network device on a switch: the network that it is on from there on. */
   network?: string
+  /** Of a vsock. The guest is told at once; its connections are gone. */
+  cid?: number
 }
 
 export interface ForkOptions {

@@ -8,7 +8,7 @@ import type { Verdict } from '../verdict/types.ts'
 import { boundText } from './bounded-text.ts'
 import type { HostLease } from './host-lease.ts'
 import type { GuestMeta } from './meta.ts'
-import { servePeers } from './peers.ts'
+import { servePeers, serveVsocks } from './peers.ts'
 import type { ScriptPlan, Variant } from './transform/script.ts'
 
 /** Milliseconds the agent gets to end a script that is over its time, before the guest itself is taken down. */
@@ -118,6 +118,7 @@ export class Attempt {
     let result: RunResult | undefined
     let error: Error | undefined
     try {
+      await serveVsocks(guest, header.guest.devices)
       result = await guest.run(file, {
         env: this.#environment(guest),
         timeout: header.timeout,

@@ -1,5 +1,7 @@
 import { createHash } from 'node:crypto'
+import type { Duplex } from 'node:stream'
 import type { Guest, GuestPort } from '../guest/types.ts'
+import type { DeviceSpec } from '../native/contract.ts'
 import { ByteReader } from './byte-reader.ts'
 import type { Peer, ScriptPort } from './transform/script.ts'
 
@@ -93,6 +95,7 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
   machine: ({ guest, port, reader }) =>
     commands({ port, reader }, async (command, argument) => {
       const [device = '', state] = argument.split(' ')
+      if (command === 'connect') return await callGuest(guest, device, Number(state))
       if (command !== 'link' || (state !== 'up' && state !== 'down')) return undefined
       await guest.setLink(device, state === 'up')
       return state
@@ -112,6 +115,29 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
       return command === 'line' ? ((await reader.line()) ?? 'error: the console ended') : undefined
     })
   },
+}
+
+/** Connects to a port of the guest's vsock and echoes there. */
+async function callGuest(guest: Guest, device: string, port: number): Promise<string> {
+  const socket = await guest.vsock(device).connect(port)
+  socket.on('error', () => undefined)
+  socket.pipe(socket)
+  return 'connected'
+}
+
+/** Echoes on port 7 of every vsock, and takes all on port 9, until the guest's end. */
+export async function serveVsocks(guest: Guest, devices: readonly DeviceSpec[]): Promise<void> {
+  const names = devices.flatMap((device) => (device.type === 'virtio-vsock' ? [device.name] : []))
+  for (const name of names) {
+    const serve = (port: number, use: (socket: Duplex) => void) =>
+      guest.vsock(name).listen(port, (socket) => {
+        // The guest's own end, or that of the connection: its verdict tells of it.
+        socket.on('error', () => undefined)
+        use(socket)
+      })
+    await serve(7, (socket) => socket.pipe(socket))
+    await serve(9, (socket) => socket.resume().end())
+  }
 }
 
 /** Serves every port of a guest until close() or the guest's end. */

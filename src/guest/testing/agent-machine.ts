@@ -82,6 +82,11 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
 
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
+  async vsockListen(): Promise<void> {}
+  async vsockConnect(): Promise<string> {
+    return ''
+  }
+  async vsockClose(): Promise<void> {}
   async setLink(): Promise<void> {}
   async nmi(): Promise<void> {}
   async readDisk(): Promise<Uint8Array> {

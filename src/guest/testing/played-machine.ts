@@ -81,6 +81,11 @@ export class PlayedMachine implements HostMachine {
   consumed(): void {}
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
+  async vsockListen(): Promise<void> {}
+  async vsockConnect(): Promise<string> {
+    return ''
+  }
+  async vsockClose(): Promise<void> {}
   async setLink(): Promise<void> {}
   async nmi(): Promise<void> {}
   async readDisk(): Promise<Uint8Array> {

@@ -96,6 +96,18 @@ class LabMachine implements HostMachine {
     return this.#call(() => this.#rpc.privateMemory())
   }
 
+  vsockListen(device: string, port: number, on: boolean): Promise<void> {
+    return this.#call(() => this.#rpc.vsockListen(device, port, on))
+  }
+
+  vsockConnect(device: string, port: number): Promise<Channel> {
+    return this.#call(() => this.#rpc.vsockConnect(device, port))
+  }
+
+  vsockClose(channel: Channel, whole: boolean): Promise<void> {
+    return this.#call(() => this.#rpc.vsockClose(channel, whole))
+  }
+
   setLink(device: string, up: boolean): Promise<void> {
     return this.#call(() => this.#rpc.setLink(device, up))
   }

@@ -135,6 +135,9 @@ function standInGuest(options: BootOptions, log: string | undefined): Guest {
       throw new Error('a stand-in guest has no disks')
     },
     inspect: async () => [],
+    vsock: () => {
+      throw new Error('no vsock here')
+    },
     setLink: async () => {},
     privateMemory: async () => 0,
     checkpoint: notHere,

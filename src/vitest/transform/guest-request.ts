@@ -2,7 +2,7 @@ import type { KernelEntry } from '../../image/boot-image.ts'
 import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
 import { bytesOf } from '../../native/size.ts'
 import { parseDisk } from './disk-request.ts'
-import { parseNet } from './net-request.ts'
+import { parseNet, parseVsock } from './net-request.ts'
 import { parseDuration } from './quantity.ts'
 import {
   CONTROLLED,
@@ -29,7 +29,7 @@ const KEYS = [
   'fork',
 ] as const
 const ENTRIES: readonly KernelEntry[] = ['auto', 'pvh', 'bzimage']
-const DEVICES = ['virtio-rng', 'virtio-console', 'virtio-blk', 'virtio-net']
+const DEVICES = ['virtio-rng', 'virtio-console', 'virtio-blk', 'virtio-net', 'virtio-vsock']
 const MIB = 1024 ** 2
 const MAX_CPUS = 8
 
@@ -146,6 +146,7 @@ function parseDevice(
     return { type, ports: parsePorts(rest.ports ?? [], [...path, 'ports'], all), ...shared }
   }
   if (type === 'virtio-blk') return { ...parseDisk(rest, path, before), ...shared }
+  if (type === 'virtio-vsock') return { ...parseVsock(rest, path, before), ...shared }
   if (type === 'virtio-net') return { ...parseNet(rest, path, before), ...shared }
   throw new BadValue(path, `unknown device ${JSON.stringify(type)}; known are ${DEVICES.join(', ')}`)
 }

@@ -1,4 +1,4 @@
-import type { DeviceSpec, NetBackend, NetDevice } from '../../native/contract.ts'
+import type { DeviceSpec, NetBackend, NetDevice, VsockDevice } from '../../native/contract.ts'
 import { asMap, asText, BadValue, knownKeys } from './value.ts'
 
 const KEYS = ['name', 'mac', 'mtu', 'queues', 'backend']
@@ -23,6 +23,20 @@ export function parseNet(
   if (map.mtu !== undefined) net.mtu = wholeAt(map.mtu, [...path, 'mtu'], 68, 65535)
   if (map.queues !== undefined) net.queues = wholeAt(map.queues, [...path, 'queues'], 1, 8)
   return net
+}
+
+/** A virtio-vsock of a header; without a name it is called vsock0. Linux drives one in a guest. */
+export function parseVsock(
+  map: Record<string, unknown>,
+  path: (string | number)[],
+  before: readonly DeviceSpec[],
+): VsockDevice {
+  knownKeys(map, ['name', 'cid'], path)
+  if (before.some((device) => device.type === 'virtio-vsock'))
+    throw new BadValue(path, 'a second virtio-vsock')
+  const vsock: VsockDevice = { type: 'virtio-vsock', name: asText(map.name ?? 'vsock0', [...path, 'name']) }
+  if (map.cid !== undefined) vsock.cid = wholeAt(map.cid, [...path, 'cid'], 3, 0xfffffffe)
+  return vsock
 }
 
 function wholeAt(value: unknown, path: (string | number)[], low: number, high: number): number {
