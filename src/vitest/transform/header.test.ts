@@ -110,7 +110,7 @@ describe('one clear error at script:line for', () => {
     [
       'an unknown device',
       ['# guest: { devices: [virtio-gpu] }'],
-      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console, virtio-blk',
+      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console, virtio-blk, virtio-net, virtio-vsock',
     ],
     [
       'an unknown peer',
@@ -182,6 +182,43 @@ test.for([
     "x.tap.sh:2: two disks named 'disk0'",
   ],
   ['{ type: virtio-rng, withoutFeatures: mq }', 'x.tap.sh:2: want a list, got "mq"'],
+] as const)('a header with %s is refused', ([device, wanted]) => {
+  expect(message(`# guest: { devices: [${device}] }`)).toBe(wanted)
+})
+
+test('network devices and a vsock are asked for by what differs from the usual', () => {
+  const { devices } = header(
+    '# guest:',
+    '#   devices:',
+    '#     - virtio-net',
+    "#     - { type: virtio-net, name: b, mac: '02:00:00:00:00:0a', mtu: 9000, queues: 4, backend: { switch: lan } }",
+    '#     - { type: virtio-net, backend: peer, withoutFeatures: [mrg_rxbuf] }',
+    '#     - { type: virtio-vsock, cid: 42 }',
+  ).guest
+  expect(devices).toEqual([
+    { type: 'virtio-net', name: 'net0', backend: { kind: 'peer' } },
+    {
+      type: 'virtio-net',
+      name: 'b',
+      mac: '02:00:00:00:00:0a',
+      mtu: 9000,
+      queues: 4,
+      backend: { kind: 'switch', network: 'lan' },
+    },
+    { type: 'virtio-net', name: 'net2', backend: { kind: 'peer' }, withoutFeatures: ['mrg_rxbuf'] },
+    { type: 'virtio-vsock', name: 'vsock0', cid: 42 },
+  ])
+})
+
+test.for([
+  ['{ type: virtio-net, mac: 12 }', "x.tap.sh:2: mac: want '02:00:00:00:00:01', got 12"],
+  ['{ type: virtio-net, mtu: 67 }', 'x.tap.sh:2: mtu: want 68 to 65535, got 67'],
+  ['{ type: virtio-net, queues: 9 }', 'x.tap.sh:2: queues: want 1 to 8, got 9'],
+  ['{ type: virtio-net, backend: tap }', "x.tap.sh:2: backend: want peer or { switch: NAME }, got 'tap'"],
+  ['{ type: virtio-net, backend: { bridge: b } }', "x.tap.sh:2: unknown key 'bridge'"],
+  ['virtio-net, { type: virtio-net, name: net0 }', "x.tap.sh:2: two network devices named 'net0'"],
+  ['{ type: virtio-vsock, cid: 2 }', 'x.tap.sh:2: cid: want 3 to 4294967294, got 2'],
+  ['virtio-vsock, virtio-vsock', 'x.tap.sh:2: a second virtio-vsock'],
 ] as const)('a header with %s is refused', ([device, wanted]) => {
   expect(message(`# guest: { devices: [${device}] }`)).toBe(wanted)
 })
