@@ -10,10 +10,12 @@ export type {
   GuestEnd,
   GuestPort,
   GuestProcess,
+  GuestVsock,
   Host,
   RunOptions,
   RunResult,
   SpawnOptions,
+  VsockListener,
 } from './guest/types.ts'
 export type { HostInfo } from './host/machine-host.ts'
 export type { KernelInfo } from './image/kernel.ts'

@@ -136,7 +136,7 @@ export async function serveVsocks(guest: Guest, devices: readonly DeviceSpec[]):
         use(socket)
       })
     await serve(7, (socket) => socket.pipe(socket))
-    await serve(9, (socket) => socket.resume().end())
+    await serve(9, (socket) => socket.resume().once('end', () => socket.end()))
   }
 }
 

@@ -69,7 +69,7 @@ class NetDevice : public Net {
   bool give(const Frame& frame, std::size_t pair);
   std::size_t gather(Receive& receive, VirtQueue& ring, std::size_t bytes);
   bool exceeds_mtu(const Frame& frame) const;
-  void discard_input();
+  bool discard_input();
   std::size_t pair_of(const Frame& frame) const;
 
   // control.cc
