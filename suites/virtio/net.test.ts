@@ -4,7 +4,7 @@ import { expect, test } from 'kvitest/test'
 const network = { type: 'virtio-net', name: 'net0', backend: { kind: 'switch', network: 'forks' } } as const
 
 test.override('guestOptions', {
-  devices: [network],
+  devices: [network, { type: 'virtio-net', name: 'wire', backend: { kind: 'peer' } }],
   files: { '/bin/talk': 'build/Release/programs/talk' },
   bootTimeout: 120_000,
 })
@@ -55,4 +55,23 @@ test('an identity that no device has is refused', async ({ guest }) => {
   await expect(checkpoint.fork({ devices: { net0: { mac: '01:00:00:00:00:41' } } })).rejects.toThrow(
     "is no station's",
   )
+})
+
+test('forks are made while frames flow: they go on, and so does their parent', async ({ guest }) => {
+  // eth1 is the one with the peer.
+  await shell(guest, 'ip link set eth1 up && ip addr add 192.0.2.2/24 dev eth1 && talk udp 192.0.2.1 7 100 1')
+  await shell(guest, '(talk udp 192.0.2.1 7 1400 3000; echo $? >/tmp/status) >/dev/null 2>&1 &')
+  const sent = async (each: Guest) =>
+    Number(await shell(each, 'cat /sys/class/net/eth1/statistics/tx_packets'))
+  const before = await sent(guest)
+  await expect.poll(() => sent(guest), { timeout: 20_000 }).toBeGreaterThan(before)
+  await using checkpoint = await guest.checkpoint()
+  await using one = await checkpoint.fork()
+  await using two = await checkpoint.fork()
+  for (const each of [one, two, guest]) await shell(each, 'talk udp 192.0.2.1 7 1400 20')
+  expect(await shell(guest, 'while [ ! -s /tmp/status ]; do sleep 0.1; done; cat /tmp/status')).toBe('0')
+  // The fork's own peer knows nothing of what its parent's was asked: one datagram may be lost, no more.
+  const seen = await sent(one)
+  await shell(one, 'talk udp 192.0.2.1 7 1400 20')
+  expect(await sent(one)).toBeGreaterThanOrEqual(seen + 20)
 })
