@@ -291,6 +291,7 @@ class BlkDevice : public Blk {
       {
         const std::lock_guard lock(mutex_);
         job = take(queue);
+        if (paused_ && queue < waiting_.size()) waiting_[queue] = true;
       }
       if (!job) return;
       bytes += job->chain.readable() + job->chain.writable();

@@ -394,6 +394,7 @@ TEST_CASE("features: what a spec goes without is not offered, and asking for it 
   CHECK((driver.negotiate(TestBlk::kAll) & kStatusFeaturesOk) == 0);
   CHECK((driver.negotiate(TestBlk::kAll & ~(kBlkDiscard | kFeatureEventIdx)) & kStatusFeaturesOk) !=
         0);
+  // Of a device's own and the transport's; another device's are unknown to it.
   const std::vector<std::string> unknown{"wings"};
   CHECK(error_of([&] { named_features(*device, unknown); })
             .find("no feature \"wings\" (Invalid argument); it can go without: indirect_desc "

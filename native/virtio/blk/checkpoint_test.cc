@@ -145,14 +145,12 @@ TEST_CASE(
 }
 
 TEST_CASE("blk workers: paused, nothing is taken from the ring until it is unpaused") {
-  Gated gated;
-  gated.gate.open();
-  TestBlk& blk = gated.blk;
+  TestBlk blk;
   blk.driver.start(TestBlk::kAll);
   blk.device->pause();
   blk.offer(TestBlk::kOut, 0, pattern(512, 1), 0);
+  // This disk would answer on its doorbell.
   blk.driver.notify(0);
-  CHECK(gated.gate.writes() == 0);
   CHECK(blk.driver.queue(0).used_index() == 0);
   blk.device->unpause();
   take_used(blk, 1);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <string_view>
 
 #include "native/disk/disk.h"
 #include "native/virtio/queue.h"
@@ -33,7 +33,7 @@ struct BlkContext {
   std::uint64_t features = 0;  // negotiated
   bool read_only = false;
   bool write_through = false;  // a write is flushed before it is answered
-  std::string serial;
+  std::string_view serial;
 };
 
 // Does what the request asks and writes its status, the last byte of the driver's buffers; returns
