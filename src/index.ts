@@ -6,13 +6,16 @@ export type {
   ExecOptions,
   ExecResult,
   Guest,
+  GuestDisk,
   GuestEnd,
   GuestPort,
   GuestProcess,
+  GuestVsock,
   Host,
   RunOptions,
   RunResult,
   SpawnOptions,
+  VsockListener,
 } from './guest/types.ts'
 export type { HostInfo } from './host/machine-host.ts'
 export type { KernelInfo } from './image/kernel.ts'

@@ -14,9 +14,9 @@
 #include "native/binding/environment.h"
 #include "native/binding/kernel_state.h"
 #include "native/binding/session.h"
+#include "native/counts.h"
 #include "native/error.h"
 #include "native/kvm/system.h"
-#include "native/machine/counts.h"
 
 namespace kvitest {
 namespace {

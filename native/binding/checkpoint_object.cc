@@ -102,7 +102,7 @@ CheckpointObject::CheckpointObject(const Napi::CallbackInfo& info)
   checkpoint_ = environment.constructing_checkpoint;
   Napi::Object facts = Napi::Object::New(info.Env());
   facts.Set("spec", to_js(info.Env(), checkpoint_->machine.spec));
-  facts.Set("bytes", static_cast<double>(checkpoint_->memory->bytes_held()));
+  facts.Set("bytes", static_cast<double>(checkpoint_->bytes_held()));
   info.This().As<Napi::Object>().DefineProperty(
       Napi::PropertyDescriptor::Value("info", facts, napi_enumerable));
 }

@@ -8,76 +8,11 @@
 #include <string>
 #include <utility>
 
+#include "native/binding/convert_device.h"
 #include "native/error.h"
 
 namespace kvitest {
 namespace {
-
-constexpr const char* kSpec = "machine spec";
-constexpr std::uint64_t kMaxSafeInteger = (std::uint64_t{1} << 53) - 1;
-
-[[noreturn]] void refuse(const char* operation, const std::string& detail) {
-  throw Error(operation, EINVAL, detail, "see src/native/contract.ts");
-}
-
-Napi::Object object_of(const Napi::Value& value, const char* operation, const char* what) {
-  if (!value.IsObject()) refuse(operation, std::string(what) + " is not an object");
-  return value.As<Napi::Object>();
-}
-
-Napi::Array array_of(const Napi::Value& value, const char* what) {
-  if (!value.IsArray()) refuse(kSpec, std::string(what) + " is not an array");
-  return value.As<Napi::Array>();
-}
-
-bool boolean_or(const Napi::Value& value, const char* what, bool fallback) {
-  if (value.IsUndefined()) return fallback;
-  if (!value.IsBoolean()) refuse(kSpec, std::string(what) + " is not a boolean");
-  return value.As<Napi::Boolean>().Value();
-}
-
-ConsoleSpec console_spec(const Napi::Object& device) {
-  ConsoleSpec spec;
-  const Napi::Array ports = array_of(device.Get("ports"), "ports of a virtio-console");
-  for (std::uint32_t i = 0; i < ports.Length(); ++i) {
-    const Napi::Value value = ports.Get(i);
-    const Napi::Object port = object_of(value, kSpec, "a virtio-console port");
-    spec.ports.push_back({string_of(port.Get("name"), kSpec, "a port's name"),
-                          boolean_or(port.Get("console"), "a port's console", false)});
-  }
-  return spec;
-}
-
-DeviceSpec device_spec(const Napi::Value& value) {
-  const Napi::Object device = object_of(value, kSpec, "a device");
-  const std::string type = string_of(device.Get("type"), kSpec, "a device's type");
-  if (type == "virtio-console") return console_spec(device);
-  if (type == "virtio-rng") return RngSpec{};
-  refuse(kSpec, "no device of type \"" + type + "\"");
-}
-
-std::vector<DeviceSpec> devices_of(const Napi::Value& value) {
-  const Napi::Array devices = array_of(value, "devices");
-  std::vector<DeviceSpec> specs;
-  for (std::uint32_t i = 0; i < devices.Length(); ++i) specs.push_back(device_spec(devices.Get(i)));
-  return specs;
-}
-
-Napi::Value to_js(Napi::Env env, const DeviceSpec& device) {
-  Napi::Object object = Napi::Object::New(env);
-  const auto* console = std::get_if<ConsoleSpec>(&device);
-  object.Set("type", console == nullptr ? "virtio-rng" : "virtio-console");
-  if (console == nullptr) return object;
-  Napi::Array ports = Napi::Array::New(env);
-  for (const ConsolePortSpec& spec : console->ports) {
-    Napi::Object port = Napi::Object::New(env);
-    port.Set("name", spec.name);
-    port.Set("console", spec.console);
-    ports.Set(ports.Length(), port);
-  }
-  object.Set("ports", ports);
-  return object;
-}
 
 std::variant<LinuxPayload, BarePayload> payload_of(const Napi::Value& value) {
   const Napi::Object payload = object_of(value, kSpec, "payload");
@@ -121,40 +56,7 @@ Napi::Value to_js(Napi::Env env, const VcpuState& state) {
   return object;
 }
 
-Napi::Value uint8_array(Napi::Env env, const std::vector<std::byte>& data) {
-  // Copied into V8's own memory: V8 aborts when two external buffers cover one address.
-  Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, data.size());
-  std::memcpy(buffer.Data(), data.data(), data.size());
-  return Napi::Uint8Array::New(env, data.size(), buffer, 0);
-}
-
 }  // namespace
-
-std::string string_of(const Napi::Value& value, const char* operation, const char* what) {
-  if (!value.IsString()) refuse(operation, std::string(what) + " is not a string");
-  return value.As<Napi::String>().Utf8Value();
-}
-
-std::uint64_t integer_of(const Napi::Value& value, const char* operation, const char* what,
-                         std::uint64_t low, std::uint64_t high) {
-  if (!value.IsNumber()) refuse(operation, std::string(what) + " is not a number");
-  const double number = value.As<Napi::Number>().DoubleValue();
-  if (!(number >= static_cast<double>(low) && number <= static_cast<double>(high)) ||
-      std::trunc(number) != number) {
-    refuse(operation, std::string(what) + " is not a whole number from " + std::to_string(low) +
-                          " to " + std::to_string(high));
-  }
-  return static_cast<std::uint64_t>(number);
-}
-
-std::vector<std::byte> bytes_of(const Napi::Value& value, const char* operation) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
-    refuse(operation, "the data is not a Uint8Array");
-  }
-  const auto array = value.As<Napi::Uint8Array>();
-  const auto* data = reinterpret_cast<const std::byte*>(array.Data());
-  return {data, data + array.ByteLength()};
-}
 
 MachineSpec machine_spec(const Napi::Value& value) {
   const Napi::Object object = object_of(value, kSpec, "the spec");
@@ -195,6 +97,9 @@ ForkOptions fork_options(const Napi::Value& value, const char* operation) {
     }
     std::ranges::copy(bytes, options.generation_id->begin());
   }
+  if (!object.Get("devices").IsUndefined()) {
+    options.devices = device_changes(object.Get("devices"), operation);
+  }
   if (object.Get("expected").IsUndefined()) return options;
   const Napi::Object expected = object_of(object.Get("expected"), operation, "expected");
   if (!expected.Get("cpus").IsUndefined()) {
@@ -209,6 +114,13 @@ ForkOptions fork_options(const Napi::Value& value, const char* operation) {
     options.expected_devices = devices_of(expected.Get("devices"));
   }
   return options;
+}
+
+Napi::Value to_js(Napi::Env env, const std::vector<std::byte>& data) {
+  // Copied into V8's own memory: V8 aborts when two external buffers cover one address.
+  Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, data.size());
+  std::memcpy(buffer.Data(), data.data(), data.size());
+  return Napi::Uint8Array::New(env, data.size(), buffer, 0);
 }
 
 Napi::Value to_js(Napi::Env env, const MachineSpec& spec) {
@@ -260,11 +172,22 @@ Napi::Value to_js(Napi::Env env, const Event& event) {
   if (const auto* data = std::get_if<DataEvent>(&event)) {
     object.Set("type", "data");
     object.Set("channel", data->channel);
-    object.Set("data", uint8_array(env, data->data));
+    object.Set("data", to_js(env, data->data));
   } else if (const auto* port = std::get_if<PortEvent>(&event)) {
     object.Set("type", "port");
     object.Set("channel", port->channel);
     object.Set("open", port->open);
+  } else if (const auto* vsock = std::get_if<VsockEvent>(&event)) {
+    object.Set("type", "vsock");
+    object.Set("device", vsock->device);
+    object.Set("channel", vsock->channel);
+    if (vsock->kind == VsockEvent::Kind::kOpen) {
+      object.Set("event", "open");
+      object.Set("hostPort", static_cast<double>(vsock->host_port));
+      object.Set("guestPort", static_cast<double>(vsock->guest_port));
+    } else {
+      object.Set("event", vsock->kind == VsockEvent::Kind::kEnd ? "end" : "close");
+    }
   } else if (const auto* pvpanic = std::get_if<PvpanicEvent>(&event)) {
     object.Set("type", "pvpanic");
     object.Set("event", static_cast<double>(pvpanic->event));

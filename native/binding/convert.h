@@ -7,6 +7,7 @@
 #include <exception>
 #include <vector>
 
+#include "native/binding/fields.h"
 #include "native/machine/end.h"
 #include "native/machine/event_queue.h"
 #include "native/machine/fork_options.h"
@@ -20,14 +21,8 @@ MachineSpec machine_spec(const Napi::Value& value);
 // undefined: no options. Throws Error (EINVAL) naming the field that is not as the contract says.
 Machine::NmiOptions nmi_options(const Napi::Value& value);
 ForkOptions fork_options(const Napi::Value& value, const char* operation);
-// A copy of a Uint8Array's bytes. Throws Error (EINVAL).
-std::vector<std::byte> bytes_of(const Napi::Value& value, const char* operation);
-// Throws Error (EINVAL).
-std::string string_of(const Napi::Value& value, const char* operation, const char* what);
-// An integer in [low, high]. Throws Error (EINVAL).
-std::uint64_t integer_of(const Napi::Value& value, const char* operation, const char* what,
-                         std::uint64_t low, std::uint64_t high);
-
+// In V8's own memory.
+Napi::Value to_js(Napi::Env env, const std::vector<std::byte>& bytes);
 Napi::Value to_js(Napi::Env env, const Event& event);
 Napi::Value to_js(Napi::Env env, const MachineEnd& end);
 Napi::Value to_js(Napi::Env env, const MachineSpec& spec);

@@ -26,9 +26,17 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::resize>("resize"),
                          InstanceMethod<&MachineObject::inspect>("inspect"),
                          InstanceMethod<&MachineObject::private_memory>("privateMemory"),
+                         InstanceMethod<&MachineObject::read_disk>("readDisk"),
+                         InstanceMethod<&MachineObject::write_disk>("writeDisk"),
+                         InstanceMethod<&MachineObject::resize_disk>("resizeDisk"),
+                         InstanceMethod<&MachineObject::disk_size>("diskSize"),
                          InstanceMethod<&MachineObject::nmi>("nmi"),
                          InstanceMethod<&MachineObject::send_break>("sendBreak"),
                          InstanceMethod<&MachineObject::keep_end>("keepEnd"),
+                         InstanceMethod<&MachineObject::set_link>("setLink"),
+                         InstanceMethod<&MachineObject::vsock_listen>("vsockListen"),
+                         InstanceMethod<&MachineObject::vsock_connect>("vsockConnect"),
+                         InstanceMethod<&MachineObject::vsock_close>("vsockClose"),
                          InstanceMethod<&MachineObject::checkpoint>("checkpoint"),
                          InstanceMethod<&MachineObject::reset>("reset"),
                      },
@@ -138,14 +146,60 @@ Napi::Value MachineObject::inspect(const Napi::CallbackInfo&) {
   });
 }
 
+// A Machine's answer that is a number of bytes.
+std::function<void(std::uint64_t, std::exception_ptr)> MachineObject::settles_bytes(
+    std::uint64_t operation) {
+  return [session = session_.get(), operation](std::uint64_t bytes, std::exception_ptr error) {
+    session->settle(operation, std::move(error), [bytes](Napi::Env env) {
+      return Napi::Number::New(env, static_cast<double>(bytes));
+    });
+  };
+}
+
 Napi::Value MachineObject::private_memory(const Napi::CallbackInfo&) {
   return promise([this](std::uint64_t operation) {
-    session_->machine().private_memory(
-        [session = session_.get(), operation](std::uint64_t bytes, std::exception_ptr error) {
-          session->settle(operation, std::move(error), [bytes](Napi::Env env) {
-            return Napi::Number::New(env, static_cast<double>(bytes));
-          });
+    session_->machine().private_memory(settles_bytes(operation));
+  });
+}
+
+Napi::Value MachineObject::read_disk(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    constexpr const char* kCall = "read disk";
+    std::string disk = string_of(info[0], kCall, "the disk");
+    const std::uint64_t offset = integer_of(info[1], kCall, "the offset", 0, kMaxSafeInteger);
+    const std::uint64_t length = integer_of(info[2], kCall, "the length", 0, kMaxDiskAccess);
+    session_->machine().read_disk(
+        std::move(disk), offset, length,
+        [session = session_.get(), operation](Machine::Bytes bytes, std::exception_ptr error) {
+          session->settle(operation, std::move(error),
+                          [bytes = std::move(bytes)](Napi::Env env) { return to_js(env, bytes); });
         });
+  });
+}
+
+Napi::Value MachineObject::write_disk(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    constexpr const char* kCall = "write disk";
+    std::string disk = string_of(info[0], kCall, "the disk");
+    const std::uint64_t offset = integer_of(info[1], kCall, "the offset", 0, kMaxSafeInteger);
+    session_->machine().write_disk(std::move(disk), offset, bytes_of(info[2], kCall),
+                                   settles(operation));
+  });
+}
+
+Napi::Value MachineObject::resize_disk(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    constexpr const char* kCall = "resize disk";
+    std::string disk = string_of(info[0], kCall, "the disk");
+    const std::uint64_t bytes = integer_of(info[1], kCall, "the size", 0, kMaxSafeInteger);
+    session_->machine().resize_disk(std::move(disk), bytes, settles(operation));
+  });
+}
+
+Napi::Value MachineObject::disk_size(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string disk = string_of(info[0], "disk", "the disk");
+    session_->machine().disk_size(std::move(disk), settles_bytes(operation));
   });
 }
 
@@ -163,6 +217,48 @@ Napi::Value MachineObject::send_break(const Napi::CallbackInfo&) {
 Napi::Value MachineObject::keep_end(const Napi::CallbackInfo&) {
   return promise(
       [this](std::uint64_t operation) { session_->machine().keep_end(settles(operation)); });
+}
+
+Napi::Value MachineObject::set_link(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string device = string_of(info[0], "setLink", "the device");
+    const bool up = info[1].ToBoolean().Value();
+    session_->machine().set_link(std::move(device), up, settles(operation));
+  });
+}
+
+Napi::Value MachineObject::vsock_listen(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string device = string_of(info[0], "vsockListen", "the device");
+    const auto port = static_cast<std::uint32_t>(integer_of(
+        info[1], "vsockListen", "the port", 0, std::numeric_limits<std::uint32_t>::max()));
+    const bool on = info[2].ToBoolean().Value();
+    session_->machine().vsock_listen(std::move(device), port, on, settles(operation));
+  });
+}
+
+Napi::Value MachineObject::vsock_connect(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string device = string_of(info[0], "vsockConnect", "the device");
+    const auto port = static_cast<std::uint32_t>(integer_of(
+        info[1], "vsockConnect", "the port", 0, std::numeric_limits<std::uint32_t>::max()));
+    session_->machine().vsock_connect(
+        std::move(device), port,
+        [session = session_.get(), operation](std::string channel, std::exception_ptr error) {
+          session->settle(operation, std::move(error),
+                          [channel = std::move(channel)](Napi::Env env) {
+                            return Napi::String::New(env, channel);
+                          });
+        });
+  });
+}
+
+Napi::Value MachineObject::vsock_close(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string channel = string_of(info[0], "vsockClose", "the channel");
+    const bool whole = info[1].ToBoolean().Value();
+    session_->machine().vsock_shut(std::move(channel), whole, settles(operation));
+  });
 }
 
 Napi::Value MachineObject::checkpoint(const Napi::CallbackInfo&) {

@@ -36,9 +36,17 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value resize(const Napi::CallbackInfo& info);
   Napi::Value inspect(const Napi::CallbackInfo& info);
   Napi::Value private_memory(const Napi::CallbackInfo& info);
+  Napi::Value read_disk(const Napi::CallbackInfo& info);
+  Napi::Value write_disk(const Napi::CallbackInfo& info);
+  Napi::Value resize_disk(const Napi::CallbackInfo& info);
+  Napi::Value disk_size(const Napi::CallbackInfo& info);
   Napi::Value nmi(const Napi::CallbackInfo& info);
   Napi::Value send_break(const Napi::CallbackInfo& info);
   Napi::Value keep_end(const Napi::CallbackInfo& info);
+  Napi::Value set_link(const Napi::CallbackInfo& info);
+  Napi::Value vsock_listen(const Napi::CallbackInfo& info);
+  Napi::Value vsock_connect(const Napi::CallbackInfo& info);
+  Napi::Value vsock_close(const Napi::CallbackInfo& info);
   Napi::Value checkpoint(const Napi::CallbackInfo& info);
   Napi::Value reset(const Napi::CallbackInfo& info);
 
@@ -46,6 +54,7 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value promise(const std::function<void(std::uint64_t operation)>& call);
   // A Done that settles the operation with undefined.
   Machine::Done settles(std::uint64_t operation);
+  std::function<void(std::uint64_t, std::exception_ptr)> settles_bytes(std::uint64_t operation);
 
   std::shared_ptr<Session> session_;
 };

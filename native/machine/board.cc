@@ -1,13 +1,21 @@
 #include "native/machine/board.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <charconv>
+#include <functional>
 #include <map>
+#include <string_view>
 
 #include "native/boot/layout.h"
 #include "native/bus/interrupts.h"
 #include "native/bus/io_bus.h"
 #include "native/bus/pci.h"
 #include "native/bus/shared_lines.h"
+#include "native/error.h"
+#include "native/net/peer.h"
+#include "native/net/switch.h"
 #include "native/platform/debug_port.h"
 #include "native/platform/exit_port.h"
 #include "native/platform/i8042.h"
@@ -17,6 +25,7 @@
 #include "native/platform/rtc.h"
 #include "native/platform/serial.h"
 #include "native/platform/vmgenid.h"
+#include "native/virtio/features.h"
 #include "native/virtio/pci_transport.h"
 #include "native/virtio/rng/rng.h"
 
@@ -43,6 +52,7 @@ class VmInterrupts : public InterruptController {
 
 constexpr const char* kLinux = "linux";
 constexpr const char* kBare = "bare";
+constexpr std::string_view kTypePrefix = "virtio-";
 
 // What the board is made of, ahead of its devices: a checkpoint of other ones is refused before a
 // device reads what is not its own.
@@ -63,7 +73,7 @@ BoardState describe(const MachineSpec& spec) {
                    .payload = std::holds_alternative<LinuxPayload>(spec.payload) ? kLinux : kBare,
                    .devices = {}};
   for (const DeviceSpec& device : spec.devices) {
-    state.devices.push_back(std::holds_alternative<ConsoleSpec>(device) ? "console" : "rng");
+    state.devices.push_back(std::string(type_name(device)).substr(kTypePrefix.size()));
   }
   return state;
 }
@@ -77,6 +87,19 @@ std::string text(const BoardState& state) {
 
 ConsoleSink& console_sink(BoardOwner& owner) {
   return owner;
+}
+
+VsockSink& vsock_sink(BoardOwner& owner) {
+  return owner;
+}
+
+// A fork's begins as the checkpoint has it: it never writes to a file that its parent may use.
+std::unique_ptr<Disk> open_disk(const BlkSpec& spec, const DiskImages* images) {
+  if (images == nullptr) return open_disk(spec.backing, spec.read_only);
+  const auto found = images->find(spec.name);
+  if (found != images->end()) return make_overlay(found->second);
+  throw Error("load checkpoint", EBADMSG, "it has no content for disk " + spec.name,
+              "take the checkpoint again");
 }
 
 }  // namespace
@@ -106,16 +129,48 @@ struct Board::Parts {
     pio.insert(kPvpanicPort, 1, pvpanic);
   }
 
-  void attach(const DeviceSpec& spec, std::uint8_t slot, GuestMemory& memory, BoardOwner& owner) {
-    if (const auto* console_spec = std::get_if<ConsoleSpec>(&spec)) {
-      std::unique_ptr<Console> console = make_console(*console_spec, console_sink(owner));
-      for (const ConsolePortSpec& port : console_spec->ports) {
-        console_ports[port.name] = console.get();
-      }
-      devices.push_back(std::move(console));
-    } else {
-      devices.push_back(make_rng(std::get<RngSpec>(spec)));
-    }
+  std::unique_ptr<VirtioDevice> make(const ConsoleSpec& spec, BoardOwner& owner,
+                                     const DiskImages*) {
+    std::unique_ptr<Console> console = make_console(spec, console_sink(owner));
+    for (const ConsolePortSpec& port : spec.ports) console_ports[port.name] = console.get();
+    return console;
+  }
+  std::unique_ptr<VirtioDevice> make(const RngSpec& spec, BoardOwner&, const DiskImages*) {
+    return make_rng(spec);
+  }
+  std::unique_ptr<VirtioDevice> make(const BlkSpec& spec, BoardOwner&, const DiskImages* images) {
+    std::unique_ptr<Blk> blk = make_blk(spec, open_disk(spec, images));
+    disks[spec.name] = blk.get();
+    return blk;
+  }
+
+  std::unique_ptr<VirtioDevice> make(const NetSpec& spec, BoardOwner& owner, const DiskImages*) {
+    // However many frames come, one task waits on the device loop.
+    const auto asked = std::make_shared<std::atomic<bool>>(false);
+    const FramesWaiting wake = [asked, &owner, name = spec.name] {
+      if (!asked->exchange(true)) owner.input_waiting(name);
+    };
+    std::unique_ptr<Link> link =
+        spec.network.empty() ? make_peer() : join_network(spec.network, wake);
+    std::unique_ptr<Net> net = make_net(spec, std::move(link), wake);
+    nets[spec.name] = net.get();
+    inputs[spec.name] = [asked, device = net.get()] {
+      asked->store(false);
+      device->deliver();
+    };
+    return net;
+  }
+
+  std::unique_ptr<VirtioDevice> make(const VsockSpec& spec, BoardOwner& owner, const DiskImages*) {
+    std::unique_ptr<Vsock> vsock = make_vsock(spec, vsock_sink(owner));
+    vsocks[spec.name] = vsock.get();
+    return vsock;
+  }
+
+  void attach(const DeviceSpec& spec, std::uint8_t slot, GuestMemory& memory, BoardOwner& owner,
+              const DiskImages* images) {
+    devices.push_back(std::visit([&](const auto& one) { return make(one, owner, images); }, spec));
+    devices.back()->withhold(named_features(*devices.back(), without_features(spec)));
     line_sources.push_back(std::make_unique<SharedLines::Source>(pci_lines));
     functions.push_back(make_virtio_pci(*devices.back(), memory, mmio, *line_sources.back(),
                                         kPciMmio32Base + (slot - 1) * kVirtioBarSize,
@@ -140,15 +195,22 @@ struct Board::Parts {
   VmGenId vmgenid;
   std::vector<std::unique_ptr<VirtioDevice>> devices;
   std::map<std::string, Console*> console_ports;
+  std::map<std::string, Blk*> disks;
+  std::map<std::string, Net*> nets;
+  std::map<std::string, Vsock*> vsocks;
+  std::map<std::string, std::function<void()>> inputs;  // what deliver() does, by device
   std::vector<std::unique_ptr<SharedLines::Source>> line_sources;
   std::vector<std::unique_ptr<PciFunction>> functions;
   PciBus pci;
 };
 
-Board::Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner)
+Board::Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner,
+             const DiskImages* disks)
     : parts_(std::make_unique<Parts>(spec, memory, vm, owner)) {
   std::uint8_t slot = 1;
-  for (const DeviceSpec& device : spec.devices) parts_->attach(device, slot++, memory, owner);
+  for (const DeviceSpec& device : spec.devices) {
+    parts_->attach(device, slot++, memory, owner, disks);
+  }
   if (std::holds_alternative<LinuxPayload>(spec.payload)) parts_->vmgenid.initialize();
 }
 
@@ -182,7 +244,9 @@ std::vector<std::string> Board::channels() const {
 }
 
 bool Board::has_channel(const std::string& channel) const {
-  return std::ranges::count(channels(), channel) != 0;
+  if (std::ranges::count(channels(), channel) != 0) return true;
+  const auto [device, connection] = connection_of(channel);
+  return device != nullptr && device->has(connection);
 }
 
 Console* Board::console_of(const std::string& channel) const {
@@ -192,8 +256,74 @@ Console* Board::console_of(const std::string& channel) const {
 
 std::size_t Board::host_write(const std::string& channel, std::span<const std::byte> data) {
   if (channel == kSerialChannel) return parts_->serial.host_write(data);
-  Console* console = console_of(channel);
-  return console == nullptr ? 0 : console->host_write(channel, data);
+  if (Console* console = console_of(channel)) return console->host_write(channel, data);
+  const auto [device, connection] = connection_of(channel);
+  return device == nullptr ? 0 : device->host_write(connection, data);
+}
+
+Blk* Board::disk(const std::string& name) const {
+  const auto found = parts_->disks.find(name);
+  return found == parts_->disks.end() ? nullptr : found->second;
+}
+
+std::vector<std::string> Board::disks() const {
+  std::vector<std::string> names;
+  for (const auto& [name, disk] : parts_->disks) names.push_back(name);
+  return names;
+}
+
+Net* Board::net(const std::string& name) const {
+  const auto found = parts_->nets.find(name);
+  return found == parts_->nets.end() ? nullptr : found->second;
+}
+
+Vsock* Board::vsock(const std::string& name) const {
+  const auto found = parts_->vsocks.find(name);
+  return found == parts_->vsocks.end() ? nullptr : found->second;
+}
+
+std::string vsock_channel(const std::string& device, VsockConnection connection) {
+  return device + "#" + std::to_string(connection);
+}
+
+std::pair<Vsock*, VsockConnection> Board::connection_of(const std::string& channel) const {
+  const std::size_t mark = channel.rfind('#');
+  if (mark == std::string::npos) return {nullptr, 0};
+  Vsock* device = vsock(channel.substr(0, mark));
+  VsockConnection connection = 0;
+  const char* const end = channel.data() + channel.size();
+  const auto [rest, error] = std::from_chars(channel.data() + mark + 1, end, connection);
+  if (error != std::errc() || rest != end) return {nullptr, 0};
+  return {device, connection};
+}
+
+void Board::deliver(const std::string& device) {
+  const auto found = parts_->inputs.find(device);
+  if (found != parts_->inputs.end()) found->second();
+}
+
+// A disk takes its serial from the spec.
+void Board::personalize(const std::map<std::string, DeviceChange>& devices) {
+  for (const auto& [name, change] : devices) {
+    if (Net* device = net(name); device != nullptr && change.mac) device->set_mac(*change.mac);
+    if (Vsock* device = vsock(name); device != nullptr && change.cid) {
+      device->set_cid(*change.cid);
+    }
+  }
+}
+
+void Board::pause() {
+  for (const auto& device : parts_->devices) device->pause();
+}
+
+void Board::unpause() {
+  for (const auto& device : parts_->devices) device->unpause();
+}
+
+DiskImages Board::disk_images() const {
+  DiskImages images;
+  for (const auto& [name, blk] : parts_->disks) images[name] = blk->disk().image();
+  return images;
 }
 
 void Board::send_break() {

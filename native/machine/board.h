@@ -4,16 +4,21 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "native/disk/image.h"
 #include "native/kvm/exit.h"
 #include "native/kvm/vm.h"
+#include "native/machine/fork_options.h"
 #include "native/machine/spec.h"
 #include "native/memory/guest_memory.h"
 #include "native/state/archive.h"
+#include "native/virtio/blk/blk.h"
 #include "native/virtio/console/console.h"
 
 namespace kvitest {
@@ -21,8 +26,11 @@ namespace kvitest {
 inline constexpr const char* kSerialChannel = "serial";
 inline constexpr const char* kDebugChannel = "debug";
 
+// vsock0#7
+std::string vsock_channel(const std::string& device, VsockConnection connection);
+
 // What the devices tell the machine. On vCPU threads, and on the device loop for ConsoleSink.
-class BoardOwner : public ConsoleSink {
+class BoardOwner : public ConsoleSink, public VsockSink {
  public:
   // Bytes of the serial line or the debug port; may make the vCPU wait.
   virtual void output(const char* channel, std::span<const std::byte> data) = 0;
@@ -32,12 +40,18 @@ class BoardOwner : public ConsoleSink {
   virtual void power_off() = 0;
   virtual void reset(const char* by) = 0;
   virtual void test_exit(std::uint32_t code) = 0;
+  // Board::deliver() has something to do for this device. On any thread, with locks held: must not
+  // block and not call the board.
+  virtual void input_waiting(const std::string& device) = 0;
 };
 
 class Board {
  public:
-  // All of them must outlive the board. Throws Error (EINVAL) for a spec that cannot be built.
-  Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner);
+  // All of them must outlive the board. Throws Error (EINVAL) for a spec that cannot be built, and
+  // what opening a disk gives. disks: of a fork, what its disks start as, whatever the spec's
+  // backings say.
+  Board(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner,
+        const DiskImages* disks = nullptr);
   ~Board();
   Board(const Board&) = delete;
   Board& operator=(const Board&) = delete;
@@ -59,7 +73,30 @@ class Board {
   void send_break();
   void raise_io_check(unsigned times);
 
-  // Appends what the devices remember. While no vCPU runs and none is in a device's handler.
+  // Null when there is no disk of that name.
+  Blk* disk(const std::string& name) const;
+  std::vector<std::string> disks() const;
+
+  // Null when there is no network device of this name.
+  Net* net(const std::string& name) const;
+  // Null when there is no vsock of this name.
+  Vsock* vsock(const std::string& name) const;
+  // The vsock and the connection that a channel names (vsock_channel); null when it names none.
+  std::pair<Vsock*, VsockConnection> connection_of(const std::string& channel) const;
+  // Gives the guest what waits for it at a device that said input_waiting(). On the device loop.
+  void deliver(const std::string& device);
+  // Between load() and resume(): what a fork's devices have of their own; fork_spec() has checked
+  // it.
+  void personalize(const std::map<std::string, DeviceChange>& devices);
+
+  // No device has work under way on threads of its own, until unpause(). While no vCPU is in a
+  // device's handler.
+  void pause();
+  void unpause();
+  // What the disks hold. Paused.
+  DiskImages disk_images() const;
+  // Appends what the devices remember. While no vCPU runs and none is in a device's handler;
+  // paused.
   void save(StateWriter& writer) const;
   // On a board just built from the same spec, before any vCPU runs, once guest memory is restored:
   // nothing in it is changed, no interrupt raised, no queue looked at. Tells the owner of every

@@ -27,11 +27,17 @@ struct Owner : BoardOwner {
   void power_off() override { log.push_back("off"); }
   void reset(const char*) override { log.push_back("reset"); }
   void test_exit(std::uint32_t) override { log.push_back("exit"); }
+  void input_waiting(const std::string& device) override { log.push_back(device + " input"); }
   void port_data(const std::string&, std::span<const std::byte>) override {}
   void port_open(const std::string& port, bool open) override {
     log.push_back(port + (open ? " opens" : " closes"));
   }
   void port_writable(const std::string&, std::size_t) override {}
+  void vsock_open(const std::string&, VsockConnection, std::uint32_t, std::uint32_t) override {}
+  void vsock_data(const std::string&, VsockConnection, std::span<const std::byte>) override {}
+  void vsock_end(const std::string&, VsockConnection) override {}
+  void vsock_close(const std::string&, VsockConnection) override {}
+  void vsock_writable(const std::string&, VsockConnection) override {}
   std::vector<std::string> log;
 };
 

@@ -19,11 +19,12 @@
 namespace kvitest {
 namespace {
 
-// The file: the header, the machine's and its vCPUs' and VM's state, the devices' state, the runs,
-// their pages one after the other, nothing else. Little-endian, as the processor is.
+// The file: the header, the machine's and its vCPUs' and VM's state, what its disks' images are,
+// the devices' state, the runs, their pages and the disks' clusters one after the other, nothing
+// else. Little-endian, as the processor is.
 struct Header {
   std::array<char, 8> magic{'k', 'v', 'i', 't', 'e', 's', 't', '\n'};
-  std::uint64_t version = 1;  // of this layout; the state's sections have their own
+  std::uint64_t version = 2;  // of this layout; the state's sections have their own
   std::uint64_t state_bytes = 0;
   std::uint64_t device_bytes = 0;
   std::uint64_t memory_bytes = 0;  // of RAM
@@ -43,26 +44,6 @@ constexpr std::uint32_t kPagesAtOnce = 256;
 }
 
 // ---- MachineSpec without variants, as the archive wants it
-
-struct PortFields {
-  std::string name;
-  bool console = false;
-  template <typename Archive>
-  void fields(Archive& archive) {
-    archive(name, console);
-  }
-};
-
-enum class DeviceKind : std::uint8_t { kConsole, kRng };
-
-struct DeviceFields {
-  DeviceKind kind = DeviceKind::kRng;
-  std::vector<PortFields> ports;
-  template <typename Archive>
-  void fields(Archive& archive) {
-    archive(kind, ports);
-  }
-};
 
 struct SpecFields {
   std::string name;
@@ -94,15 +75,7 @@ SpecFields to_fields(const MachineSpec& spec) {
     fields.elf = std::get<BarePayload>(spec.payload).elf;
     fields.ring = std::get<BarePayload>(spec.payload).ring;
   }
-  for (const DeviceSpec& device : spec.devices) {
-    DeviceFields& saved = fields.devices.emplace_back();
-    if (const auto* console = std::get_if<ConsoleSpec>(&device)) {
-      saved.kind = DeviceKind::kConsole;
-      for (const ConsolePortSpec& port : console->ports) {
-        saved.ports.push_back({port.name, port.console});
-      }
-    }
-  }
+  for (const DeviceSpec& device : spec.devices) fields.devices.push_back(to_fields(device));
   fields.irqchip = spec.irqchip;
   return fields;
 }
@@ -117,18 +90,20 @@ MachineSpec from_fields(const SpecFields& fields) {
   } else {
     spec.payload = BarePayload{fields.elf, fields.ring};
   }
-  for (const DeviceFields& device : fields.devices) {
-    if (device.kind != DeviceKind::kConsole) {
-      spec.devices.emplace_back(RngSpec{});
-      continue;
-    }
-    ConsoleSpec console;
-    for (const PortFields& port : device.ports) console.ports.push_back({port.name, port.console});
-    spec.devices.emplace_back(std::move(console));
-  }
+  for (const DeviceFields& device : fields.devices) spec.devices.push_back(from_fields(device));
   spec.irqchip = fields.irqchip;
   return spec;
 }
+
+// What the images of all disks are; their bytes come last in the file.
+struct DiskImageStates {
+  static constexpr StateTag kTag{"disks", 1};
+  std::map<std::string, DiskImageState> disks;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(disks);
+  }
+};
 
 // ---- files
 
@@ -168,6 +143,9 @@ std::vector<std::byte> state_of(const Checkpoint& checkpoint) {
   writer.save(checkpoint.machine);
   for (const SavedVcpu& vcpu : checkpoint.vcpus) writer.save(vcpu);
   writer.save(checkpoint.vm);
+  DiskImageStates states;
+  for (const auto& [name, image] : checkpoint.disks) states.disks[name] = describe(*image);
+  writer.save(states);
   return writer.take();
 }
 
@@ -194,9 +172,15 @@ void write_file(const Checkpoint& checkpoint, int fd, const std::string& path) {
       done += count;
     }
   }
+  for (const auto& [name, image] : checkpoint.disks) {
+    for (const auto& [number, cluster] : image->clusters) {
+      if (cluster) write_all(fd, *cluster, path);
+    }
+  }
 }
 
-void load_state(Checkpoint& checkpoint, std::span<const std::byte> bytes, const std::string& path) {
+DiskImageStates load_state(Checkpoint& checkpoint, std::span<const std::byte> bytes,
+                           const std::string& path) {
   StateReader reader(bytes);
   checkpoint.machine = reader.load<MachineState>();
   const MachineSpec& spec = checkpoint.machine.spec;
@@ -209,8 +193,10 @@ void load_state(Checkpoint& checkpoint, std::span<const std::byte> bytes, const 
     checkpoint.vcpus.push_back(reader.load<SavedVcpu>());
   }
   checkpoint.vm = reader.load<SavedVm>();
+  auto disks = reader.load<DiskImageStates>();
   reader.finish();
   if (checkpoint.machine.halted.size() != spec.cpus) refuse(path, "it does not fit its own spec");
+  return disks;
 }
 
 // The numbers of all pages that the runs name.
@@ -246,6 +232,12 @@ void MachineState::fields(Archive& archive) {
   archive(flat, halted, panic_events, pending_writes);
   // Only then: a checkpoint that is being saved is shared and must not be written to.
   if constexpr (std::is_same_v<Archive, StateReader>) spec = from_fields(flat);
+}
+
+std::uint64_t Checkpoint::bytes_held() const {
+  std::uint64_t bytes = memory->bytes_held();
+  for (const auto& [name, image] : disks) bytes += image->bytes_held();
+  return bytes;
 }
 
 void Checkpoint::save(const std::string& path) const {
@@ -285,7 +277,7 @@ std::shared_ptr<const Checkpoint> Checkpoint::load(const std::string& path) {
   const auto checkpoint = std::make_shared<Checkpoint>();
   std::vector<std::byte> state(header.state_bytes);
   read_all(fd.get(), state, path);
-  load_state(*checkpoint, state, path);
+  const DiskImageStates disks = load_state(*checkpoint, state, path);
   checkpoint->devices.resize(header.device_bytes);
   read_all(fd.get(), checkpoint->devices, path);
   if (header.memory_bytes != checkpoint->machine.spec.memory) {
@@ -294,6 +286,9 @@ std::shared_ptr<const Checkpoint> Checkpoint::load(const std::string& path) {
   std::vector<Run> runs(header.runs);
   read_all(fd.get(), std::as_writable_bytes(std::span(runs)), path);
   if (rest % kPageSize != 0) refuse(path, "it ends within a page");
+  std::uint64_t cluster_bytes = 0;
+  for (const auto& [name, disk] : disks.disks) cluster_bytes += disk.data.size() * kClusterSize;
+  rest = take(rest, cluster_bytes, path);
   const std::vector<std::uint32_t> pages =
       pages_of(runs, header.memory_bytes / kPageSize, rest / kPageSize, path);
 
@@ -311,6 +306,10 @@ std::shared_ptr<const Checkpoint> Checkpoint::load(const std::string& path) {
     at += kPageSize;
   };
   checkpoint->memory = MemoryImage::make(header.memory_bytes, pages, source);
+  for (const auto& [name, disk] : disks.disks) {
+    checkpoint->disks[name] =
+        make_image(disk, [&](std::span<std::byte> out) { read_all(fd.get(), out, path); });
+  }
   return checkpoint;
 }
 

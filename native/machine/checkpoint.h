@@ -8,9 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "native/counts.h"
+#include "native/disk/image.h"
 #include "native/kvm/vcpu_state.h"
 #include "native/kvm/vm_state.h"
-#include "native/machine/counts.h"
 #include "native/machine/spec.h"
 #include "native/memory/memory_image.h"
 
@@ -18,7 +19,7 @@ namespace kvitest {
 
 // What the machine itself remembers, beside its vCPUs, its VM and its devices.
 struct MachineState {
-  static constexpr StateTag kTag{"machine", 1};
+  static constexpr StateTag kTag{"machine", 3};
   MachineSpec spec;
   std::vector<bool> halted;  // for each vCPU: it will never run again
   std::uint8_t panic_events = 0;
@@ -36,8 +37,11 @@ struct Checkpoint {
   SavedVm vm;
   std::vector<std::byte> devices;  // what Board::save() wrote
   std::shared_ptr<const MemoryImage> memory;
+  DiskImages disks;
   const Counted counted{live_checkpoints};
 
+  // Of the host's memory, for RAM and disks.
+  std::uint64_t bytes_held() const;
   // Writes it to `path`, which is there whole or not at all. Throws Error.
   void save(const std::string& path) const;
   // Believes nothing of the file. Throws Error: EBADMSG for one that save() did not write or that

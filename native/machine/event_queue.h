@@ -27,6 +27,16 @@ struct PortEvent {
   bool open;
 };
 
+// What became of a connection of a vsock, whose bytes are DataEvents of its channel.
+struct VsockEvent {
+  enum class Kind { kOpen, kEnd, kClose };
+  std::string device;
+  std::string channel;
+  Kind kind;
+  std::uint32_t host_port = 0;  // of kOpen
+  std::uint32_t guest_port = 0;
+};
+
 struct PvpanicEvent {
   std::uint8_t event;
 };
@@ -40,7 +50,7 @@ struct EndEvent {
   MachineEnd end;
 };
 
-using Event = std::variant<DataEvent, PortEvent, PvpanicEvent, MarkEvent, EndEvent>;
+using Event = std::variant<DataEvent, PortEvent, VsockEvent, PvpanicEvent, MarkEvent, EndEvent>;
 
 // Bytes of `serial` or `debug` that may be unacknowledged before the writing vCPU waits. Console
 // ports have the same window in their device (kPortWindow).

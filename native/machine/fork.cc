@@ -19,8 +19,11 @@ class Machine::Settled {
     machine_.events_.waive_credit(false);
     for (const auto& thread : machine_.threads_) halted_.push_back(thread->is_halted());
     halted_.resize(machine_.spec_.cpus);
+    if (machine_.board_ != nullptr) machine_.board_->pause();
   }
   ~Settled() {
+    // After a reset it is another board, which was never paused.
+    if (machine_.board_ != nullptr) machine_.board_->unpause();
     for (std::size_t i = 0; i < machine_.threads_.size(); ++i) {
       machine_.threads_[i]->resume(halted_[i]);
     }
@@ -86,6 +89,7 @@ std::shared_ptr<Checkpoint> Machine::save_all(const std::vector<bool>& halted) {
     checkpoint->machine.panic_events = panic_events_;
   }
   checkpoint->memory = memory_->image();
+  checkpoint->disks = board_->disk_images();
   return checkpoint;
 }
 
@@ -101,12 +105,14 @@ void Machine::keep_end(Done done) {
 // The vCPUs' threads have been joined.
 void Machine::save_end() {
   if (board_ == nullptr || vcpus_.empty()) return;
+  board_->pause();
   try {
     last_ = save_all(std::vector<bool>(spec_.cpus, true));
   } catch (const std::exception& error) {
     const std::lock_guard lock(end_mutex_);
     end_.detail += std::string("; its memory could not be kept: ") + error.what();
   }
+  board_->unpause();
 }
 
 void Machine::build_fork() {
@@ -131,10 +137,12 @@ void Machine::restore(const ForkOptions& options) {
   }
   restore_vm(*vm_, *vcpus_.front(), origin_->vm);
   // A new board each time: nothing of what a device of the old guest knew can stay.
-  board_ = std::make_unique<Board>(spec_, *memory_, *vm_, static_cast<BoardOwner&>(*this));
+  board_ = std::make_unique<Board>(spec_, *memory_, *vm_, static_cast<BoardOwner&>(*this),
+                                   &origin_->disks);
   StateReader devices(origin_->devices);
   board_->load(devices);
   devices.finish();
+  board_->personalize(fork_options_.devices);
   halted_ = static_cast<unsigned>(std::ranges::count(origin_->machine.halted, true));
   {
     const std::lock_guard lock(end_mutex_);
@@ -173,6 +181,10 @@ void Machine::take_back(const ForkOptions& options) {
                 "take a checkpoint, fork it and reset the fork");
   }
   check_expected(spec_, options);
+  if (!options.devices.empty()) {
+    throw Error("reset", EINVAL, "machine " + spec_.name + " keeps the devices it was forked with",
+                "fork the checkpoint anew for others");
+  }
   Settled settled(*this);
   require_running("reset");
   // What the guest wrote before is the owner's.

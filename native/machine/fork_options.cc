@@ -6,6 +6,7 @@
 
 #include "native/error.h"
 #include "native/machine/checkpoint.h"
+#include "native/machine/machine.h"
 
 namespace kvitest {
 namespace {
@@ -20,25 +21,64 @@ std::string mebibytes(std::uint64_t bytes) {
                                 : std::to_string(bytes) + " bytes";
 }
 
-// virtio-rng, virtio-console(results, log)
 std::string describe(const std::vector<DeviceSpec>& devices) {
   if (devices.empty()) return "no devices";
   std::string text;
   for (const DeviceSpec& device : devices) {
     if (!text.empty()) text += ", ";
-    const auto* console = std::get_if<ConsoleSpec>(&device);
-    if (console == nullptr) {
-      text += "virtio-rng";
-      continue;
-    }
-    text += "virtio-console(";
-    for (const ConsolePortSpec& port : console->ports) {
-      if (text.back() != '(') text += ", ";
-      text += port.name + (port.console ? " as console" : "");
-    }
-    text += ")";
+    text += describe(device);
   }
   return text;
+}
+
+[[noreturn]] void refuse(const std::string& detail, const std::string& hint) {
+  throw Error("fork", EINVAL, detail, hint);
+}
+
+void apply(BlkSpec& disk, const DeviceChange& change) {
+  if (change.mac || change.network || change.cid) {
+    refuse("the disk " + disk.name + " has a serial and no address", "");
+  }
+  if (change.serial) disk.serial = *change.serial;
+}
+
+void apply(NetSpec& net, const DeviceChange& change) {
+  if (change.serial || change.cid) {
+    refuse("the network device " + net.name + " has neither serial nor CID", "");
+  }
+  if (change.mac) net.mac = *change.mac;
+  if (!change.network) return;
+  if (net.network.empty()) {
+    refuse("the network device " + net.name + " is on no switch", "leave its network out");
+  }
+  if (change.network->empty()) refuse("a network without a name", "name it");
+  net.network = *change.network;
+}
+
+void apply(VsockSpec& vsock, const DeviceChange& change) {
+  if (change.serial || change.mac || change.network) {
+    refuse("the vsock " + vsock.name + " has a CID and nothing else", "");
+  }
+  if (change.cid) vsock.cid = *change.cid;
+}
+
+// False when no device has that name.
+bool apply(MachineSpec& spec, const std::string& name, const DeviceChange& change) {
+  for (DeviceSpec& device : spec.devices) {
+    if (auto* blk = std::get_if<BlkSpec>(&device); blk != nullptr && blk->name == name) {
+      apply(*blk, change);
+      return true;
+    }
+    if (auto* net = std::get_if<NetSpec>(&device); net != nullptr && net->name == name) {
+      apply(*net, change);
+      return true;
+    }
+    if (auto* vsock = std::get_if<VsockSpec>(&device); vsock != nullptr && vsock->name == name) {
+      apply(*vsock, change);
+      return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace
@@ -46,6 +86,13 @@ std::string describe(const std::vector<DeviceSpec>& devices) {
 MachineSpec fork_spec(const Checkpoint& checkpoint, const ForkOptions& options) {
   MachineSpec spec = checkpoint.machine.spec;
   if (options.name) spec.name = *options.name;
+  for (const auto& [name, change] : options.devices) {
+    if (apply(spec, name, change)) continue;
+    refuse("the checkpoint has no device named " + name,
+           "name a disk or a network device of the machine it was taken from");
+  }
+  // What was good only a change can have spoilt.
+  if (!options.devices.empty()) validate(spec);
   return spec;
 }
 

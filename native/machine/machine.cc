@@ -146,7 +146,11 @@ void Machine::consumed(std::string channel, std::size_t bytes) {
   }
   loop_.post([this, channel = std::move(channel), bytes] {
     if (state_ == State::kEnded || board_ == nullptr) return;
-    if (Console* console = board_->console_of(channel)) console->consumed(channel, bytes);
+    if (Console* console = board_->console_of(channel)) {
+      console->consumed(channel, bytes);
+    } else if (const auto [vsock, connection] = board_->connection_of(channel); vsock != nullptr) {
+      vsock->consumed(connection, bytes);
+    }
   });
 }
 
@@ -216,6 +220,20 @@ void Machine::send_break(Done done) {
     answer(done, [this] {
       require_running("sendBreak");
       board_->send_break();
+    });
+  });
+}
+
+void Machine::set_link(std::string device, bool up, Done done) {
+  loop_.post([this, device = std::move(device), up, done = std::move(done)] {
+    answer(done, [&] {
+      require_running("setLink");
+      Net* net = board_->net(device);
+      if (net == nullptr) {
+        throw Error("setLink", ENOENT,
+                    "machine " + spec_.name + " has no network device \"" + device + "\"");
+      }
+      net->set_link(up);
     });
   });
 }
@@ -444,6 +462,12 @@ void Machine::reset(const char* by) {
 
 void Machine::test_exit(std::uint32_t code) {
   end("test-exit", "the guest exited with code " + std::to_string(code), code);
+}
+
+void Machine::input_waiting(const std::string& device) {
+  loop_.post([this, device] {
+    if (state_ != State::kEnded && board_ != nullptr) board_->deliver(device);
+  });
 }
 
 }  // namespace kvitest

@@ -19,12 +19,12 @@
 #include <vector>
 
 #include "native/boot/load.h"
+#include "native/counts.h"
 #include "native/kvm/system.h"
 #include "native/kvm/vcpu.h"
 #include "native/kvm/vm.h"
 #include "native/machine/board.h"
 #include "native/machine/checkpoint.h"
-#include "native/machine/counts.h"
 #include "native/machine/end.h"
 #include "native/machine/event_queue.h"
 #include "native/machine/fork_options.h"
@@ -38,6 +38,9 @@ namespace kvitest {
 
 // Throws Error (EINVAL) naming the first thing that cannot be built.
 void validate(const MachineSpec& spec);
+
+// Bytes of a disk that one call reads or writes.
+inline constexpr std::uint64_t kMaxDiskAccess = std::uint64_t{16} << 20;
 
 class Machine : private BoardOwner {
  public:
@@ -74,6 +77,21 @@ class Machine : private BoardOwner {
   void nmi(NmiOptions options, Done done);
   // A break on the serial line.
   void send_break(Done done);
+  // Connections of a vsock, each a channel: VsockEvents tell what the guest does.
+  void vsock_listen(std::string device, std::uint32_t host_port, bool on, Done done);
+  void vsock_connect(std::string device, std::uint32_t guest_port,
+                     std::function<void(std::string channel, std::exception_ptr)> done);
+  void vsock_shut(std::string channel, bool whole, Done done);
+  // Carrier of a network device.
+  void set_link(std::string device, bool up, Done done);
+  // Disks, by name; beside the guest's own requests, whose bytes it may see half written. Answer
+  // Error ENOENT for no such disk, EINVAL for a range outside it or more than kMaxDiskAccess.
+  using Bytes = std::vector<std::byte>;
+  void read_disk(std::string disk, std::uint64_t offset, std::uint64_t length,
+                 std::function<void(Bytes, std::exception_ptr)> done);
+  void write_disk(std::string disk, std::uint64_t offset, Bytes data, Done done);
+  void resize_disk(std::string disk, std::uint64_t bytes, Done done);
+  void disk_size(std::string disk, std::function<void(std::uint64_t, std::exception_ptr)> done);
   // Bytes of RAM that this machine alone holds: what a fork has written, all that a booted guest
   // has touched.
   void private_memory(std::function<void(std::uint64_t, std::exception_ptr)> done);
@@ -101,6 +119,14 @@ class Machine : private BoardOwner {
   void power_off() override;
   void reset(const char* by) override;
   void test_exit(std::uint32_t code) override;
+  void input_waiting(const std::string& device) override;
+  void vsock_open(const std::string& device, VsockConnection connection, std::uint32_t host_port,
+                  std::uint32_t guest_port) override;
+  void vsock_data(const std::string& device, VsockConnection connection,
+                  std::span<const std::byte> data) override;
+  void vsock_end(const std::string& device, VsockConnection connection) override;
+  void vsock_close(const std::string& device, VsockConnection connection) override;
+  void vsock_writable(const std::string& device, VsockConnection connection) override;
   void port_data(const std::string& port, std::span<const std::byte> data) override;
   void port_open(const std::string& port, bool open) override;
   void port_writable(const std::string& port, std::size_t room) override;
@@ -110,7 +136,8 @@ class Machine : private BoardOwner {
   // The first cause wins. Any thread.
   void end(std::string reason, std::string detail, std::optional<std::uint64_t> code = {});
 
-  // Holds every vCPU out of the guest with its last exit completed; on the device loop.
+  // Holds every vCPU out of the guest with its last exit completed, and the devices paused; on the
+  // device loop.
   class Settled;
 
   // On the device loop.
@@ -128,6 +155,8 @@ class Machine : private BoardOwner {
   void release();
   std::vector<VcpuState> sample_vcpus();
   std::map<std::string, std::uint64_t> count_exits() const;
+  Blk& disk(const std::string& name, const char* operation) const;
+  Vsock& vsock(const std::string& name, const char* operation) const;
   Console& console_port(const std::string& channel, const char* operation);
   void require_running(const char* operation) const;
   void answer(const Done& done, const std::function<void()>& action);

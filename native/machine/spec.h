@@ -7,8 +7,7 @@
 #include <variant>
 #include <vector>
 
-#include "native/virtio/console/console.h"
-#include "native/virtio/rng/rng.h"
+#include "native/machine/device_spec.h"
 
 namespace kvitest {
 
@@ -22,8 +21,6 @@ struct BarePayload {
   std::string elf;  // path of a freestanding static ELF64
   int ring = 0;     // 0 or 3
 };
-
-using DeviceSpec = std::variant<ConsoleSpec, RngSpec>;
 
 struct MachineSpec {
   std::string name;

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "native/machine/counts.h"
+#include "native/counts.h"
 #include "native/quiet_thread.h"
 
 namespace kvitest {

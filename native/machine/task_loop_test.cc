@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "native/machine/counts.h"
+#include "native/counts.h"
 
 namespace kvitest {
 namespace {

@@ -34,6 +34,47 @@ void validate_ports(const MachineSpec& spec) {
   }
 }
 
+void validate_disks(const MachineSpec& spec) {
+  std::set<std::string> names;
+  for (const DeviceSpec& device : spec.devices) {
+    const auto* blk = std::get_if<BlkSpec>(&device);
+    if (blk == nullptr) continue;
+    if (blk->name.empty()) refuse("a virtio-blk without name", "name it: disk0");
+    if (!names.insert(blk->name).second) {
+      refuse("the disk \"" + blk->name + "\" exists twice", "give every disk its own name");
+    }
+    validate(*blk);
+  }
+}
+
+void validate_links(const MachineSpec& spec) {
+  // Disks, network devices and vsocks are asked for by name, in fork() at least.
+  std::set<std::string> names;
+  for (const DeviceSpec& device : spec.devices) {
+    if (const auto* blk = std::get_if<BlkSpec>(&device)) names.insert(blk->name);
+  }
+  for (const DeviceSpec& device : spec.devices) {
+    const auto* net = std::get_if<NetSpec>(&device);
+    if (net == nullptr) continue;
+    if (net->name.empty()) refuse("a virtio-net without name", "name it: net0");
+    if (!names.insert(net->name).second) {
+      refuse("two devices named \"" + net->name + "\"", "give every device its own name");
+    }
+    validate(*net);
+  }
+  for (const DeviceSpec& device : spec.devices) {
+    const auto* vsock = std::get_if<VsockSpec>(&device);
+    if (vsock == nullptr) continue;
+    if (vsock->name.empty() || vsock->name.find('#') != std::string::npos) {
+      refuse("a virtio-vsock without name, or with a # in it", "name it: vsock0");
+    }
+    if (!names.insert(vsock->name).second) {
+      refuse("two devices named \"" + vsock->name + "\"", "give every device its own name");
+    }
+    validate(*vsock);
+  }
+}
+
 }  // namespace
 
 void validate(const MachineSpec& spec) {
@@ -52,6 +93,8 @@ void validate(const MachineSpec& spec) {
     refuse("devices without irqchip", "set irqchip: true, their interrupts need it");
   }
   validate_ports(spec);
+  validate_disks(spec);
+  validate_links(spec);
 }
 
 }  // namespace kvitest

@@ -4,9 +4,9 @@
 #include <utility>
 #include <variant>
 
+#include "native/counts.h"
 #include "native/error.h"
 #include "native/kvm/kick_signal.h"
-#include "native/machine/counts.h"
 #include "native/machine/task_loop.h"
 #include "native/quiet_thread.h"
 

@@ -59,7 +59,8 @@ CommonConfig::~CommonConfig() {
 }
 
 std::uint64_t CommonConfig::offered() const {
-  return device_.features() | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureVersion1;
+  return (device_.features() | kFeatureIndirectDesc | kFeatureEventIdx | kFeatureVersion1) &
+         ~device_.withheld();
 }
 
 QueueRegisters* CommonConfig::selected() {

@@ -60,8 +60,28 @@ std::size_t DescriptorChain::write(std::span<const std::byte> in) {
     done += piece.length;
   }
   writable_ -= done;
-  written_ += static_cast<std::uint32_t>(done);
+  if (!skipped_) written_ += static_cast<std::uint32_t>(done);
   return done;
+}
+
+void DescriptorChain::write_zeros(std::uint64_t bytes) {
+  for (std::uint64_t left = std::min(bytes, writable_); left != 0;) {
+    const Segment piece = next(write_, left);
+    if (piece.length == 0 || !memory_->fill(piece.gpa, std::byte{0}, piece.length)) return;
+    left -= piece.length;
+    writable_ -= piece.length;
+    if (!skipped_) written_ += piece.length;
+  }
+}
+
+void DescriptorChain::skip_answer(std::uint64_t bytes) {
+  for (std::uint64_t left = std::min(bytes, writable_); left != 0;) {
+    const Segment piece = next(write_, left);
+    if (piece.length == 0) return;
+    left -= piece.length;
+    writable_ -= piece.length;
+    skipped_ = true;
+  }
 }
 
 }  // namespace kvitest

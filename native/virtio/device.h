@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "native/state/archive.h"
@@ -29,12 +30,25 @@ struct VirtioActivation {
   VirtioInterrupts& interrupts;
 };
 
+// A feature bit by the name that a machine spec uses: the specification's, in lower case, without
+// its prefix (VIRTIO_BLK_F_DISCARD is "discard").
+struct FeatureName {
+  std::string_view name;
+  std::uint64_t bit;
+};
+
 // Every method may be called on any vCPU thread or the device loop: the device locks itself.
 class VirtioDevice {
  public:
   virtual ~VirtioDevice() = default;
   virtual std::uint32_t type() const = 0;      // virtio 1.3 section 5
   virtual std::uint64_t features() const = 0;  // device bits only; the transport adds its own
+  // What can be withheld of features().
+  virtual std::span<const FeatureName> feature_names() const { return {}; }
+  // Features, of the device or of its transport, that the driver is not offered. Set before the
+  // transport is made.
+  void withhold(std::uint64_t features) { withheld_ = features; }
+  std::uint64_t withheld() const { return withheld_; }
   virtual std::vector<std::uint16_t> queue_sizes() const = 0;
   // Bytes beyond the config space read as 0 and are not written.
   virtual void read_config(std::uint64_t offset, std::span<std::byte> data) = 0;
@@ -54,8 +68,13 @@ class VirtioDevice {
   // The transport of an active device goes away, with the machine: as reset(), but nobody is told.
   virtual void detach() { reset(); }
 
-  // For checkpoints, while no vCPU is in the device; what to save is in README.md. save() appends
-  // at least one section.
+  // For a device with threads of its own: finishes what they have taken, and they take no more
+  // until unpause(). While no vCPU is in the device.
+  virtual void pause() {}
+  virtual void unpause() {}
+
+  // For checkpoints, while no vCPU is in the device and it is paused; what to save is in README.md.
+  // save() appends at least one section.
   virtual void save(StateWriter& writer) const = 0;
   // On a device just built. active: what the driver had activated it with, null when it had not;
   // it stays valid until reset(), as activate()'s. Looks at no queue, raises no interrupt and
@@ -63,6 +82,9 @@ class VirtioDevice {
   virtual void load(StateReader& reader, const VirtioActivation* active) = 0;
   // Everything is restored: looks at every queue, as activate() does.
   virtual void resume() = 0;
+
+ private:
+  std::uint64_t withheld_ = 0;
 };
 
 }  // namespace kvitest

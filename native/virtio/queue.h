@@ -108,6 +108,11 @@ class DescriptorChain {
   ChainState state() const { return {head_, request_ - readable_}; }
   // Copies the next bytes of the answer; returns how many fitted.
   std::size_t write(std::span<const std::byte> in);
+  // Writes zeros, at most what is left of the answer.
+  void write_zeros(std::uint64_t bytes);
+  // Moves past the next bytes of the answer, which stay as they are, and which written() counts
+  // no more than what follows: a used length covers the bytes from the start only.
+  void skip_answer(std::uint64_t bytes);
 
  private:
   struct Cursor {
@@ -127,6 +132,7 @@ class DescriptorChain {
   std::uint64_t readable_ = 0;
   std::uint64_t writable_ = 0;
   std::uint32_t written_ = 0;
+  bool skipped_ = false;
 };
 
 // Not locked: the device that was given it locks. Ends with the reset() of the device.

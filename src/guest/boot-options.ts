@@ -3,6 +3,7 @@ import { KvitestError } from '../native/error.ts'
 import { bytesOf } from '../native/size.ts'
 import type { AllowedSplat } from '../verdict/expectations.ts'
 import { agentPort } from './agent/protocol.ts'
+import { disksOf, placeDisks } from './disk.ts'
 import { type IdleLimits, idleLimitsOf } from './idle-limits.ts'
 import type { GuestSidecar } from './sidecar.ts'
 import type { BootOptions, GuestForkOptions } from './types.ts'
@@ -65,13 +66,19 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
     refuse(`loglevel: ${loglevel}`, 'give a whole number from 0 to 15')
   }
 
-  const devices = options.devices ?? []
+  const devices = placeDisks(options.devices ?? [])
   const ports = devices.flatMap((device) => (device.type === 'virtio-console' ? device.ports : []))
   const names = ports.map((port) => port.name)
   for (const [index, port] of names.entries()) {
     if (port === '' || port.includes('\0')) refuse(`port name ${JSON.stringify(port)}`, 'name every port')
     const taken = port === agentPort || port === 'serial' || port === 'debug' || names.indexOf(port) !== index
     if (taken) refuse(`port ${port} is there already`, 'give every port a name of its own')
+  }
+  const disks = disksOf(devices).map((disk) => disk.name)
+  for (const [index, disk] of disks.entries()) {
+    if (!disk || disks.indexOf(disk) !== index) {
+      refuse(`disk name ${JSON.stringify(disk)}`, 'give every virtio-blk device a name of its own')
+    }
   }
   const awaited = ports
     .filter(({ name, console }) => !console && !/[,\s"]/.test(name))
@@ -115,7 +122,7 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
 export function forkOptions(
   spec: MachineSpec,
   sidecar: GuestSidecar,
-  options: GuestForkOptions,
+  options: Omit<GuestForkOptions, 'devices'>,
 ): CheckedOptions {
   const { name, onConsoleLine, allowedSplats = [] } = options
   // The checks and defaults of a boot, where there is something to choose.
@@ -139,7 +146,11 @@ export function forkOptions(
   }
 }
 
-function definedOf({ bootTimeout, idleLimit, core }: GuestForkOptions): BootOptions {
+function definedOf({
+  bootTimeout,
+  idleLimit,
+  core,
+}: Pick<GuestForkOptions, 'bootTimeout' | 'idleLimit' | 'core'>): BootOptions {
   return {
     ...(bootTimeout === undefined ? {} : { bootTimeout }),
     ...(idleLimit === undefined ? {} : { idleLimit }),

@@ -14,11 +14,12 @@ import { type CheckedOptions, forkOptions } from './boot-options.ts'
 import { LinuxCheckpoint, saveCore } from './checkpoint.ts'
 import { execute, explainScript } from './command.ts'
 import { SerialLog } from './console-log.ts'
+import { GuestDevices } from './devices.ts'
 import { standsStill } from './diagnosis.ts'
 import { GuestEnding } from './ending.ts'
 import { GuestError, wasReset } from './error.ts'
 import { Exclusive } from './exclusive.ts'
-import { findPort, MachinePort } from './port.ts'
+import { renumber } from './identity.ts'
 import { type GuestRecord, GuestRecorder, type MachineAbout } from './record.ts'
 import { loadScript, scriptEnvironment } from './script.ts'
 import { boundedConsole, type GuestSidecar } from './sidecar.ts'
@@ -27,11 +28,13 @@ import type {
   ExecOptions,
   ExecResult,
   Guest,
+  GuestDisk,
   GuestEnd,
   GuestForkOptions,
   GuestPort,
   GuestProcess,
   GuestResetOptions,
+  GuestVsock,
   RunOptions,
   RunResult,
   SpawnOptions,
@@ -70,7 +73,7 @@ export class LinuxGuest implements Guest {
   readonly #about: MachineAbout
   /** Of a fork: what it goes on from. */
   readonly #origin: GuestSidecar | undefined
-  readonly #ports: Map<string, MachinePort>
+  readonly #devices: GuestDevices
   readonly #watch: IdleWatch
   readonly #ending: GuestEnding
   readonly #recorder: GuestRecorder
@@ -126,8 +129,7 @@ export class LinuxGuest implements Guest {
     if (options.onConsoleLine) this.console.onLine(options.onConsoleLine)
     const machine = () => this.#live()
     this.#agent = this.#converse()
-    this.#ports = new Map(options.ports.map((name) => [name, new MachinePort(name, machine)]))
-    for (const name of origin?.openPorts ?? []) this.#ports.get(name)?.guestOpened(true)
+    this.#devices = new GuestDevices(options, machine, origin?.openPorts ?? [])
     const pulse = { lastProgress: () => this.#lastProgress, ping: () => this.#agent.ping() }
     this.#watch = new IdleWatch(pulse, options.idleLimits.script, (idle) => void this.#ending.hung(idle))
   }
@@ -136,7 +138,7 @@ export class LinuxGuest implements Guest {
   static resume(
     spec: MachineSpec,
     sidecar: GuestSidecar,
-    options: GuestForkOptions,
+    options: Omit<GuestForkOptions, 'devices'>,
     place: GuestPlace,
   ): LinuxGuest {
     return new LinuxGuest(forkOptions(spec, sidecar, options), sidecar.kernel, place, { spec }, sidecar)
@@ -164,10 +166,11 @@ export class LinuxGuest implements Guest {
   ): Promise<LinuxGuest> {
     const requested = performance.now()
     const guest = LinuxGuest.resume(checkpoint.info.spec, sidecar, options, place)
-    const { name } = guest
-    const expected = options.expected ? { expected: options.expected } : {}
-    const machine = await checkpoint.fork({ name, ...expected }, (event) => guest.onEvent(event))
+    const { expected, devices = {} } = options
+    const own = { name: guest.name, devices, ...(expected ? { expected } : {}) }
+    const machine = await checkpoint.fork(own, (event) => guest.onEvent(event))
     await guest.start(machine, { requested, clock: options.clock })
+    await renumber(guest, checkpoint.info.spec.devices, devices)
     return guest
   }
 
@@ -198,16 +201,9 @@ export class LinuxGuest implements Guest {
   onEvent(event: MachineEvent): void {
     if (event.type === 'mark') this.#atMark(event.mark)
     if (event.type === 'pvpanic') this.#ending.panicRung()
-    if (event.type === 'port') this.#ports.get(event.channel)?.guestOpened(event.open)
-    if (event.type !== 'data') return
-    this.#lastProgress = performance.now()
+    if (event.type === 'data') this.#lastProgress = performance.now()
+    if (this.#devices.onEvent(event) || event.type !== 'data') return
     const { channel, data } = event
-    const port = this.#ports.get(channel)
-    if (port) {
-      // It says consumed() itself, when its reader has taken them.
-      port.receive(data)
-      return
-    }
     if (channel === agentPort) this.#agent.receive(data)
     else this.console.push(data)
     this.#machine?.consumed(channel, data.byteLength)
@@ -313,7 +309,19 @@ export class LinuxGuest implements Guest {
   }
 
   port(name: string): GuestPort {
-    return findPort(this.#ports, name, this.name)
+    return this.#devices.port(name)
+  }
+
+  disk(name: string): GuestDisk {
+    return this.#devices.disk(name)
+  }
+
+  vsock(name = 'vsock0'): GuestVsock {
+    return this.#devices.vsock(name)
+  }
+
+  async setLink(device: string, up: boolean): Promise<void> {
+    await this.#live().setLink(device, up)
   }
 
   async inspect(): Promise<VcpuState[]> {
@@ -483,16 +491,15 @@ export class LinuxGuest implements Guest {
     this.#resetting = false
     this.#agent = this.#converse()
     before.fail(wasReset(this.name))
-    for (const [name, port] of this.#ports) port.reset(this.#origin?.openPorts.includes(name) ?? false)
+    this.#devices.reset(this.#origin?.openPorts ?? [])
     this.console.note(resetNote)
   }
 
   #sidecar(): GuestSidecar {
-    const ports = [...this.#ports.values()].filter((port) => port.open)
     return {
       agent: this.#agent.snapshot(),
       console: boundedConsole(this.console.text()),
-      openPorts: ports.map((port) => port.name),
+      openPorts: this.#devices.openPorts,
       bootTime: this.#origin?.bootTime ?? this.#bootTime,
       kernel: this.kernel,
       name: this.name,
@@ -505,7 +512,7 @@ export class LinuxGuest implements Guest {
   #closed({ reason }: Judgement): void {
     this.#watch.stop()
     this.console.end(reason)
-    for (const port of this.#ports.values()) port.end(reason)
+    this.#devices.end(reason)
     this.#agent.fail(
       new KvitestError(`guest ${this.name}`, `it has ended (${reason})`, { code: 'EPIPE', infra: false }),
     )

@@ -14,6 +14,7 @@ import { type CheckedOptions, checkOptions } from './boot-options.ts'
 import { restoreCheckpoint } from './checkpoint.ts'
 import { type BootHashes, checkpointKey } from './checkpoint-key.ts'
 import { followConsole } from './console-follow.ts'
+import { hashDisks } from './disk.ts'
 import { GuestError } from './error.ts'
 import { type GuestPlace, LinuxGuest } from './guest.ts'
 import { siblingSymbols } from './sibling-symbols.ts'
@@ -83,7 +84,8 @@ class GuestHost implements Host {
 
   async #fork(prepared: PreparedBoot, fork: Parameters<LinuxGuest['start']>[1]): Promise<LinuxGuest> {
     const { checked, spec } = prepared
-    const key = checkpointKey(spec, prepared.hashes)
+    const content = { ...spec, devices: await hashDisks(spec.devices) }
+    const key = checkpointKey(content, prepared.hashes)
     // The machine comes with its sidecar, and may speak as soon as it is there.
     const early: MachineEvent[] = []
     let listener = (event: MachineEvent): void => void early.push(event)

@@ -1,7 +1,8 @@
+import type { Duplex } from 'node:stream'
 import type { HostInfo } from '../host/machine-host.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
-import type { DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
+import type { DeviceChange, DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
 import type { AllowedSplat } from '../verdict/expectations.ts'
 import type { Judgement } from '../verdict/types.ts'
@@ -138,8 +139,44 @@ export interface GuestPort {
   whenOpen(open?: boolean): Promise<void>
 }
 
+/** The host's side of a virtio-blk device's disk: the bytes as they are, whatever the guest's caches say. */
+export interface GuestDisk {
+  readonly name: string
+  /** Bytes. */
+  size(): Promise<number>
+  /** Offsets and lengths in bytes, of any alignment. Rejects with EINVAL for a range that is not inside. */
+  read(offset: number, length: number): Promise<Uint8Array>
+  write(offset: number, data: Uint8Array | string): Promise<void>
+  /** To so many bytes; the guest is told. */
+  resize(bytes: number): Promise<void>
+  /** Lowercase hexadecimal, of all of it or of a range. */
+  sha256(offset?: number, length?: number): Promise<string>
+}
+
+/** A port of the host that guests connect to. */
+export interface VsockListener extends AsyncDisposable {
+  readonly port: number
+  /** Connections that were made stay. */
+  close(): Promise<void>
+}
+
+/** The host's side of a virtio-vsock device: streams between the guest and this process, with flow control. */
+export interface GuestVsock {
+  readonly name: string
+  /** Accepts connections of the guest to this port of CID 2. Rejects with EADDRINUSE for a port listened on already. */
+  listen(port: number, onSocket: (socket: Duplex) => void): Promise<VsockListener>
+  /** Connects to a port that a program of the guest listens on. Rejects with ECONNREFUSED when none does. */
+  connect(port: number): Promise<Duplex>
+}
+
 export interface GuestForkOptions {
   name?: string
+  /**
+   * What its devices have of their own, by device name: `{ disk0: { serial: 'B' }, net0: { mac: '02:00:00:00:00:07' } }`.
+   * A MAC address is the device's from the first moment; Linux reads it when its driver starts only, so it is set in
+   * the guest too before the fork is handed over.
+   */
+  devices?: Record<string, DeviceChange>
   /**
    * The wall clock of the fork: `resume` (default) goes on where the checkpoint stopped, `now` jumps to the present.
    * The monotonic clock never jumps.
@@ -202,6 +239,12 @@ export interface Guest extends AsyncDisposable {
   run(script: string, options?: RunOptions): Promise<RunResult>
   writeFile(path: string, data: Uint8Array | string, mode?: number): Promise<void>
   port(name: string): GuestPort
+  /** The virtio-vsock device of that name, default `vsock0`. Throws ENOENT when there is none. */
+  vsock(name?: string): GuestVsock
+  /** Plugs the cable of a virtio-net device in or out. */
+  setLink(device: string, up: boolean): Promise<void>
+  /** Throws ENOENT when no virtio-blk device has that name. */
+  disk(name: string): GuestDisk
   inspect(): Promise<VcpuState[]>
   /** Bytes of RAM that this guest alone holds; a fork shares all that it has not written. */
   privateMemory(): Promise<number>

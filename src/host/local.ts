@@ -81,6 +81,38 @@ class LocalMachine implements HostMachine {
     return this.#native.privateMemory()
   }
 
+  vsockListen(device: string, port: number, on: boolean): Promise<void> {
+    return this.#native.vsockListen(device, port, on)
+  }
+
+  vsockConnect(device: string, port: number): Promise<Channel> {
+    return this.#native.vsockConnect(device, port)
+  }
+
+  vsockClose(channel: Channel, whole: boolean): Promise<void> {
+    return this.#native.vsockClose(channel, whole)
+  }
+
+  setLink(device: string, up: boolean): Promise<void> {
+    return this.#native.setLink(device, up)
+  }
+
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array> {
+    return this.#native.readDisk(disk, offset, length)
+  }
+
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void> {
+    return this.#native.writeDisk(disk, offset, data)
+  }
+
+  resizeDisk(disk: string, bytes: number): Promise<void> {
+    return this.#native.resizeDisk(disk, bytes)
+  }
+
+  diskSize(disk: string): Promise<number> {
+    return this.#native.diskSize(disk)
+  }
+
   nmi(options?: NmiOptions): Promise<void> {
     return this.#native.nmi(options)
   }

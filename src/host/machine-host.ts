@@ -36,6 +36,14 @@ export interface HostMachine {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
   privateMemory(): Promise<number>
+  vsockListen(device: string, port: number, on: boolean): Promise<void>
+  vsockConnect(device: string, port: number): Promise<Channel>
+  vsockClose(channel: Channel, whole: boolean): Promise<void>
+  setLink(device: string, up: boolean): Promise<void>
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array>
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>
+  resizeDisk(disk: string, bytes: number): Promise<void>
+  diskSize(disk: string): Promise<number>
   nmi(options?: NmiOptions): Promise<void>
   sendBreak(): Promise<void>
   /** As NativeMachine.keepEnd(). */

@@ -25,6 +25,9 @@ const root = fileURLToPath(new URL('../../', import.meta.url))
 export function modulesFor(devices: readonly DeviceSpec[]): string[] {
   const wanted = ['virtio_pci', 'virtio_console', 'pvpanic_mmio?']
   if (devices.some((device) => device.type === 'virtio-rng')) wanted.push('virtio_rng')
+  if (devices.some((device) => device.type === 'virtio-net')) wanted.push('virtio_net')
+  if (devices.some((device) => device.type === 'virtio-vsock')) wanted.push('vmw_vsock_virtio_transport')
+  if (devices.some((device) => device.type === 'virtio-blk')) wanted.push('virtio_blk')
   return wanted
 }
 

@@ -25,16 +25,75 @@ export interface ConsolePort {
   console?: boolean
 }
 
-export interface ConsoleDevice {
+/** What every virtio device's spec may say. */
+export interface VirtioDevice {
+  /**
+   * Features that the driver is not offered, by the specification's names in lower case without their prefix: `discard`
+   * is VIRTIO_BLK_F_DISCARD. `indirect_desc` and `event_idx` for any device, the others as its README lists them.
+   */
+  withoutFeatures?: string[]
+}
+
+export interface ConsoleDevice extends VirtioDevice {
   type: 'virtio-console'
   ports: ConsolePort[]
 }
 
-export interface RngDevice {
+export interface RngDevice extends VirtioDevice {
   type: 'virtio-rng'
 }
 
-export type DeviceSpec = ConsoleDevice | RngDevice
+/** What a network device is plugged into. */
+export type NetBackend =
+  /** A network with one machine, 192.0.2.1/24, that answers ARP, ICMP echo, UDP and TCP echo (7), TCP discard (9). */
+  | { kind: 'peer' }
+  /** A switch between the guests of one process (of one lab) that name the same network. */
+  | { kind: 'switch'; network: string }
+
+export interface NetDevice extends VirtioDevice {
+  type: 'virtio-net'
+  /** Of its own among the machine's devices. */
+  name: string
+  /** Default: 02:6b:76:00:01:NN, NN its place among the machine's devices. */
+  mac?: string
+  /** 68..65535; VIRTIO_NET_F_MTU is offered when it is given. */
+  mtu?: number
+  /** Queue pairs, 1..8; VIRTIO_NET_F_MQ is offered from 2 on. Default 1. */
+  queues?: number
+  backend: NetBackend
+}
+
+/**
+ * What holds the bytes of a disk: zeros in memory, so many bytes; a file that the guest writes to; or a file that stays as
+ * it is, and what is written is kept in memory. A fork's disk is always an overlay over its checkpoint's content.
+ */
+export type DiskBacking = { memory: number } | { file: string } | { overlay: string }
+
+export interface BlkDevice extends VirtioDevice {
+  type: 'virtio-blk'
+  /** Of the disk, for the host; the guest sees the serial. */
+  name: string
+  backing: DiskBacking
+  readOnly?: boolean
+  /** At most 20 bytes. */
+  serial?: string
+  /** 1..8; default 1. */
+  queues?: number
+  /** A power of two up to 1024; default 256. */
+  queueSize?: number
+  /** Logical: 512 (default), 1024, 2048, 4096. */
+  blockSize?: number
+}
+
+export interface VsockDevice extends VirtioDevice {
+  type: 'virtio-vsock'
+  /** Of its own among the machine's devices; no #. */
+  name: string
+  /** 3..4294967294; default 3. */
+  cid?: number
+}
+
+export type DeviceSpec = ConsoleDevice | RngDevice | BlkDevice | NetDevice | VsockDevice
 
 export interface MachineSpec {
   /** Shown in errors and thread names. */
@@ -118,6 +177,18 @@ export type MachineEvent =
   | { type: 'data'; channel: Channel; data: Uint8Array }
   /** The guest opened or closed a named virtio-console port. */
   | { type: 'port'; channel: Channel; open: boolean }
+  /**
+   * A connection of a vsock. `open`: the guest connected to a port that is listened on, or accepted vsockConnect();
+   * `end`: the guest sends no more; `close`: it is over, or was refused. Its bytes are 'data' of its channel.
+   */
+  | {
+      type: 'vsock'
+      device: string
+      channel: Channel
+      event: 'open' | 'end' | 'close'
+      hostPort?: number
+      guestPort?: number
+    }
   /** pvpanic was rung; bit 0 panicked, bit 1 crash loaded. */
   | { type: 'pvpanic'; event: number }
   /**
@@ -149,6 +220,28 @@ export interface NativeMachine {
   inspect(): Promise<VcpuState[]>
   /** Bytes of RAM that this machine alone holds: what a fork has written, all that a booted guest has touched. */
   privateMemory(): Promise<number>
+  /** Whether the guest may connect to a port of the host (CID 2). */
+  vsockListen(device: string, port: number, on: boolean): Promise<void>
+  /** Asks the guest for a connection; a 'vsock' event of the channel tells whether it accepts. */
+  vsockConnect(device: string, port: number): Promise<Channel>
+  /**
+   * The host sends no more; with `whole`, it takes no more either. What was written is sent before. Once for every
+   * channel, also for one that is over: only then it counts no more against the 256 that there may be.
+   */
+  vsockClose(channel: Channel, whole: boolean): Promise<void>
+  /** Plugs the cable of a network device in or out: VIRTIO_NET_F_STATUS. */
+  setLink(device: string, up: boolean): Promise<void>
+  /**
+   * Bytes of a disk as they are now, whatever the guest has under way; 16 MiB at most. Rejects with ENOENT for no such
+   * disk, EINVAL for a range that is not inside.
+   */
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array>
+  /** As readDisk(). The guest's own caches do not learn of it. */
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>
+  /** Bytes, a multiple of its block size; the guest is told by a configuration change interrupt. */
+  resizeDisk(disk: string, bytes: number): Promise<void>
+  /** Bytes. */
+  diskSize(disk: string): Promise<number>
   /** Injects an NMI (KVM_NMI); needs the irqchip. */
   nmi(options?: NmiOptions): Promise<void>
   /** A break on the serial line: with the key that follows it, a system request to Linux. */
@@ -170,7 +263,21 @@ export interface NativeMachine {
   reset(options?: ForkOptions): Promise<void>
 }
 
+/** What a fork's device has of its own. */
+export interface DeviceChange {
+  /** Of a disk. The guest learns of it when its driver probes, or asks again (`/sys/block/vda/serial`). */
+  serial?: string
+  /** Of a network device. The guest learns of it when its driver probes. */
+  mac?: string
+  /** Of a network device on a switch: the network that it is on from there on. */
+  network?: string
+  /** Of a vsock. The guest is told at once; its connections are gone. */
+  cid?: number
+}
+
 export interface ForkOptions {
+  /** By the device's name. Not for reset(). */
+  devices?: Record<string, DeviceChange>
   /** Default: the checkpoint's. */
   name?: string
   /** 16 bytes for the VM generation ID device; default random. Two forks must never share it. */
@@ -182,7 +289,7 @@ export interface ForkOptions {
 export interface CheckpointInfo {
   /** Of the machine it was taken from; the payload's paths are only a record. */
   spec: MachineSpec
-  /** Bytes of RAM it holds: shared by all forks until they write. */
+  /** Bytes of RAM and disks that it holds: shared by all forks until they write. */
   bytes: number
 }
 

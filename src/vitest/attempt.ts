@@ -1,7 +1,8 @@
 import { dirname, resolve } from 'node:path'
+import { placeDisks } from '../guest/disk.ts'
 import type { GuestRecord } from '../guest/record.ts'
 import type { BootOptions, Guest, GuestEnd, Host, RunResult } from '../guest/types.ts'
-import type { VcpuState } from '../native/contract.ts'
+import type { DeviceSpec, VcpuState } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
 import type { AllowedSplat, Place } from '../verdict/expectations.ts'
@@ -10,7 +11,7 @@ import { boundText } from './bounded-text.ts'
 import { GuestArtifacts } from './guest-artifacts.ts'
 import type { HostLease } from './host-lease.ts'
 import { allowedMeta, type GuestMeta } from './meta.ts'
-import { servePeers } from './peers.ts'
+import { servePeers, serveVsocks } from './peers.ts'
 import type { ScriptPlan, Variant } from './transform/script.ts'
 
 /** Milliseconds the agent gets to end a script that is over its time, before the guest itself is taken down. */
@@ -31,6 +32,17 @@ export interface Outcome {
   trace: string[]
   /** Sampled when the script was over its time and the agent silent. */
   vcpus?: VcpuState[]
+}
+
+/** Addresses of the network of a peer: its own, as native/net/peer.h has them, and one for the guest. */
+function networkEnvironment(devices: readonly DeviceSpec[]): Record<string, string> {
+  const isOnOne = devices.some((device) => device.type === 'virtio-net' && device.backend.kind === 'peer')
+  if (!isOnOne) return {}
+  return {
+    KVITEST_PEER_ADDRESS: '192.0.2.1',
+    KVITEST_PEER_MAC: '02:6b:76:00:00:01',
+    KVITEST_GUEST_ADDRESS: '192.0.2.2',
+  }
 }
 
 /** Forks or boots one guest, runs the script in it once, and lets tests wait for its points. */
@@ -130,6 +142,7 @@ export class Attempt {
     let result: RunResult | undefined
     let error: Error | undefined
     try {
+      await serveVsocks(guest, header.guest.devices)
       result = await guest.run(file, {
         env: this.#environment(guest),
         timeout: header.timeout,
@@ -181,7 +194,7 @@ export class Attempt {
       ...(kernel === undefined ? {} : { kernel }),
       cpus: this.#variant.cpus,
       memory: this.#variant.memory,
-      devices: guest.devices,
+      devices: placeDisks(guest.devices, folder),
       modules: guest.modules.map((name) => (name.includes('/') ? resolve(folder, name) : name)),
       files: Object.fromEntries(files),
       bootTimeout: guest.bootTimeout,
@@ -196,6 +209,7 @@ export class Attempt {
 
   #environment(guest: Guest): Record<string, string> {
     return {
+      ...networkEnvironment(this.#plan.header.guest.devices),
       ...this.#plan.header.env,
       KVITEST_CPUS: String(this.#variant.cpus),
       KVITEST_MEMORY: String(this.#variant.memory),

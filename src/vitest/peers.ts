@@ -1,10 +1,13 @@
 import { createHash } from 'node:crypto'
+import type { Duplex } from 'node:stream'
 import type { Guest, GuestPort } from '../guest/types.ts'
+import type { DeviceSpec } from '../native/contract.ts'
 import { ByteReader } from './byte-reader.ts'
 import type { Peer, ScriptPort } from './transform/script.ts'
 
 /** What one peer has to work with; docs/tap-scripts.md says what each does. */
 interface Line {
+  guest: Guest
   port: GuestPort
   reader: ByteReader
   /** The port NAME.control and its reader, for the peers that have one. */
@@ -76,7 +79,7 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
     })
   },
   door: async ({ port, reader, control }) => {
-    const echo = echoBytes({ port, reader, control })
+    const echo = echoBytes({ port, reader })
     await commands(control!, async (command, argument) => {
       if (command === 'close' || command === 'open') {
         await port.setOpen(command === 'open')
@@ -89,6 +92,14 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
     })
     await echo
   },
+  machine: ({ guest, port, reader }) =>
+    commands({ port, reader }, async (command, argument) => {
+      const [device = '', state] = argument.split(' ')
+      if (command === 'connect') return await callGuest(guest, device, Number(state))
+      if (command !== 'link' || (state !== 'up' && state !== 'down')) return undefined
+      await guest.setLink(device, state === 'up')
+      return state
+    }),
   terminal: async ({ port, reader, control }) => {
     await commands(control!, async (command, argument) => {
       if (command === 'resize') {
@@ -106,6 +117,29 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
   },
 }
 
+/** Connects to a port of the guest's vsock and echoes there. */
+async function callGuest(guest: Guest, device: string, port: number): Promise<string> {
+  const socket = await guest.vsock(device).connect(port)
+  socket.on('error', () => undefined)
+  socket.pipe(socket)
+  return 'connected'
+}
+
+/** Echoes on port 7 of every vsock, and takes all on port 9, until the guest's end. */
+export async function serveVsocks(guest: Guest, devices: readonly DeviceSpec[]): Promise<void> {
+  const names = devices.flatMap((device) => (device.type === 'virtio-vsock' ? [device.name] : []))
+  for (const name of names) {
+    const serve = (port: number, use: (socket: Duplex) => void) =>
+      guest.vsock(name).listen(port, (socket) => {
+        // The guest's own end, or that of the connection: its verdict tells of it.
+        socket.on('error', () => undefined)
+        use(socket)
+      })
+    await serve(7, (socket) => socket.pipe(socket))
+    await serve(9, (socket) => socket.resume().once('end', () => socket.end()))
+  }
+}
+
 /** Serves every port of a guest until close() or the guest's end. */
 export function servePeers(guest: Guest, ports: ScriptPort[]): { close(): Promise<void> } {
   const lines = ports.map((spec) => {
@@ -113,6 +147,7 @@ export function servePeers(guest: Guest, ports: ScriptPort[]): { close(): Promis
     const controlled = ['hold', 'door', 'terminal'].includes(spec.peer)
     const control = controlled ? guest.port(`${spec.name}.control`) : undefined
     const line: Line = {
+      guest,
       port,
       reader: new ByteReader(port),
       control: control && { port: control, reader: new ByteReader(control) },
@@ -144,7 +179,7 @@ export function* sourceBytes(length: number, seed: string): Generator<Uint8Array
   }
 }
 
-async function echoBytes({ port, reader }: Line): Promise<void> {
+async function echoBytes({ port, reader }: Pick<Line, 'port' | 'reader'>): Promise<void> {
   for (let bytes = await reader.read(); bytes; bytes = await reader.read()) await port.write(bytes)
 }
 

@@ -59,6 +59,13 @@ std::uint64_t ConsoleDevice::features() const {
   return kFeatureSize | kFeatureMultiport | kFeatureEmergencyWrite;
 }
 
+std::span<const FeatureName> ConsoleDevice::feature_names() const {
+  static constexpr std::array<FeatureName, 3> kNames{{{"size", kFeatureSize},
+                                                      {"multiport", kFeatureMultiport},
+                                                      {"emerg_write", kFeatureEmergencyWrite}}};
+  return kNames;
+}
+
 std::vector<std::uint16_t> ConsoleDevice::queue_sizes() const {
   return std::vector<std::uint16_t>(2 * state_.ports.size() + 2, kQueueSize);
 }

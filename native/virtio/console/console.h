@@ -19,6 +19,7 @@ struct ConsolePortSpec {
 
 struct ConsoleSpec {
   std::vector<ConsolePortSpec> ports;
+  std::vector<std::string> without_features{};
 };
 
 // Where a console device delivers what its guest does. Called with no device lock held, on vCPU

@@ -2,12 +2,16 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "native/virtio/device.h"
 
 namespace kvitest {
 
-struct RngSpec {};
+struct RngSpec {
+  std::vector<std::string> without_features{};
+};
 
 std::unique_ptr<VirtioDevice> make_rng(const RngSpec& spec);
 

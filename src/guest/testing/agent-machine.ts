@@ -114,6 +114,20 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   }
 
   async keepEnd(): Promise<void> {}
+  async vsockListen(): Promise<void> {}
+  async vsockConnect(): Promise<string> {
+    return ''
+  }
+  async vsockClose(): Promise<void> {}
+  async setLink(): Promise<void> {}
+  async readDisk(): Promise<Uint8Array> {
+    return new Uint8Array()
+  }
+  async writeDisk(): Promise<void> {}
+  async resizeDisk(): Promise<void> {}
+  async diskSize(): Promise<number> {
+    return 0
+  }
 
   // A process cannot be forked as a guest can: played-machine.ts plays one that can.
   checkpoint(): Promise<HostCheckpoint> {

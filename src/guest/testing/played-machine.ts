@@ -82,9 +82,23 @@ export class PlayedMachine implements HostMachine {
   consumed(): void {}
   async setPortOpen(): Promise<void> {}
   async resize(): Promise<void> {}
+  async vsockListen(): Promise<void> {}
+  async vsockConnect(): Promise<string> {
+    return ''
+  }
+  async vsockClose(): Promise<void> {}
+  async setLink(): Promise<void> {}
   async nmi(): Promise<void> {}
   async sendBreak(): Promise<void> {}
   async keepEnd(): Promise<void> {}
+  async readDisk(): Promise<Uint8Array> {
+    return new Uint8Array()
+  }
+  async writeDisk(): Promise<void> {}
+  async resizeDisk(): Promise<void> {}
+  async diskSize(): Promise<number> {
+    return 0
+  }
   async privateMemory(): Promise<number> {
     return 0
   }

@@ -20,7 +20,7 @@ import type {
 } from '../machine-host.ts'
 import { LabConnection, type LabRpc } from './connection.ts'
 import { chunkSize, type SavedFormat } from './rpc.ts'
-import { fetchSaved, sendFile, sendPayload, window } from './transfer.ts'
+import { fetchSaved, sendFile, sendFiles, window } from './transfer.ts'
 
 /** How often a checkpoint that went before it was forked from is made again. */
 const makeAttempts = 3
@@ -95,6 +95,38 @@ class LabMachine implements HostMachine {
 
   privateMemory(): Promise<number> {
     return this.#call(() => this.#rpc.privateMemory())
+  }
+
+  vsockListen(device: string, port: number, on: boolean): Promise<void> {
+    return this.#call(() => this.#rpc.vsockListen(device, port, on))
+  }
+
+  vsockConnect(device: string, port: number): Promise<Channel> {
+    return this.#call(() => this.#rpc.vsockConnect(device, port))
+  }
+
+  vsockClose(channel: Channel, whole: boolean): Promise<void> {
+    return this.#call(() => this.#rpc.vsockClose(channel, whole))
+  }
+
+  setLink(device: string, up: boolean): Promise<void> {
+    return this.#call(() => this.#rpc.setLink(device, up))
+  }
+
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array> {
+    return this.#call(() => this.#rpc.readDisk(disk, offset, length))
+  }
+
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void> {
+    return this.#call(() => this.#rpc.writeDisk(disk, offset, data))
+  }
+
+  resizeDisk(disk: string, bytes: number): Promise<void> {
+    return this.#call(() => this.#rpc.resizeDisk(disk, bytes))
+  }
+
+  diskSize(disk: string): Promise<number> {
+    return this.#call(() => this.#rpc.diskSize(disk))
   }
 
   nmi(options?: NmiOptions): Promise<void> {
@@ -328,7 +360,7 @@ export class LabHost implements MachineHost {
     const { kernel } = this.#holdings
     const want = lab ? { kernel, cpus: 0, memory: 0, lab } : { kernel, cpus: spec.cpus, memory: spec.memory }
     return openMachine(this.#holdings, want, onEvent, async ({ rpc }) => {
-      await rpc.createMachine(await sendPayload(rpc, spec))
+      await rpc.createMachine(await sendFiles(rpc, spec))
     })
   }
 }

@@ -89,7 +89,7 @@ export interface LabFunctions {
   ensureBlob(sha256: string, size: number): Promise<'present' | 'send'>
   /** The next bytes of a blob, in order; the caller withholds the last ones unless all had the hash. */
   writeBlob(sha256: string, data: Uint8Array): Promise<void>
-  /** Paths of the spec's payload are sha256 names of blobs that ensureBlob named before. */
+  /** Paths of the spec's payload and disks are sha256 names of blobs that ensureBlob named before. */
   createMachine(spec: MachineSpec): Promise<void>
   start(): Promise<void>
   stop(): Promise<MachineEnd>
@@ -99,6 +99,14 @@ export interface LabFunctions {
   resize(channel: Channel, columns: number, rows: number): Promise<void>
   inspect(): Promise<VcpuState[]>
   privateMemory(): Promise<number>
+  vsockListen(device: string, port: number, on: boolean): Promise<void>
+  vsockConnect(device: string, port: number): Promise<Channel>
+  vsockClose(channel: Channel, whole: boolean): Promise<void>
+  setLink(device: string, up: boolean): Promise<void>
+  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array>
+  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>
+  resizeDisk(disk: string, bytes: number): Promise<void>
+  diskSize(disk: string): Promise<number>
   nmi(options?: NmiOptions): Promise<void>
   sendBreak(): Promise<void>
   keepEnd(): Promise<void>

@@ -99,6 +99,14 @@ export class Session {
       resize: async (channel, columns, rows) => (await this.#machine()).resize(channel, columns, rows),
       inspect: async () => (await this.#machine()).inspect(),
       privateMemory: async () => (await this.#machine()).privateMemory(),
+      vsockListen: async (device, port, on) => (await this.#machine()).vsockListen(device, port, on),
+      vsockConnect: async (device, port) => (await this.#machine()).vsockConnect(device, port),
+      vsockClose: async (channel, whole) => (await this.#machine()).vsockClose(channel, whole),
+      setLink: async (device, up) => (await this.#machine()).setLink(device, up),
+      readDisk: async (disk, offset, length) => (await this.#machine()).readDisk(disk, offset, length),
+      writeDisk: async (disk, offset, data) => (await this.#machine()).writeDisk(disk, offset, data),
+      resizeDisk: async (disk, bytes) => (await this.#machine()).resizeDisk(disk, bytes),
+      diskSize: async (disk) => (await this.#machine()).diskSize(disk),
       nmi: async (options) => (await this.#machine()).nmi(options),
       sendBreak: async () => (await this.#machine()).sendBreak(),
       keepEnd: async () => (await this.#machine()).keepEnd(),
@@ -161,14 +169,19 @@ export class Session {
     try {
       return await this.#parts.addon.createMachine(this.#withPaths(spec), this.#listener)
     } finally {
-      // The payload is in the machine's memory now.
+      // The payload is in the machine's memory now, and the machine has its disks open.
       await this.#parts.blobs.release(this)
     }
   }
 
-  #withPaths(spec: MachineSpec): MachineSpec {
-    const { payload } = spec
+  #withPaths(named: MachineSpec): MachineSpec {
     const path = (sha256: string) => this.#parts.blobs.path(sha256)
+    const devices = named.devices.map((device) => {
+      if (device.type !== 'virtio-blk' || !('overlay' in device.backing)) return device
+      return { ...device, backing: { overlay: path(device.backing.overlay) } }
+    })
+    const spec = { ...named, devices }
+    const { payload } = spec
     if (payload.kind === 'bare') return { ...spec, payload: { ...payload, elf: path(payload.elf) } }
     return {
       ...spec,

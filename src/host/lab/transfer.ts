@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { type FileHandle, open, rm, stat } from 'node:fs/promises'
 import { fileHash } from '../../image/hash.ts'
-import type { MachineSpec } from '../../native/contract.ts'
+import type { DeviceSpec, MachineSpec } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
 import type { LabRpc } from './connection.ts'
 import { chunkSize } from './rpc.ts'
@@ -39,14 +39,32 @@ export async function sendFile(rpc: LabRpc, path: string): Promise<string> {
 }
 
 /** The spec with the names of its files in the lab in place of their paths. */
-export async function sendPayload(rpc: LabRpc, spec: MachineSpec): Promise<MachineSpec> {
-  const { payload } = spec
-  if (payload.kind === 'bare')
-    return { ...spec, payload: { ...payload, elf: await sendFile(rpc, payload.elf) } }
+export async function sendFiles(rpc: LabRpc, spec: MachineSpec): Promise<MachineSpec> {
+  const devices: DeviceSpec[] = []
+  for (const device of spec.devices) devices.push(await sendDisk(rpc, device))
+  return { ...spec, devices, payload: await sendPayload(rpc, spec.payload) }
+}
+
+async function sendPayload(rpc: LabRpc, payload: MachineSpec['payload']): Promise<MachineSpec['payload']> {
+  if (payload.kind === 'bare') return { ...payload, elf: await sendFile(rpc, payload.elf) }
   const kernel = await sendFile(rpc, payload.kernel)
   const initramfs =
     payload.initramfs === undefined ? {} : { initramfs: await sendFile(rpc, payload.initramfs) }
-  return { ...spec, payload: { ...payload, kernel, ...initramfs } }
+  return { ...payload, kernel, ...initramfs }
+}
+
+/** A file that is only read goes into the lab by content; one that is written to cannot. */
+async function sendDisk(rpc: LabRpc, device: DeviceSpec): Promise<DeviceSpec> {
+  if (device.type !== 'virtio-blk' || 'memory' in device.backing) return device
+  if ('overlay' in device.backing) {
+    return { ...device, backing: { overlay: await sendFile(rpc, device.backing.overlay) } }
+  }
+  if (device.readOnly) return { ...device, backing: { overlay: await sendFile(rpc, device.backing.file) } }
+  throw new KvitestError(
+    'place a disk in the lab',
+    `${device.name}: a lab does not write to files of this machine (${device.backing.file})`,
+    { code: 'ENOTSUP', hint: 'give the disk an overlay over the file, or run on local', infra: false },
+  )
 }
 
 async function writeAll(file: FileHandle, data: Uint8Array, position: number): Promise<void> {

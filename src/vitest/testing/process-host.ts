@@ -155,7 +155,14 @@ function standInGuest(options: BootOptions, log: string | undefined, how: 'boot'
     port: () => {
       throw new Error('a stand-in guest has no ports')
     },
+    disk: () => {
+      throw new Error('a stand-in guest has no disks')
+    },
     inspect: async () => [],
+    vsock: () => {
+      throw new Error('no vsock here')
+    },
+    setLink: async () => {},
     privateMemory: async () => 0,
     checkpoint: notHere,
     fork: notHere,

@@ -2,6 +2,8 @@ import { defaultIdleLimits, type IdleLimitOption } from '../../guest/idle-limits
 import type { KernelEntry } from '../../image/boot-image.ts'
 import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
 import { bytesOf } from '../../native/size.ts'
+import { parseDisk } from './disk-request.ts'
+import { parseNet, parseVsock } from './net-request.ts'
 import { parseDuration } from './quantity.ts'
 import {
   CONTROLLED,
@@ -12,16 +14,7 @@ import {
   type ScriptGuest,
   type ScriptPort,
 } from './script.ts'
-
-/** A value of the header that cannot be; `path` leads to it within the YAML. */
-export class BadValue extends Error {
-  readonly path: (string | number)[]
-
-  constructor(path: (string | number)[], message: string) {
-    super(message)
-    this.path = path
-  }
-}
+import { asList, asMap, asText, BadValue, knownKeys } from './value.ts'
 
 const KEYS = [
   'cpus',
@@ -38,7 +31,7 @@ const KEYS = [
   'fork',
 ] as const
 const ENTRIES: readonly KernelEntry[] = ['auto', 'pvh', 'bzimage']
-const DEVICES = ['virtio-rng', 'virtio-console']
+const DEVICES = ['virtio-rng', 'virtio-console', 'virtio-blk', 'virtio-net', 'virtio-vsock']
 const MIB = 1024 ** 2
 const MAX_CPUS = 8
 
@@ -142,20 +135,41 @@ function parseMemory(value: unknown, path: (string | number)[]): number {
 }
 
 function parseDevices(value: unknown, all: ScriptPort[]): DeviceSpec[] {
-  return asList(value, ['devices']).map((entry, at) => {
+  const devices: DeviceSpec[] = []
+  for (const [at, entry] of asList(value, ['devices']).entries()) {
     const path = ['devices', at]
     const device = typeof entry === 'string' ? { type: entry } : asMap(entry, path, 'a device')
-    const { type, ...rest } = device
-    if (type === 'virtio-rng') {
-      knownKeys(rest, [], path)
-      return { type }
-    }
-    if (type === 'virtio-console') {
-      knownKeys(rest, ['ports'], path)
-      return { type, ports: parsePorts(rest.ports ?? [], [...path, 'ports'], all) }
-    }
-    throw new BadValue(path, `unknown device ${JSON.stringify(type)}; known are ${DEVICES.join(', ')}`)
-  })
+    devices.push(parseDevice(device, path, all, devices))
+  }
+  return devices
+}
+
+function parseDevice(
+  device: Record<string, unknown>,
+  path: (string | number)[],
+  all: ScriptPort[],
+  before: DeviceSpec[],
+): DeviceSpec {
+  const { type, withoutFeatures, ...rest } = device
+  const shared =
+    withoutFeatures === undefined ? {} : { withoutFeatures: parseFeatures(withoutFeatures, path) }
+  if (type === 'virtio-rng') {
+    knownKeys(rest, [], path)
+    return { type, ...shared }
+  }
+  if (type === 'virtio-console') {
+    knownKeys(rest, ['ports'], path)
+    return { type, ports: parsePorts(rest.ports ?? [], [...path, 'ports'], all), ...shared }
+  }
+  if (type === 'virtio-blk') return { ...parseDisk(rest, path, before), ...shared }
+  if (type === 'virtio-vsock') return { ...parseVsock(rest, path, before), ...shared }
+  if (type === 'virtio-net') return { ...parseNet(rest, path, before), ...shared }
+  throw new BadValue(path, `unknown device ${JSON.stringify(type)}; known are ${DEVICES.join(', ')}`)
+}
+
+function parseFeatures(value: unknown, path: (string | number)[]): string[] {
+  const here = [...path, 'withoutFeatures']
+  return asList(value, here).map((name, at) => asText(name, [...here, at]))
 }
 
 function parsePorts(value: unknown, path: (string | number)[], all: ScriptPort[]): ConsolePort[] {
@@ -195,28 +209,4 @@ function parseFiles(value: unknown): Record<string, string> {
     asText(host, ['files', guest])
   }
   return map as Record<string, string>
-}
-
-function knownKeys(map: Record<string, unknown>, known: string[], path: (string | number)[]): void {
-  const unknown = Object.keys(map).find((key) => !known.includes(key))
-  if (unknown !== undefined) throw new BadValue([...path, unknown], `unknown key '${unknown}'`)
-}
-
-function asMap(value: unknown, path: (string | number)[], what: string): Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new BadValue(path, `${what}: want keys and values, got ${JSON.stringify(value)}`)
-  }
-  return value as Record<string, unknown>
-}
-
-function asList(value: unknown, path: (string | number)[]): unknown[] {
-  if (!Array.isArray(value)) throw new BadValue(path, `want a list, got ${JSON.stringify(value)}`)
-  return value
-}
-
-function asText(value: unknown, path: (string | number)[]): string {
-  if (typeof value !== 'string' || value === '') {
-    throw new BadValue(path, `want text, got ${JSON.stringify(value)}`)
-  }
-  return value
 }

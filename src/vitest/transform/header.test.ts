@@ -134,7 +134,7 @@ describe('one clear error at script:line for', () => {
     [
       'an unknown device',
       ['# guest: { devices: [virtio-gpu] }'],
-      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console',
+      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console, virtio-blk, virtio-net, virtio-vsock',
     ],
     [
       'an unknown peer',
@@ -164,4 +164,87 @@ describe('one clear error at script:line for', () => {
       typeof expected === 'string' ? expected : expect.stringMatching(expected),
     )
   })
+})
+
+test('disks are asked for by size or by a file beside the script', () => {
+  const { devices } = header(
+    '# guest:',
+    '#   devices:',
+    '#     - { type: virtio-blk, memory: 64M, serial: S, readOnly: true, queues: 2, withoutFeatures: [discard] }',
+    '#     - { type: virtio-blk, overlay: ./disk.img, blockSize: 4096, queueSize: 16 }',
+    '#     - { type: virtio-blk, memory: 512, name: small }',
+    '#     - { type: virtio-rng, withoutFeatures: [event_idx] }',
+  ).guest
+  expect(devices).toEqual([
+    {
+      type: 'virtio-blk',
+      name: 'disk0',
+      backing: { memory: 64 * MIB },
+      serial: 'S',
+      readOnly: true,
+      queues: 2,
+      withoutFeatures: ['discard'],
+    },
+    { type: 'virtio-blk', name: 'disk1', backing: { overlay: './disk.img' }, blockSize: 4096, queueSize: 16 },
+    { type: 'virtio-blk', name: 'small', backing: { memory: 512 } },
+    { type: 'virtio-rng', withoutFeatures: ['event_idx'] },
+  ])
+})
+
+test.for([
+  [
+    '{ type: virtio-blk }',
+    'x.tap.sh:2: a virtio-blk: want either memory (its size) or overlay (a file beside the script)',
+  ],
+  ['{ type: virtio-blk, memory: 100 }', 'x.tap.sh:2: memory: want a size such as 64M, got 100'],
+  ['{ type: virtio-blk, memory: 1M, file: ./x }', "x.tap.sh:2: unknown key 'file'"],
+  [
+    '{ type: virtio-blk, memory: 1M, serial: a-serial-of-twenty-one }',
+    'x.tap.sh:2: serial: 20 bytes at most, got "a-serial-of-twenty-one"',
+  ],
+  ['{ type: virtio-blk, memory: 1M, queues: two }', 'x.tap.sh:2: queues: want a whole number, got "two"'],
+  [
+    '{ type: virtio-blk, memory: 1M }, { type: virtio-blk, memory: 1M, name: disk0 }',
+    "x.tap.sh:2: two disks named 'disk0'",
+  ],
+  ['{ type: virtio-rng, withoutFeatures: mq }', 'x.tap.sh:2: want a list, got "mq"'],
+] as const)('a header with %s is refused', ([device, wanted]) => {
+  expect(message(`# guest: { devices: [${device}] }`)).toBe(wanted)
+})
+
+test('network devices and a vsock are asked for by what differs from the usual', () => {
+  const { devices } = header(
+    '# guest:',
+    '#   devices:',
+    '#     - virtio-net',
+    "#     - { type: virtio-net, name: b, mac: '02:00:00:00:00:0a', mtu: 9000, queues: 4, backend: { switch: lan } }",
+    '#     - { type: virtio-net, backend: peer, withoutFeatures: [mrg_rxbuf] }',
+    '#     - { type: virtio-vsock, cid: 42 }',
+  ).guest
+  expect(devices).toEqual([
+    { type: 'virtio-net', name: 'net0', backend: { kind: 'peer' } },
+    {
+      type: 'virtio-net',
+      name: 'b',
+      mac: '02:00:00:00:00:0a',
+      mtu: 9000,
+      queues: 4,
+      backend: { kind: 'switch', network: 'lan' },
+    },
+    { type: 'virtio-net', name: 'net2', backend: { kind: 'peer' }, withoutFeatures: ['mrg_rxbuf'] },
+    { type: 'virtio-vsock', name: 'vsock0', cid: 42 },
+  ])
+})
+
+test.for([
+  ['{ type: virtio-net, mac: 12 }', "x.tap.sh:2: mac: want '02:00:00:00:00:01', got 12"],
+  ['{ type: virtio-net, mtu: 67 }', 'x.tap.sh:2: mtu: want 68 to 65535, got 67'],
+  ['{ type: virtio-net, queues: 9 }', 'x.tap.sh:2: queues: want 1 to 8, got 9'],
+  ['{ type: virtio-net, backend: tap }', "x.tap.sh:2: backend: want peer or { switch: NAME }, got 'tap'"],
+  ['{ type: virtio-net, backend: { bridge: b } }', "x.tap.sh:2: unknown key 'bridge'"],
+  ['virtio-net, { type: virtio-net, name: net0 }', "x.tap.sh:2: two network devices named 'net0'"],
+  ['{ type: virtio-vsock, cid: 2 }', 'x.tap.sh:2: cid: want 3 to 4294967294, got 2'],
+  ['virtio-vsock, virtio-vsock', 'x.tap.sh:2: a second virtio-vsock'],
+] as const)('a header with %s is refused', ([device, wanted]) => {
+  expect(message(`# guest: { devices: [${device}] }`)).toBe(wanted)
 })

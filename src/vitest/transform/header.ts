@@ -1,7 +1,8 @@
 import { type Document, isMap, isNode, LineCounter, parseDocument } from 'yaml'
 import { KvitestError } from '../../native/error.ts'
-import { BadValue, DEFAULT_GUEST, durationAt, parseGuest } from './guest-request.ts'
+import { DEFAULT_GUEST, durationAt, parseGuest } from './guest-request.ts'
 import type { ScriptHeader } from './script.ts'
+import { BadValue } from './value.ts'
 
 const KEYS = ['guest', 'timeout', 'env', 'skip', 'skips', 'only']
 const COMMENT = /^\s*(?:#|\/\/)(.*)$/

@@ -3,7 +3,17 @@ import type { KernelEntry } from '../../image/boot-image.ts'
 import type { DeviceSpec } from '../../native/contract.ts'
 
 /** What the host does with a port of a script; docs/tap-scripts.md says it in full. */
-export const PEERS = ['sink', 'echo', 'sha256', 'source', 'count', 'hold', 'door', 'terminal'] as const
+export const PEERS = [
+  'sink',
+  'echo',
+  'sha256',
+  'source',
+  'count',
+  'hold',
+  'door',
+  'terminal',
+  'machine',
+] as const
 export type Peer = (typeof PEERS)[number]
 /** Peers that take commands on a port `NAME.control`. */
 export const CONTROLLED: readonly Peer[] = ['hold', 'door', 'terminal']

@@ -1,0 +1,239 @@
+#include "native/binding/convert_device.h"
+
+#include <cstdint>
+#include <cstdio>
+#include <limits>
+#include <utility>
+
+#include "native/binding/fields.h"
+
+namespace kvitest {
+namespace {
+
+constexpr std::uint64_t kMaxU16 = std::numeric_limits<std::uint16_t>::max();
+constexpr std::uint64_t kMaxU32 = std::numeric_limits<std::uint32_t>::max();
+
+std::uint64_t integer_or(const Napi::Value& value, const char* what, std::uint64_t fallback,
+                         std::uint64_t high) {
+  return value.IsUndefined() ? fallback : integer_of(value, kSpec, what, 0, high);
+}
+
+std::string string_or(const Napi::Value& value, const char* what, const char* fallback) {
+  return value.IsUndefined() ? fallback : string_of(value, kSpec, what);
+}
+
+std::vector<std::string> features_of(const Napi::Object& device) {
+  std::vector<std::string> names;
+  const Napi::Value value = device.Get("withoutFeatures");
+  if (value.IsUndefined()) return names;
+  const Napi::Array array = array_of(value, "withoutFeatures");
+  for (std::uint32_t i = 0; i < array.Length(); ++i) {
+    names.push_back(string_of(array.Get(i), kSpec, "a feature's name"));
+  }
+  return names;
+}
+
+ConsoleSpec console_spec(const Napi::Object& device) {
+  ConsoleSpec spec;
+  const Napi::Array ports = array_of(device.Get("ports"), "ports of a virtio-console");
+  for (std::uint32_t i = 0; i < ports.Length(); ++i) {
+    const Napi::Value value = ports.Get(i);
+    const Napi::Object port = object_of(value, kSpec, "a virtio-console port");
+    spec.ports.push_back({string_of(port.Get("name"), kSpec, "a port's name"),
+                          boolean_or(port.Get("console"), "a port's console", false)});
+  }
+  return spec;
+}
+
+Backing backing_of(const Napi::Value& value) {
+  const Napi::Object backing = object_of(value, kSpec, "the backing of a virtio-blk");
+  if (!backing.Get("memory").IsUndefined()) {
+    return MemoryBacking{
+        integer_of(backing.Get("memory"), kSpec, "backing.memory", 0, kMaxSafeInteger)};
+  }
+  if (!backing.Get("file").IsUndefined()) {
+    return FileBacking{string_of(backing.Get("file"), kSpec, "backing.file")};
+  }
+  if (!backing.Get("overlay").IsUndefined()) {
+    return OverlayBacking{string_of(backing.Get("overlay"), kSpec, "backing.overlay")};
+  }
+  refuse(kSpec, "the backing of a virtio-blk has none of memory, file, overlay");
+}
+
+BlkSpec blk_spec(const Napi::Object& device) {
+  BlkSpec spec;
+  spec.name = string_of(device.Get("name"), kSpec, "the name of a virtio-blk");
+  spec.backing = backing_of(device.Get("backing"));
+  spec.read_only = boolean_or(device.Get("readOnly"), "readOnly", spec.read_only);
+  spec.serial = string_or(device.Get("serial"), "serial", "");
+  spec.queues =
+      static_cast<std::uint16_t>(integer_or(device.Get("queues"), "queues", spec.queues, kMaxU16));
+  spec.queue_size = static_cast<std::uint16_t>(
+      integer_or(device.Get("queueSize"), "queueSize", spec.queue_size, kMaxU16));
+  spec.block_size = static_cast<std::uint32_t>(
+      integer_or(device.Get("blockSize"), "blockSize", spec.block_size, kMaxU32));
+  return spec;
+}
+
+MacAddress mac_of(const Napi::Value& value, const char* operation) {
+  const std::string text = string_of(value, operation, "a MAC address");
+  MacAddress mac{};
+  char rest = 0;
+  const int parts = std::sscanf(text.c_str(), "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%c", &mac[0],
+                                &mac[1], &mac[2], &mac[3], &mac[4], &mac[5], &rest);
+  if (parts != 6 || text.size() != 17) {
+    refuse(operation, "\"" + text.substr(0, 40) + "\" is no MAC address: 02:00:00:00:00:01 is one");
+  }
+  return mac;
+}
+
+std::string text_of(const MacAddress& mac) {
+  char text[18];
+  std::snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
+                mac[4], mac[5]);
+  return text;
+}
+
+// The last byte is the device's place among the machine's.
+constexpr MacAddress kDefaultMac{0x02, 0x6b, 0x76, 0x00, 0x01, 0x00};
+
+NetSpec net_spec(const Napi::Object& device, std::uint32_t index) {
+  NetSpec spec;
+  spec.name = string_of(device.Get("name"), kSpec, "the name of a virtio-net");
+  spec.mac = kDefaultMac;
+  spec.mac.back() = static_cast<std::uint8_t>(index);
+  if (!device.Get("mac").IsUndefined()) spec.mac = mac_of(device.Get("mac"), kSpec);
+  spec.mtu = static_cast<std::uint16_t>(integer_or(device.Get("mtu"), "mtu", 0, kMaxU16));
+  spec.queue_pairs =
+      static_cast<std::uint16_t>(integer_or(device.Get("queues"), "queues", 1, kMaxU16));
+  const Napi::Value value = device.Get("backend");
+  const Napi::Object backend = object_of(value, kSpec, "the backend of a virtio-net");
+  const std::string kind = string_of(backend.Get("kind"), kSpec, "backend.kind");
+  if (kind == "switch") {
+    spec.network = string_of(backend.Get("network"), kSpec, "backend.network");
+    if (spec.network.empty()) refuse(kSpec, "backend.network is empty");
+  } else if (kind != "peer") {
+    refuse(kSpec, "no virtio-net backend of kind \"" + kind + "\"");
+  }
+  return spec;
+}
+
+VsockSpec vsock_spec(const Napi::Object& device) {
+  VsockSpec spec;
+  spec.name = string_of(device.Get("name"), kSpec, "the name of a virtio-vsock");
+  spec.cid = static_cast<std::uint32_t>(integer_or(device.Get("cid"), "cid", spec.cid, kMaxU32));
+  return spec;
+}
+
+DeviceSpec typed_spec(const Napi::Object& device, std::uint32_t index) {
+  const std::string type = string_of(device.Get("type"), kSpec, "a device's type");
+  if (type == "virtio-console") return console_spec(device);
+  if (type == "virtio-rng") return RngSpec{};
+  if (type == "virtio-blk") return blk_spec(device);
+  if (type == "virtio-net") return net_spec(device, index);
+  if (type == "virtio-vsock") return vsock_spec(device);
+  refuse(kSpec, "no device of type \"" + type + "\"");
+}
+
+DeviceSpec device_spec(const Napi::Value& value, std::uint32_t index) {
+  const Napi::Object device = object_of(value, kSpec, "a device");
+  DeviceSpec spec = typed_spec(device, index);
+  std::visit([&](auto& one) { one.without_features = features_of(device); }, spec);
+  return spec;
+}
+
+void put(Napi::Env env, Napi::Object& object, const ConsoleSpec& console) {
+  Napi::Array ports = Napi::Array::New(env);
+  for (const ConsolePortSpec& spec : console.ports) {
+    Napi::Object port = Napi::Object::New(env);
+    port.Set("name", spec.name);
+    port.Set("console", spec.console);
+    ports.Set(ports.Length(), port);
+  }
+  object.Set("ports", ports);
+}
+
+void put(Napi::Env, Napi::Object&, const RngSpec&) {}
+
+void put(Napi::Env env, Napi::Object& object, const BlkSpec& blk) {
+  object.Set("name", blk.name);
+  Napi::Object backing = Napi::Object::New(env);
+  if (const auto* memory = std::get_if<MemoryBacking>(&blk.backing)) {
+    backing.Set("memory", static_cast<double>(memory->bytes));
+  } else if (const auto* file = std::get_if<FileBacking>(&blk.backing)) {
+    backing.Set("file", file->path);
+  } else {
+    backing.Set("overlay", std::get<OverlayBacking>(blk.backing).path);
+  }
+  object.Set("backing", backing);
+  object.Set("readOnly", blk.read_only);
+  object.Set("serial", blk.serial);
+  object.Set("queues", blk.queues);
+  object.Set("queueSize", blk.queue_size);
+  object.Set("blockSize", blk.block_size);
+}
+
+void put(Napi::Env env, Napi::Object& object, const NetSpec& net) {
+  object.Set("name", net.name);
+  object.Set("mac", text_of(net.mac));
+  if (net.mtu != 0) object.Set("mtu", net.mtu);
+  object.Set("queues", net.queue_pairs);
+  Napi::Object backend = Napi::Object::New(env);
+  backend.Set("kind", net.network.empty() ? "peer" : "switch");
+  if (!net.network.empty()) backend.Set("network", net.network);
+  object.Set("backend", backend);
+}
+
+void put(Napi::Env, Napi::Object& object, const VsockSpec& vsock) {
+  object.Set("name", vsock.name);
+  object.Set("cid", vsock.cid);
+}
+
+}  // namespace
+
+std::vector<DeviceSpec> devices_of(const Napi::Value& value) {
+  const Napi::Array devices = array_of(value, "devices");
+  std::vector<DeviceSpec> specs;
+  for (std::uint32_t i = 0; i < devices.Length(); ++i)
+    specs.push_back(device_spec(devices.Get(i), i));
+  return specs;
+}
+
+std::map<std::string, DeviceChange> device_changes(const Napi::Value& value,
+                                                   const char* operation) {
+  const Napi::Object object = object_of(value, operation, "devices");
+  const Napi::Array names = object.GetPropertyNames();
+  std::map<std::string, DeviceChange> changes;
+  for (std::uint32_t i = 0; i < names.Length(); ++i) {
+    const std::string name = string_of(names.Get(i), operation, "a device's name");
+    const Napi::Object wanted = object_of(object.Get(name), operation, "what a device changes");
+    DeviceChange change;
+    if (!wanted.Get("serial").IsUndefined()) {
+      change.serial = string_of(wanted.Get("serial"), operation, "serial");
+    }
+    if (!wanted.Get("mac").IsUndefined()) change.mac = mac_of(wanted.Get("mac"), operation);
+    if (!wanted.Get("network").IsUndefined()) {
+      change.network = string_of(wanted.Get("network"), operation, "network");
+    }
+    if (!wanted.Get("cid").IsUndefined()) {
+      change.cid =
+          static_cast<std::uint32_t>(integer_of(wanted.Get("cid"), operation, "cid", 0, kMaxU32));
+    }
+    changes[name] = std::move(change);
+  }
+  return changes;
+}
+
+Napi::Value to_js(Napi::Env env, const DeviceSpec& device) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("type", type_name(device));
+  std::visit([&](const auto& spec) { put(env, object, spec); }, device);
+  const std::vector<std::string>& without = without_features(device);
+  if (without.empty()) return object;
+  Napi::Array names = Napi::Array::New(env);
+  for (const std::string& name : without) names.Set(names.Length(), name);
+  object.Set("withoutFeatures", names);
+  return object;
+}
+
+}  // namespace kvitest

@@ -1,0 +1,161 @@
+#include "native/machine/device_spec.h"
+
+#include <cerrno>
+#include <utility>
+
+#include "native/error.h"
+
+namespace kvitest {
+namespace {
+
+template <typename... Ts>
+struct Overloaded : Ts... {
+  using Ts::operator()...;
+};
+
+constexpr const char* kConsole = "virtio-console";
+constexpr const char* kRng = "virtio-rng";
+constexpr const char* kBlk = "virtio-blk";
+constexpr const char* kNet = "virtio-net";
+constexpr const char* kVsock = "virtio-vsock";
+
+std::string describe_ports(const ConsoleSpec& spec) {
+  std::string text;
+  for (const ConsolePortSpec& port : spec.ports) {
+    if (!text.empty()) text += ", ";
+    text += port.name + (port.console ? " as console" : "");
+  }
+  return text;
+}
+
+std::string describe_disk(const BlkSpec& spec) {
+  std::string text = spec.name;
+  std::visit(Overloaded{
+                 [&](const MemoryBacking& one) {
+                   text += ": " + std::to_string(one.bytes) + " bytes of memory";
+                 },
+                 [&](const FileBacking& one) { text += ": file " + one.path; },
+                 [&](const OverlayBacking& one) { text += ": overlay of " + one.path; },
+             },
+             spec.backing);
+  if (spec.read_only) text += ", read-only";
+  if (spec.queues != 1) text += ", " + std::to_string(spec.queues) + " queues";
+  return text;
+}
+
+// All but what a fork may have for itself.
+std::string describe_net(const NetSpec& spec) {
+  std::string text = spec.name + (spec.network.empty() ? ": peer" : ": switch");
+  if (spec.mtu != 0) text += ", MTU " + std::to_string(spec.mtu);
+  if (spec.queue_pairs != 1) text += ", " + std::to_string(spec.queue_pairs) + " queue pairs";
+  return text;
+}
+
+DeviceFields::Blk blk_fields(const BlkSpec& spec) {
+  DeviceFields::Blk fields{.name = spec.name,
+                           .serial = spec.serial,
+                           .backing = {},
+                           .bytes = 0,
+                           .backing_kind = static_cast<std::uint8_t>(spec.backing.index()),
+                           .read_only = spec.read_only,
+                           .queues = spec.queues,
+                           .queue_size = spec.queue_size,
+                           .block_size = spec.block_size};
+  std::visit(Overloaded{
+                 [&](const MemoryBacking& one) { fields.bytes = one.bytes; },
+                 [&](const FileBacking& one) { fields.backing = one.path; },
+                 [&](const OverlayBacking& one) { fields.backing = one.path; },
+             },
+             spec.backing);
+  return fields;
+}
+
+BlkSpec blk_spec(const DeviceFields::Blk& fields) {
+  BlkSpec spec{.name = fields.name,
+               .backing = MemoryBacking{fields.bytes},
+               .read_only = fields.read_only,
+               .serial = fields.serial,
+               .queues = fields.queues,
+               .queue_size = fields.queue_size,
+               .block_size = fields.block_size,
+               .without_features = {}};
+  if (fields.backing_kind == 1) spec.backing = FileBacking{fields.backing};
+  if (fields.backing_kind == 2) spec.backing = OverlayBacking{fields.backing};
+  return spec;
+}
+
+}  // namespace
+
+const char* type_name(const DeviceSpec& device) {
+  return std::visit(
+      Overloaded{[](const ConsoleSpec&) { return kConsole; }, [](const RngSpec&) { return kRng; },
+                 [](const BlkSpec&) { return kBlk; }, [](const NetSpec&) { return kNet; },
+                 [](const VsockSpec&) { return kVsock; }},
+      device);
+}
+
+const std::vector<std::string>& without_features(const DeviceSpec& device) {
+  return std::visit(
+      [](const auto& spec) -> const std::vector<std::string>& { return spec.without_features; },
+      device);
+}
+
+std::string describe(const DeviceSpec& device) {
+  std::string inner =
+      std::visit(Overloaded{[](const ConsoleSpec& spec) { return describe_ports(spec); },
+                            [](const RngSpec&) { return std::string(); },
+                            [](const BlkSpec& spec) { return describe_disk(spec); },
+                            [](const NetSpec& spec) { return describe_net(spec); },
+                            [](const VsockSpec& spec) { return spec.name; }},
+                 device);
+  for (const std::string& feature : without_features(device)) {
+    inner += (inner.empty() ? "without " : ", without ") + feature;
+  }
+  return inner.empty() ? type_name(device) : type_name(device) + ("(" + inner + ")");
+}
+
+DeviceFields to_fields(const DeviceSpec& device) {
+  DeviceFields fields{type_name(device), without_features(device), {}, {}, {}, {}};
+  if (const auto* console = std::get_if<ConsoleSpec>(&device)) {
+    for (const ConsolePortSpec& port : console->ports) {
+      fields.ports.push_back({port.name, port.console});
+    }
+  }
+  if (const auto* blk = std::get_if<BlkSpec>(&device)) fields.blk.push_back(blk_fields(*blk));
+  if (const auto* net = std::get_if<NetSpec>(&device)) {
+    fields.net.push_back({net->name, net->mac, net->mtu, net->queue_pairs, net->network});
+  }
+  if (const auto* vsock = std::get_if<VsockSpec>(&device)) {
+    fields.vsock.push_back({vsock->name, vsock->cid});
+  }
+  return fields;
+}
+
+DeviceSpec from_fields(const DeviceFields& fields) {
+  if (fields.type == kRng) return RngSpec{fields.without_features};
+  if (fields.type == kConsole) {
+    ConsoleSpec console;
+    for (const DeviceFields::Port& port : fields.ports) {
+      console.ports.push_back({port.name, port.console});
+    }
+    console.without_features = fields.without_features;
+    return console;
+  }
+  if (fields.type == kBlk && fields.blk.size() == 1) {
+    BlkSpec blk = blk_spec(fields.blk.front());
+    blk.without_features = fields.without_features;
+    return blk;
+  }
+  if (fields.type == kNet && fields.net.size() == 1) {
+    const DeviceFields::Net& net = fields.net.front();
+    return NetSpec{net.name,        net.mac,     net.mtu,
+                   net.queue_pairs, net.network, fields.without_features};
+  }
+  if (fields.type == kVsock && fields.vsock.size() == 1) {
+    return VsockSpec{fields.vsock.front().name, fields.vsock.front().cid, fields.without_features};
+  }
+  throw Error("load checkpoint", EBADMSG, "it has a device of type \"" + fields.type + "\"",
+              "take the checkpoint again");
+}
+
+}  // namespace kvitest

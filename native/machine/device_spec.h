@@ -1,0 +1,83 @@
+// A device of a machine spec, whatever its type.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "native/virtio/blk/blk.h"
+#include "native/virtio/console/console.h"
+#include "native/virtio/net/net.h"
+#include "native/virtio/rng/rng.h"
+#include "native/virtio/vsock/vsock.h"
+
+namespace kvitest {
+
+using DeviceSpec = std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec>;
+
+// "virtio-blk"
+const char* type_name(const DeviceSpec& device);
+// For a person, and to tell devices that are not the same: virtio-console(results, log)
+std::string describe(const DeviceSpec& device);
+const std::vector<std::string>& without_features(const DeviceSpec& device);
+
+// The spec without variants, as the archive of a checkpoint wants it.
+struct DeviceFields {
+  struct Port {
+    std::string name;
+    bool console = false;
+    template <typename Archive>
+    void fields(Archive& archive) {
+      archive(name, console);
+    }
+  };
+  // The backing is only a record: a checkpoint has the disk's content.
+  struct Blk {
+    std::string name, serial, backing;
+    std::uint64_t bytes = 0;
+    std::uint8_t backing_kind = 0;
+    bool read_only = false;
+    std::uint16_t queues = 0, queue_size = 0;
+    std::uint32_t block_size = 0;
+    template <typename Archive>
+    void fields(Archive& archive) {
+      archive(name, serial, backing, bytes, backing_kind, read_only, queues, queue_size,
+              block_size);
+    }
+  };
+  struct Net {
+    std::string name;
+    MacAddress mac{};
+    std::uint16_t mtu = 0, queue_pairs = 1;
+    std::string network;
+    template <typename Archive>
+    void fields(Archive& archive) {
+      archive(name, mac, mtu, queue_pairs, network);
+    }
+  };
+  std::string type;
+  std::vector<std::string> without_features;
+  std::vector<Port> ports;
+  std::vector<Blk> blk;  // one, for a virtio-blk
+  std::vector<Net> net;  // one, for a virtio-net
+  struct Socket {
+    std::string name;
+    std::uint32_t cid = 0;
+    template <typename Archive>
+    void fields(Archive& archive) {
+      archive(name, cid);
+    }
+  };
+  std::vector<Socket> vsock;  // one, for a virtio-vsock
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(type, without_features, ports, blk, net, vsock);
+  }
+};
+
+DeviceFields to_fields(const DeviceSpec& device);
+// Throws Error (EBADMSG) for fields that to_fields() does not make.
+DeviceSpec from_fields(const DeviceFields& fields);
+
+}  // namespace kvitest

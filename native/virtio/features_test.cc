@@ -1,0 +1,47 @@
+#include "native/virtio/features.h"
+
+#include <doctest/doctest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "native/virtio/blk/blk.h"
+#include "native/virtio/console/console.h"
+#include "native/virtio/rng/rng.h"
+#include "native/virtio/test_driver.h"
+
+namespace kvitest {
+namespace {
+
+struct Deaf : ConsoleSink {
+  void port_data(const std::string&, std::span<const std::byte>) override {}
+  void port_open(const std::string&, bool) override {}
+  void port_writable(const std::string&, std::size_t) override {}
+};
+
+TEST_CASE("features: a device lets go of every name it lists, and of the transport's") {
+  Deaf sink;
+  BlkSpec disk;
+  disk.name = "disk0";
+  disk.backing = MemoryBacking{4096};
+  disk.queues = 2;
+  std::vector<std::unique_ptr<VirtioDevice>> devices;
+  devices.push_back(make_console({{{"hvc", true}}}, sink));
+  devices.push_back(make_rng({}));
+  devices.push_back(make_blk(disk, open_disk(disk.backing, false)));
+  for (const auto& device : devices) {
+    std::vector<std::string> names{"indirect_desc", "event_idx"};
+    for (const FeatureName& feature : device->feature_names()) {
+      // A name of a bit that is not offered would withhold nothing.
+      CHECK((device->features() & feature.bit) == feature.bit);
+      names.emplace_back(feature.name);
+    }
+    device->withhold(named_features(*device, names));
+    TestBoard board(*device);
+    CHECK(TestDriver(board).device_features() == kFeatureVersion1);
+  }
+}
+
+}  // namespace
+}  // namespace kvitest

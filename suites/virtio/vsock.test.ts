@@ -1,0 +1,80 @@
+import { once } from 'node:events'
+import type { Duplex } from 'node:stream'
+import { text } from 'node:stream/consumers'
+import type { Guest } from 'kvitest'
+import { expect, test } from 'kvitest/test'
+
+test.override('guestOptions', {
+  devices: [{ type: 'virtio-vsock', name: 'vsock0', cid: 40 }],
+  files: { '/bin/talk': 'build/Release/programs/talk' },
+  bootTimeout: 120_000,
+})
+
+async function shell(guest: Guest, script: string): Promise<string> {
+  const result = await guest.exec(['sh', '-c', script], { timeout: 30_000 })
+  expect(result).toExitWith(0)
+  return result.stdout.trim()
+}
+
+test('a fork has a CID of its own, and a connection of its parent is reset there only', async ({ guest }) => {
+  const connected = Promise.withResolvers<Duplex>()
+  await using _listener = await guest.vsock().listen(1000, connected.resolve)
+  await shell(
+    guest,
+    '(sleep 1000 | talk vsock 2 1000 >/tmp/heard 2>/tmp/error; echo $? >/tmp/status) >/dev/null 2>&1 &',
+  )
+  const socket = await connected.promise
+
+  await using fork = await guest.fork({ devices: { vsock0: { cid: 41 } } })
+  const settled = 'for i in $(seq 100); do [ -s /tmp/error ] && break; sleep 0.1; done; cat /tmp/error'
+  expect(await shell(fork, settled)).toContain('reset by peer')
+  expect(await shell(fork, 'talk cid')).toBe('41')
+
+  socket.write('still there')
+  expect(
+    await shell(guest, 'for i in $(seq 100); do [ -s /tmp/heard ] && break; sleep 0.1; done; cat /tmp/heard'),
+  ).toBe('still there')
+  expect(await shell(guest, 'talk cid')).toBe('40')
+  const closed = once(socket, 'close')
+  socket.destroy()
+  await closed
+})
+
+test('two forks speak with the host at once, each on its own', async ({ guest }) => {
+  await using checkpoint = await guest.checkpoint()
+  const answers = await Promise.all(
+    ['one', 'two'].map(async (name, index) => {
+      await using fork = await checkpoint.fork({ devices: { vsock0: { cid: 50 + index } } })
+      const heard = Promise.withResolvers<string>()
+      await using _listener = await fork.vsock().listen(7, (socket) => {
+        heard.resolve(text(socket))
+        socket.end(`hello ${name}`)
+      })
+      const said = await shell(fork, `talk cid | talk vsock 2 7`)
+      return [said, await heard.promise]
+    }),
+  )
+  expect(answers).toEqual([
+    ['hello one', '50\n'],
+    ['hello two', '51\n'],
+  ])
+})
+
+test('a host that does not read holds its guest back, not the memory', async ({ guest }) => {
+  const connected = Promise.withResolvers<Duplex>()
+  await using _listener = await guest.vsock().listen(1000, connected.resolve)
+  await shell(
+    guest,
+    '(head -c 3000000 /dev/zero | talk vsock 2 1000 >/dev/null 2>&1; echo $? >/tmp/status) >/dev/null 2>&1 &',
+  )
+  const socket = await connected.promise
+  await shell(guest, 'sleep 1; [ ! -e /tmp/status ]')
+  let bytes = 0
+  for await (const data of socket) bytes += (data as Buffer).length
+  expect(bytes).toBe(3_000_000)
+  socket.end()
+  await shell(
+    guest,
+    'for i in $(seq 100); do [ -s /tmp/status ] && break; sleep 0.1; done; grep -qx 0 /tmp/status',
+  )
+})
