@@ -217,7 +217,7 @@ TEST_CASE("disks: a fork has a serial of its own, another device is refused") {
   ForkOptions unknown;
   unknown.devices["disk7"].serial = "x";
   CHECK(error_of([&] { TestMachine machine(checkpoint, unknown); }) ==
-        "fork: the checkpoint has no device named disk7 (Invalid argument); name a disk of the "
+        "fork: the checkpoint has no device named disk7 (Invalid argument); name a device of the "
         "machine it was taken from");
   ForkOptions longer;
   longer.devices["disk0"].serial = std::string(21, 's');
