@@ -89,7 +89,7 @@ MachineSpec fork_spec(const Checkpoint& checkpoint, const ForkOptions& options) 
   for (const auto& [name, change] : options.devices) {
     if (apply(spec, name, change)) continue;
     refuse("the checkpoint has no device named " + name,
-           "name a disk or a network device of the machine it was taken from");
+           "name a device of the machine it was taken from");
   }
   // What was good only a change can have spoilt.
   if (!options.devices.empty()) validate(spec);

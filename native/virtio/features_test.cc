@@ -6,10 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "native/net/peer.h"
 #include "native/virtio/blk/blk.h"
 #include "native/virtio/console/console.h"
+#include "native/virtio/net/net.h"
 #include "native/virtio/rng/rng.h"
 #include "native/virtio/test_driver.h"
+#include "native/virtio/vsock/vsock.h"
 
 namespace kvitest {
 namespace {
@@ -18,6 +21,14 @@ struct Deaf : ConsoleSink {
   void port_data(const std::string&, std::span<const std::byte>) override {}
   void port_open(const std::string&, bool) override {}
   void port_writable(const std::string&, std::size_t) override {}
+};
+
+struct Mute : VsockSink {
+  void vsock_open(const std::string&, VsockConnection, std::uint32_t, std::uint32_t) override {}
+  void vsock_data(const std::string&, VsockConnection, std::span<const std::byte>) override {}
+  void vsock_end(const std::string&, VsockConnection) override {}
+  void vsock_close(const std::string&, VsockConnection) override {}
+  void vsock_writable(const std::string&, VsockConnection) override {}
 };
 
 TEST_CASE("features: a device lets go of every name it lists, and of the transport's") {
@@ -30,6 +41,13 @@ TEST_CASE("features: a device lets go of every name it lists, and of the transpo
   devices.push_back(make_console({{{"hvc", true}}}, sink));
   devices.push_back(make_rng({}));
   devices.push_back(make_blk(disk, open_disk(disk.backing, false)));
+  NetSpec net;
+  net.name = "net0";
+  net.mtu = 1500;
+  net.queue_pairs = 2;
+  devices.push_back(make_net(net, make_peer(), [] {}));
+  Mute mute;
+  devices.push_back(make_vsock({.name = "vsock0", .cid = 3, .without_features = {}}, mute));
   for (const auto& device : devices) {
     std::vector<std::string> names{"indirect_desc", "event_idx"};
     for (const FeatureName& feature : device->feature_names()) {

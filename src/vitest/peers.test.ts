@@ -168,3 +168,25 @@ test('terminal resizes, types and reads lines', async () => {
   port.guestWrites('answer\r\n')
   expect(await control.guestReadsLine()).toBe('answer')
 })
+
+test('machine changes a device of the guest, and names what it cannot do', async () => {
+  const port = new TestPort('p')
+  const links: [string, boolean][] = []
+  const guest = {
+    port: () => port,
+    setLink: async (device: string, up: boolean) => {
+      if (device !== 'net0') throw new Error(`no device ${device}`)
+      links.push([device, up])
+    },
+  } as unknown as Guest
+  servePeers(guest, [{ name: 'p', peer: 'machine', console: false }])
+  port.guestWrites('link net0 down\nlink net0 up\nlink net1 up\nlink net0 sideways\n')
+  expect(await port.guestReadsLine()).toBe('down')
+  expect(await port.guestReadsLine()).toBe('up')
+  expect(await port.guestReadsLine()).toBe('error: no device net1')
+  expect(await port.guestReadsLine()).toContain('error: unknown command')
+  expect(links).toEqual([
+    ['net0', false],
+    ['net0', true],
+  ])
+})

@@ -96,7 +96,7 @@ struct TestBlk {
     Answer answer{.status = board.memory.load<std::uint8_t>(pending.status).value(),
                   .used = used->length,
                   .data = Bytes(pending.in_length)};
-    if (!board.memory.read(pending.in, answer.data)) return std::nullopt;
+    if (pending.in_length != 0 && !board.memory.read(pending.in, answer.data)) return std::nullopt;
     return answer;
   }
 
