@@ -216,6 +216,19 @@ describe('a boot that says nothing', () => {
   })
 })
 
+test('a greeting that comes while a boot out of time is diagnosed comes too late', async () => {
+  const { guest, machine } = create({ bootTimeout: 100 })
+  const start = machine.start.bind(machine)
+  machine.start = async () => {}
+  const booting = guest.start(machine).catch((caught) => caught)
+  await guest.console.waitFor(/kvitest asks the kernel/)
+  await start()
+  expect((await booting).end).toMatchObject({
+    verdict: 'boot-fail',
+    reason: expect.stringMatching(/^no greeting of the agent within 0\.1 s/),
+  })
+})
+
 test('the log of a guest that failed is fetched while it still answers', async () => {
   const { guest } = await boot()
   await guest.run('#!/bin/sh\necho 1..1\necho not ok 1\nexit 1\n')

@@ -236,6 +236,8 @@ export class LinuxGuest implements Guest {
       await machine.start()
       const hello = await this.#agent.ready
       if (this.#origin) await this.#announce(fork.clock)
+      // Its end is decided: it greeted while it was diagnosed.
+      if (this.#ending.isOver) throw new Error('it greeted too late')
       this.#hello = hello
       this.#bootTime = performance.now() - started
       this.#lastProgress = performance.now()
