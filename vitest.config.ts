@@ -19,7 +19,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'lab',
-          include: ['src/**/*.lab.test.ts', 'suites/framework/**/*.test.ts'],
+          include: ['src/**/*.lab.test.ts', 'suites/framework/**/*.lab.test.ts'],
           testTimeout: 180_000,
           hookTimeout: 180_000,
           globalSetup: ['src/vitest/global-setup.ts'],

@@ -83,14 +83,12 @@ test('a retry has files of its own, and the next run begins with none', async ()
 })
 
 test('every guest leaves its files when it is asked for, none when that is', async () => {
-  const vitest = project({ 'a.tap.sh': script('pass "point"') })
-  const config = vitest.read('vitest.config.ts')
-  const guest = join(vitest.folder, 'test-results/guests/a.tap.sh/guest')
-  for (const when of ['always', 'none']) {
-    vitest.write({
-      'vitest.config.ts': config.replaceAll('{ hostModule', `{ artifacts: '${when}', hostModule`),
-    })
-    if (when === 'none') vitest.write({ 'a.tap.sh': script('fail "point"') })
+  for (const [when, what] of [
+    ['always', 'pass'],
+    ['none', 'fail'],
+  ]) {
+    const vitest = project({ 'a.tap.sh': script(`${what} "point"`) }, { plugin: { artifacts: when } })
+    const guest = join(vitest.folder, 'test-results/guests/a.tap.sh/guest')
     const { output } = await vitest.run()
     expect(existsSync(guest), output).toBe(when === 'always')
     expect(output).not.toContain('artifacts:')
@@ -98,14 +96,10 @@ test('every guest leaves its files when it is asked for, none when that is', asy
 })
 
 test('a place that cannot be written is one line, and no other result', async () => {
-  const vitest = project({ 'a.tap.sh': script('fail "point"') })
-  const config = vitest.read('vitest.config.ts')
-  vitest.write({
-    'vitest.config.ts': config.replaceAll(
-      '{ hostModule',
-      "{ artifactsDirectory: '/proc/nowhere', hostModule",
-    ),
-  })
+  const vitest = project(
+    { 'a.tap.sh': script('fail "point"') },
+    { plugin: { artifactsDirectory: '/proc/nowhere' } },
+  )
   const run = await vitest.run()
   expect(run.output).toContain(
     'kvitest: write artifacts: /proc/nowhere/a.tap.sh/guest: no such directory (ENOENT)',
