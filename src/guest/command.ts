@@ -1,7 +1,8 @@
 import { KvitestError } from '../native/error.ts'
+import { TapStream } from '../tap/stream.ts'
 import type { AgentClient } from './agent/client.ts'
 import { BoundedBytes } from './bounded-bytes.ts'
-import type { ExecOptions, ExecResult, GuestProcess } from './types.ts'
+import type { ExecOptions, ExecResult, GuestProcess, RunOptions, RunResult } from './types.ts'
 
 /** Bytes kept of one output of one command. */
 const outputLimit = 64 * 1024 * 1024
@@ -69,8 +70,38 @@ async function feed(process: GuestProcess, stdin: Uint8Array | string): Promise<
   }
 }
 
+/** Runs a script that is in the guest, by `execute`; reads its TAP live and keeps what it prints in `record`. */
+export async function runScript(
+  { name, data }: { name: string; data: Buffer },
+  options: RunOptions,
+  record: Record<'stdout' | 'stderr', BoundedBytes>,
+  execute: (options: ExecOptions) => Promise<ExecResult>,
+): Promise<RunResult> {
+  const tap = new TapStream({ onPoint: options.onPoint, onDiagnostic: options.onDiagnostic })
+  try {
+    const result = await execute({
+      ...options,
+      onStdout: (bytes) => {
+        tap.write(bytes)
+        record.stdout.push(bytes)
+        options.onStdout?.(bytes)
+      },
+      onStderr: (bytes) => {
+        record.stderr.push(bytes)
+        options.onStderr?.(bytes)
+      },
+    })
+    return { ...result, tap: tap.end() }
+  } catch (error) {
+    throw explainScript(error, name, data)
+  } finally {
+    // Points that the guest's end cut off still settle.
+    tap.end()
+  }
+}
+
 /** The kernel's ENOENT for a script means its interpreter. */
-export function explainScript(error: unknown, name: string, data: Buffer): unknown {
+function explainScript(error: unknown, name: string, data: Buffer): unknown {
   if (!(error instanceof KvitestError) || error.code !== 'ENOENT') return error
   const interpreter = data.toString('latin1', 2, data.indexOf(10)).trim().split(/\s/)[0]
   return new KvitestError(`run ${name}`, `the guest has no interpreter ${interpreter}`, {

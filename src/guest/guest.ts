@@ -4,7 +4,6 @@ import type { HostCheckpoint, HostInfo, HostMachine } from '../host/machine-host
 import type { KernelInfo } from '../image/kernel.ts'
 import type { MachineEvent, MachineSpec, VcpuState } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
-import { TapStream } from '../tap/stream.ts'
 import { allowancesAt, type SplatAllowance } from '../verdict/expectations.ts'
 import type { Judgement } from '../verdict/types.ts'
 import type { Admit } from './admission.ts'
@@ -12,7 +11,7 @@ import { AgentClient, type AgentHello, forkedMessage } from './agent/client.ts'
 import { agentPort } from './agent/protocol.ts'
 import { type CheckedOptions, forkOptions } from './boot-options.ts'
 import { LinuxCheckpoint, saveCore } from './checkpoint.ts'
-import { execute, explainScript } from './command.ts'
+import { execute, runScript } from './command.ts'
 import { SerialLog } from './console-log.ts'
 import { GuestDevices } from './devices.ts'
 import { standsStill } from './diagnosis.ts'
@@ -263,47 +262,21 @@ export class LinuxGuest implements Guest {
   }
 
   async exec(argv: string[], options: ExecOptions = {}): Promise<ExecResult> {
-    this.#running++
-    try {
-      return await this.#whileAlive(`exec ${argv[0] ?? ''}`, () => this.#execute(argv, options))
-    } finally {
-      this.#running--
-    }
+    return await this.#whileRunning(`exec ${argv[0] ?? ''}`, () => this.#execute(argv, options))
   }
 
   async run(script: string, options: RunOptions = {}): Promise<RunResult> {
     const { name, data } = await loadScript(script)
     const path = `/run/kvitest/${++this.#scriptCount}/${name}`
-    const tap = new TapStream({ onPoint: options.onPoint, onDiagnostic: options.onDiagnostic })
     const record = this.#recorder.script(name)
-    this.#running++
-    try {
-      return await this.#whileAlive(`run ${name}`, async () => {
-        await this.#agent.writeFile(path, data, 0o755)
-        const result = await this.#execute([path], {
-          ...options,
-          env: { ...scriptEnvironment(name, this.#options, this), ...options.env },
-          onStdout: (bytes) => {
-            tap.write(bytes)
-            record.stdout.push(bytes)
-            options.onStdout?.(bytes)
-          },
-          onStderr: (bytes) => {
-            record.stderr.push(bytes)
-            options.onStderr?.(bytes)
-          },
-        }).catch((error) => {
-          throw explainScript(error, name, data)
-        })
-        const summary = tap.end()
-        this.#ending.scripts.push({ name, ...result, tap: summary })
-        return { ...result, tap: summary }
-      })
-    } finally {
-      // Points that the guest's end cut off still settle.
-      tap.end()
-      this.#running--
-    }
+    const env = { ...scriptEnvironment(name, this.#options, this), ...options.env }
+    return await this.#whileRunning(`run ${name}`, async () => {
+      await this.#agent.writeFile(path, data, 0o755)
+      const execute = (heard: ExecOptions) => this.#execute([path], heard)
+      const result = await runScript({ name, data }, { ...options, env }, record, execute)
+      this.#ending.scripts.push({ name, ...result })
+      return result
+    })
   }
 
   async writeFile(path: string, data: Uint8Array | string, mode = 0o644): Promise<void> {
@@ -433,6 +406,15 @@ export class LinuxGuest implements Guest {
       code: 'EPIPE',
       infra: false,
     })
+  }
+
+  async #whileRunning<T>(operation: string, work: () => Promise<T>): Promise<T> {
+    this.#running++
+    try {
+      return await this.#whileAlive(operation, work)
+    } finally {
+      this.#running--
+    }
   }
 
   /** A failure because the guest ended becomes a GuestError that says how it ended. */
