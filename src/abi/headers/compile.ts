@@ -1,5 +1,5 @@
 /** What a compiler says about the UAPI headers of one kernel: every macro's value, every structure's layout. */
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises'
+import { cp, mkdir, readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { scratchDirectory } from '../../image/cache.ts'
 import { type CommandResult, complaint, runCommand } from '../../image/command.ts'
@@ -22,6 +22,8 @@ export interface HeaderFacts {
   enumerators: Map<string, bigint>
   /** Structures and unions of the named headers. */
   structs: Map<string, Layout>
+  /** Which of them are unions. */
+  unions: Set<string>
 }
 
 export const kvmHeaders = ['linux/kvm.h', 'linux/kvm_para.h', 'asm/kvm.h', 'asm/kvm_para.h']
@@ -174,12 +176,12 @@ export async function compileHeaders(
     const preprocessed = await runCommand([...compiler.argv, '-E', '-dD', source], { package: 'gcc' })
     if (preprocessed.status !== 0) throw broken(tree, arch, preprocessed)
     const own = ownText(preprocessed.stdout.toString(), headers)
-    const object = await compileObject(compiler, arch, headers, [])
+    const object = await compileObject(compiler, arch, headers, '')
     const info = await runCommand(['readelf', '-W', '--debug-dump=info', object], { package: 'binutils' })
     const types = parseDebugInfo(info.stdout.toString())
     const values = await evaluate(compiler, arch, headers, own.macros)
-    const defined = new Set(
-      [...own.text.matchAll(/\b(?:struct|union)\s+(\w+)\s*\{/g)].map((match) => match[1]!),
+    const defined = new Map(
+      [...own.text.matchAll(/\b(struct|union)\s+(\w+)\s*\{/g)].map(([, keyword, name]) => [name!, keyword!]),
     )
     const words = new Set(own.text.match(/\w+/g))
     return {
@@ -192,24 +194,54 @@ export async function compileHeaders(
       ),
       enumerators: new Map([...types.enumerators].filter(([name]) => words.has(name))),
       structs: new Map([...types.structs].filter(([name]) => defined.has(name))),
+      unions: new Set([...defined].filter(([, keyword]) => keyword === 'union').map(([name]) => name)),
     }
   } finally {
     await rm(place, { recursive: true, force: true })
   }
 }
 
-/** An object with the debug information of every type of the headers, and one pointer to each of `structs`. */
+/** A shared object with the debug information of every type of the headers and of `declarations`. */
 async function compileObject(
   compiler: Compiler,
   arch: Arch,
   headers: readonly string[],
-  structs: readonly string[],
+  declarations: string,
 ): Promise<string> {
   const source = join(compiler.place, 'types.c')
   const object = join(compiler.place, 'types.so')
-  await writeFile(source, includes(headers) + structs.map((name) => `struct ${name} *of_${name};\n`).join(''))
-  const flags = ['-g', '-fno-eliminate-unused-debug-types', '-shared', '-fPIC', '-o', object, source]
+  await writeFile(source, includes(headers) + declarations)
+  const flags = [
+    '-g',
+    '-fno-eliminate-unused-debug-types',
+    '-shared',
+    '-fPIC',
+    '-nostdlib',
+    '-o',
+    object,
+    source,
+  ]
   const result = await runCommand([...compiler.argv, ...flags], { package: 'gcc' })
   if (result.status !== 0) throw broken(compiler.tree, arch, result)
   return object
+}
+
+/** The object that a tool reads to compare types: one exported pointer to each structure of `facts`, at `target`. */
+export async function compileTypes(
+  tree: HeaderTree,
+  facts: HeaderFacts,
+  headers: readonly string[],
+  target: string,
+): Promise<void> {
+  const place = await scratchDirectory()
+  try {
+    const compiler = await makeCompiler(tree, facts.arch, place)
+    const declarations = [...facts.structs.keys()].map((name) => {
+      const keyword = facts.unions.has(name) ? 'union' : 'struct'
+      return `${keyword} ${name} *of_${name};\n`
+    })
+    await cp(await compileObject(compiler, facts.arch, headers, declarations.join('')), target)
+  } finally {
+    await rm(place, { recursive: true, force: true })
+  }
 }
