@@ -33,9 +33,18 @@ async function listsOf(suite: string | undefined, isFresh = false): Promise<List
   return refresh(lists)
 }
 
-/** Packages whose names match a regular expression, every version that the archive serves of each. */
-export async function servedPackages(pattern: RegExp, suite?: string): Promise<KernelPackage[]> {
-  return searchPackages(pattern, await listsOf(suite))
+const searches = new Map<string, Promise<KernelPackage[]>>()
+
+/** Packages whose names match a regular expression, every version that the archive serves of each; asked once. */
+export function servedPackages(pattern: RegExp, suite?: string): Promise<KernelPackage[]> {
+  const key = `${suite ?? ''} ${pattern.source}`
+  let found = searches.get(key)
+  if (!found) {
+    found = listsOf(suite).then((lists) => searchPackages(pattern, lists))
+    searches.set(key, found)
+    found.catch(() => searches.delete(key))
+  }
+  return found
 }
 
 /** What is taken out of packages: paths as in the archive (`./usr/...`), `*` for one part of a path. */
