@@ -59,11 +59,14 @@ export interface FilesWanted {
 
 /** Takes members out of a .deb, without root and without unpacking the rest. */
 export async function extractMembers(deb: string, members: readonly string[], target: string): Promise<void> {
-  // tar says which pattern matched nothing only after it has extracted all others: what is missing is the caller's
-  // to judge, so its status does not count, dpkg-deb's does.
+  // A pattern that matches nothing is the caller's to judge; whatever else tar or dpkg-deb has to say is a failure.
   const script = `set -o pipefail
-dpkg-deb --info "$0" >/dev/null && mkdir -p "$1" && { dpkg-deb --fsys-tarfile "$0" |
-  { tar -x -C "$1" --no-same-owner --wildcards --no-wildcards-match-slash "\${@:2}" 2>"$1.said" || grep -q 'Not found in archive' "$1.said"; }; }`
+mkdir -p "$1"
+dpkg-deb --fsys-tarfile "$0" | {
+  tar -x -C "$1" --no-same-owner --wildcards --no-wildcards-match-slash "\${@:2}" 2>"$1.said" && exit
+  grep -v -e 'Not found in archive' -e 'Exiting with failure' "$1.said" >&2 && exit 1
+  exit 0
+}`
   const result = await runCommand(['bash', '-c', script, deb, target, ...members], { package: 'dpkg' })
   await rm(`${target}.said`, { force: true })
   if (result.status === 0) return
