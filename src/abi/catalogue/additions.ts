@@ -19,7 +19,7 @@ export const additions: Additions = {
   KVM_TPR_ACCESS_REPORTING: vcpu(archVcpu),
   KVM_SET_VAPIC_ADDR: vcpu(archVcpu),
   KVM_SET_NR_MMU_PAGES: vm(archVm),
-  KVM_GET_NR_MMU_PAGES: vm(archVm),
+  KVM_GET_NR_MMU_PAGES: vm(`${archVm} of 6.1; 6.12 has the number in its header and no handler`),
   KVM_CREATE_PIT: vm(archVm),
   KVM_GET_PIT: vm(archVm),
   KVM_SET_PIT: vm(archVm),
