@@ -24,6 +24,7 @@ const kinds: Record<string, string> = {
   initramfs: 'initramfs',
   kernels: 'kernel',
   lab: 'lab image',
+  files: 'package files',
   labs: 'saved lab',
   names: 'kernel names',
 }

@@ -7,6 +7,8 @@ const usage = `usage: kvitest <command>
   run [options] [-- command...]       one guest from the shell: an interactive shell, or one command
   checkpoint save|restore ...         a running guest to a file, and guests that go on from it
   kernel fetch [name...]              fetch kernels into the cache
+  kernel config [options] KERNEL      what a kernel's configuration lacks to be a guest, a lab, or debugged
+  abi catalogue|headers ...           KVM's API as data; what differs between two kernels' UAPI headers
   cache ls|prune                      what the cache holds; less of it
   help                                this text
 
@@ -17,6 +19,7 @@ const commands: Record<string, () => Promise<(argv: string[]) => Promise<number>
   run: async () => (await import('./run.ts')).run,
   checkpoint: async () => (await import('./checkpoint.ts')).checkpoint,
   kernel: async () => (await import('./kernel.ts')).kernel,
+  abi: async () => (await import('./abi.ts')).abi,
   cache: async () => (await import('./cache.ts')).cache,
 }
 

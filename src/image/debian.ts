@@ -14,9 +14,11 @@ export interface KernelPackage {
 }
 
 /** Where apt keeps its package lists: the system's, or ours where the system has none. */
-interface Lists {
+export interface Lists {
   options: string[]
   path: string
+  /** Of a directory of our own. */
+  root?: string
 }
 
 const packagePattern = /^linux-image-(\d\S*)-cloud-amd64$/
@@ -52,11 +54,14 @@ async function systemLists(): Promise<Lists> {
   return { options: [], path }
 }
 
-function privateLists(): Lists {
-  const root = cachePath('apt')
+/** Package lists in a directory of our own: for the system's own sources, or for those of `sourceList`. */
+export function privateLists(root = cachePath('apt'), sourceList?: string): Lists {
+  const sources = sourceList === undefined ? [] : [`list=${sourceList}`, 'parts=-']
   return {
+    root,
     path: join(root, 'state/lists'),
     options: [
+      ...sources.flatMap((source) => ['-o', `Dir::Etc::source${source}`]),
       '-o',
       `Dir::State=${root}/state`,
       '-o',
@@ -67,44 +72,51 @@ function privateLists(): Lists {
   }
 }
 
-async function hasLists(lists: Lists): Promise<boolean> {
+export async function hasLists(lists: Lists): Promise<boolean> {
   const names = await readdir(lists.path).catch(() => [])
   return names.some(
     (name) => name.includes('_Packages') || name.includes('InRelease') || name.endsWith('_Release'),
   )
 }
 
-/** What apt serves now, newest knowledge that is on this machine. */
-async function readServed(lists: Lists): Promise<KernelPackage[]> {
-  const names = await runCommand(
-    ['apt-cache', ...lists.options, 'search', '--names-only', '^linux-image-[0-9].*-cloud-amd64$'],
-    { package: 'apt' },
-  )
+/** Every version of every package whose name matches a regular expression, as apt's lists have them. */
+export async function searchPackages(
+  pattern: RegExp,
+  lists: Lists,
+): Promise<(KernelPackage & { isMeta: boolean })[]> {
+  const argv = ['apt-cache', ...lists.options]
+  // apt's expressions are POSIX extended: they know no \d and no \S.
+  const posix = pattern.source.replaceAll('\\d', '[0-9]').replaceAll('\\S', '[^ ]')
+  const names = await runCommand([...argv, 'search', '--names-only', posix], { package: 'apt' })
   const packages = names.stdout
     .toString()
     .split('\n')
     .map((line) => line.split(' ', 1)[0]!)
-    .filter((name) => packagePattern.test(name))
+    .filter((name) => pattern.test(name))
   if (packages.length === 0) return []
-  const shown = await runCommand(['apt-cache', ...lists.options, 'show', ...packages], { package: 'apt' })
+  const shown = await runCommand([...argv, 'show', ...packages], { package: 'apt' })
   return shown.stdout
     .toString()
     .split(/\n\n+/)
     .flatMap((stanza) => {
       const name = /^Package: (.*)$/m.exec(stanza)?.[1]
       const version = /^Version: (.*)$/m.exec(stanza)?.[1]
-      // Debian's meta packages (linux-image-6.12-cloud-amd64) hold no image.
-      const isMeta = /meta-package/.test(stanza)
-      return name && version && !isMeta ? [{ package: name, version }] : []
+      return name && version ? [{ package: name, version, isMeta: /meta-package/.test(stanza) }] : []
     })
 }
 
+/** What apt serves now, newest knowledge that is on this machine. */
+async function readServed(lists: Lists): Promise<KernelPackage[]> {
+  // Debian's meta packages (linux-image-6.12-cloud-amd64) hold no image.
+  const found = await searchPackages(packagePattern, lists)
+  return found.filter((one) => !one.isMeta).map(({ package: name, version }) => ({ package: name, version }))
+}
+
 /** Fetches package lists into our own directory; needs no root. */
-async function refresh(): Promise<Lists> {
-  const lists = privateLists()
+export async function refresh(lists = privateLists()): Promise<Lists> {
   await withLock('apt', async () => {
     for (const part of ['state/lists/partial', 'cache/archives/partial']) {
-      await makeDirectory(cachePath('apt', part))
+      await makeDirectory(join(lists.root!, part))
     }
     const result = await runCommand(['apt-get', ...lists.options, ...apt('update')], { package: 'apt' })
     // apt-get update exits 0 on sources that cannot be reached, with a warning.
@@ -147,7 +159,8 @@ export async function servedKernels(): Promise<KernelPackage[]> {
   return (await findServedOnce()).packages
 }
 
-function findServedOnce(): Promise<Served> {
+/** The package lists in use, with the kernels that they serve. */
+export function findServedOnce(): Promise<Served> {
   if (!served) {
     served = findServed()
     served.catch(() => {
@@ -203,7 +216,8 @@ export interface WantedPackage {
   version?: string
 }
 
-async function download(wanted: WantedPackage, lists: Lists, directory: string): Promise<string> {
+/** Downloads one package into `directory`, which it makes, and returns the file's path. */
+export async function download(wanted: WantedPackage, lists: Lists, directory: string): Promise<string> {
   const name = wanted.version === undefined ? wanted.package : `${wanted.package}=${wanted.version}`
   const argv = ['apt-get', ...lists.options, ...apt('download'), name]
   await mkdir(directory)
