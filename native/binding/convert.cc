@@ -111,6 +111,8 @@ Napi::Value to_js(Napi::Env env, const VcpuState& state) {
   return object;
 }
 
+}  // namespace
+
 Napi::Value uint8_array(Napi::Env env, const std::vector<std::byte>& data) {
   // Copied into V8's own memory: V8 aborts when two external buffers cover one address.
   Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, data.size());
@@ -118,7 +120,15 @@ Napi::Value uint8_array(Napi::Env env, const std::vector<std::byte>& data) {
   return Napi::Uint8Array::New(env, data.size(), buffer, 0);
 }
 
-}  // namespace
+Napi::Value promised(Napi::Env env, const std::function<Napi::Promise()>& call) {
+  try {
+    return call();
+  } catch (const Error&) {
+    const auto deferred = Napi::Promise::Deferred::New(env);
+    deferred.Reject(to_js(env, std::current_exception()));
+    return deferred.Promise();
+  }
+}
 
 std::string string_of(const Napi::Value& value, const char* operation, const char* what) {
   if (!value.IsString()) refuse(operation, std::string(what) + " is not a string");

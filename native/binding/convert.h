@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <exception>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "native/machine/end.h"
@@ -22,6 +24,10 @@ ForkOptions fork_options(const Napi::Value& value, const char* operation);
 std::vector<std::byte> bytes_of(const Napi::Value& value, const char* operation);
 // Throws Error (EINVAL).
 std::string string_of(const Napi::Value& value, const char* operation, const char* what);
+// A copy, in V8's own memory.
+Napi::Value uint8_array(Napi::Env env, const std::vector<std::byte>& data);
+// A promise of what `call` makes; an Error that it throws rejects it.
+Napi::Value promised(Napi::Env env, const std::function<Napi::Promise()>& call);
 // An integer in [low, high]. Throws Error (EINVAL).
 std::uint64_t integer_of(const Napi::Value& value, const char* operation, const char* what,
                          std::uint64_t low, std::uint64_t high);

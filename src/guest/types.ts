@@ -1,4 +1,5 @@
 import type { HostInfo } from '../host/machine-host.ts'
+import type { RawKvm } from '../host/raw/kvm.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
 import type { DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
@@ -222,5 +223,7 @@ export interface Host extends AsyncDisposable {
   fork(options?: BootOptions & Pick<GuestForkOptions, 'clock'>): Promise<Guest>
   /** Reads a file that GuestCheckpoint.save() wrote. Rejects with EBADMSG for one that was truncated or changed. */
   restore(path: string): Promise<GuestCheckpoint>
+  /** Raw access to the host's KVM, for checks of KVM itself. It ends with the host, if not before. */
+  kvm(): Promise<RawKvm>
   close(): Promise<void>
 }

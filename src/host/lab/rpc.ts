@@ -12,12 +12,14 @@ import type {
   VcpuState,
 } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
+import type { RawResult } from '../../native/raw-contract.ts'
+import type { RawStep } from '../raw/place.ts'
 
 /**
  * The RPC between a client and a lab. One session is one connection, and holds at most one machine: what one
  * client does or fails to do ends with its session.
  */
-export const protocolVersion = 2
+export const protocolVersion = 3
 
 /** Name of the virtio-serial port that carries the sessions. */
 export const portName = 'org.kvitest.rpc'
@@ -118,6 +120,8 @@ export interface LabFunctions {
   readSaved(offset: number, length: number): Promise<Uint8Array>
   /** A checkpoint from a blob that ensureBlob named before. */
   loadCheckpoint(sha256: string): Promise<LabCheckpointInfo>
+  /** RawPlace.batch() of the session's one session of raw access, which begins with the first call. */
+  raw(steps: RawStep[]): Promise<RawResult[]>
 }
 
 /** What a client serves to the lab. */
