@@ -45,6 +45,7 @@ class RawResident : public Resident, public std::enable_shared_from_this<RawResi
   const std::shared_ptr<Wakeup> wakeup_;
   const std::uint64_t number_;
   RawObject* object_ = nullptr;
+  bool closed_ = false;
   std::uint64_t last_call_ = 0;
   std::map<std::uint64_t, Napi::Promise::Deferred> pending_;
 
@@ -69,6 +70,7 @@ class RawResident::Closing : public Napi::AsyncWorker {
   void OnOK() override {
     // The calls that it ended have answers by now, which come first.
     resident_->drain(Env());
+    resident_->closed_ = true;
     if (resident_->environment_ != nullptr) resident_->environment_->remove(resident_->number_);
     deferred_.Resolve(Env().Undefined());
   }
@@ -108,7 +110,8 @@ Napi::Promise RawResident::close() {
 
 void RawResident::detach() {
   object_ = nullptr;
-  if (environment_ == nullptr) return;
+  // Once closed it is not the environment's any more, which may be gone.
+  if (environment_ == nullptr || closed_) return;
   const Napi::HandleScope scope(environment_->env());
   close();
 }
