@@ -91,6 +91,7 @@ Napi::Value counts(const Napi::CallbackInfo& info) {
   counts.Set("machines", live_machines.load());
   counts.Set("threads", live_threads.load());
   counts.Set("checkpoints", live_checkpoints.load());
+  counts.Set("rawSessions", live_raw_sessions.load());
   return counts;
 }
 

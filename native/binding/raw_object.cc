@@ -4,6 +4,7 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "native/binding/raw_convert.h"
 #include "native/error.h"
 #include "native/kvm/raw/session.h"
+#include "native/machine/counts.h"
 
 namespace kvitest {
 
@@ -46,6 +48,7 @@ class RawResident : public Resident, public std::enable_shared_from_this<RawResi
   const std::uint64_t number_;
   RawObject* object_ = nullptr;
   bool closed_ = false;
+  std::optional<Counted> counted_{std::in_place, live_raw_sessions};
   std::uint64_t last_call_ = 0;
   std::map<std::uint64_t, Napi::Promise::Deferred> pending_;
 
@@ -71,6 +74,7 @@ class RawResident::Closing : public Napi::AsyncWorker {
     // The calls that it ended have answers by now, which come first.
     resident_->drain(Env());
     resident_->closed_ = true;
+    resident_->counted_.reset();
     if (resident_->environment_ != nullptr) resident_->environment_->remove(resident_->number_);
     deferred_.Resolve(Env().Undefined());
   }
@@ -140,6 +144,7 @@ void RawResident::drain(Napi::Env env) {
 
 void RawResident::abandon() {
   session_.close();
+  counted_.reset();
   pending_.clear();
   environment_ = nullptr;
 }

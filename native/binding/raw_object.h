@@ -6,6 +6,7 @@
 
 #include <napi.h>
 
+#include <atomic>
 #include <memory>
 
 #include "native/binding/environment.h"
@@ -13,6 +14,9 @@
 namespace kvitest {
 
 class RawResident;
+
+// Not closed yet; all environments of the process.
+inline std::atomic<int> live_raw_sessions{0};
 
 class RawObject : public Napi::ObjectWrap<RawObject> {
  public:

@@ -179,6 +179,8 @@ export interface NativeCounts {
   machines: number
   threads: number
   checkpoints: number
+  /** Sessions of raw access that are not closed. */
+  rawSessions: number
 }
 
 export interface KvmProbe {

@@ -9,6 +9,7 @@ const nothing = {
   machines: 0,
   threads: 0,
   checkpoints: 0,
+  rawSessions: 0,
   kvmFds: 0,
   ramFds: 0,
   guestThreads: 0,
@@ -76,6 +77,7 @@ describe.skipIf(reason)(`life of machines${reason ? ` (skipped: ${reason})` : ''
       machines: 10,
       threads: 20,
       checkpoints: 0,
+      rawSessions: 0,
       kvmFds: expect.any(Number),
       ramFds: 0,
       guestThreads: 20,
@@ -194,6 +196,7 @@ describe.skipIf(reason)(`life of raw sessions${reason ? ` (skipped: ${reason})` 
   test('closed sessions leave no thread, fd or mapping, though their vCPUs ran', async () => {
     const { status, report } = await runChild('raw-closed')
 
+    expect(report.during.rawSessions).toBe(5)
     expect(report.during.kvmFds).toBeGreaterThanOrEqual(15)
     expect(report.during.guestThreads).toBeGreaterThanOrEqual(15)
     expect(report.refused).toBe('ECANCELED')

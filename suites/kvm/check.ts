@@ -1,3 +1,4 @@
+import { accessSync, constants } from 'node:fs'
 import { test as base, expect } from 'kvitest/test'
 import { Bench } from './bench.ts'
 
@@ -54,6 +55,19 @@ export const test = base.extend('kvmBench', async ({ host }, { onCleanup }) => {
   return Bench.open(kvm)
 })
 
+/** Without a KVM of its own this machine checks nothing, and says so. */
+function whyNotHere(): string | undefined {
+  if (process.env.KVITEST_HOST !== 'local') return undefined
+  try {
+    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
+    return undefined
+  } catch (error) {
+    return `no usable /dev/kvm: ${(error as NodeJS.ErrnoException).code}`
+  }
+}
+
+const reason = whyNotHere()
+
 /** One behaviour check: what is observed on a fresh bench is what is expected, but for the exceptions. */
 export function check(
   name: string,
@@ -62,7 +76,7 @@ export function check(
   expected: unknown,
   exceptions: Exception[] = [],
 ): void {
-  test(name, async ({ kvmBench, host, task }) => {
+  test.skipIf(reason)(reason ? `${name} (skipped: ${reason})` : name, async ({ kvmBench, host, task }) => {
     const exception = exceptions.find((candidate) => appliesTo(candidate, host.info))
     task.meta.kvitestClaim = { ...claim, ...(exception ? { exception: exception.why } : {}) }
     expect(await observe(kvmBench)).toEqual(exception ? exception.outcome : expected)

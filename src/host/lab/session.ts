@@ -74,9 +74,12 @@ export class Session {
     this.#parts.kept.release(this)
     await this.#parts.held.release(this)
     await this.#parts.blobs.release(this)
-    await (await this.#raw?.catch(() => undefined))?.close()
-    const machine = await this.#creating?.catch(() => undefined)
-    await machine?.stop().catch(() => {})
+    const [raw, machine] = await Promise.all([
+      this.#raw?.catch(() => undefined),
+      this.#creating?.catch(() => undefined),
+    ])
+    // Side by side: a thread that hangs in KVM holds up the end of the raw session.
+    await Promise.all([raw?.close(), machine?.stop().catch(() => {})])
   }
 
   async #machine(): Promise<NativeMachine> {
