@@ -58,8 +58,8 @@ export type RawOperation =
   | { do: 'writeFd'; fd: RawHandle; data: Uint8Array }
   | { do: 'close'; fd: RawHandle }
   /**
-   * Waits until a call runs on `target` and sends it a signal `count` times, as long as one runs. The answer's value
-   * is how many were sent.
+   * Waits until a call runs on `target` and interrupts it by a signal until a system call of it has come back `count`
+   * times (default 1), as long as a call runs. The answer's value is how many times one did.
    */
   | { do: 'signal'; target: string; count?: number }
 

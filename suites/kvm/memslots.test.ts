@@ -7,7 +7,7 @@ const dirtyLog = 1
 const readOnly = 2
 
 describe('memslots', () => {
-  const slots = documented('4.35 KVM_SET_USER_MEMORY_REGION')
+  const slots = documented('KVM_SET_USER_MEMORY_REGION')
   check('a slot is made', slots, (b) => b.slot({}), 0)
   check(
     'a slot is deleted by size 0',
@@ -142,7 +142,7 @@ describe('memslots', () => {
 })
 
 describe('dirty log', () => {
-  const log = documented('4.8 KVM_GET_DIRTY_LOG')
+  const log = documented('KVM_GET_DIRTY_LOG')
   check(
     'a slot without a dirty log has none',
     log,

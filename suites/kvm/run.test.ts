@@ -8,7 +8,7 @@ import { pack, u64 } from './struct.ts'
 const ascii = (bytes: Uint8Array) => Buffer.from(bytes).toString('latin1')
 
 describe('exits', () => {
-  const area = documented('5. The kvm_run structure')
+  const area = documented('The kvm_run structure')
   check(
     'OUT exits with direction, size, port and data',
     area,
@@ -133,7 +133,7 @@ describe('exits', () => {
 })
 
 describe('the run protocol', () => {
-  const run = documented('4.10 KVM_RUN')
+  const run = documented('KVM_RUN')
   check(
     'KVM_RUN takes no argument',
     deFacto(run.section),
@@ -142,7 +142,7 @@ describe('the run protocol', () => {
   )
   check(
     'immediate_exit keeps the vCPU out of the guest',
-    documented('5. The kvm_run structure'),
+    documented('The kvm_run structure'),
     async (b) => {
       await b.guest('io_out')
       return [outcomeOf(await b.run({ immediateExit: true })), ...(await b.exits(1))]
@@ -151,7 +151,7 @@ describe('the run protocol', () => {
   )
   check(
     'immediate_exit completes the exit before',
-    documented('5. The kvm_run structure'),
+    documented('The kvm_run structure'),
     async (b) => {
       await b.guest('io_out')
       await b.run()
@@ -208,7 +208,7 @@ describe('the run protocol', () => {
   )
   check(
     'registers are read and written between exits',
-    documented('4.11 KVM_GET_REGS'),
+    documented('KVM_GET_REGS'),
     async (b) => {
       await b.guest('io_out')
       await b.run()
@@ -222,7 +222,7 @@ describe('the run protocol', () => {
 describe('registers', () => {
   check(
     'the general registers come back as they were set',
-    documented('4.12 KVM_SET_REGS'),
+    documented('KVM_SET_REGS'),
     async (b) => {
       const values = Array.from({ length: 17 }, (_, i) => BigInt(i + 1) * 0x0101_0101_0101n)
       const set = pack(...values.map((value) => ['u64', value] as ['u64', bigint]), ['u64', 2])
@@ -233,7 +233,7 @@ describe('registers', () => {
   )
   check(
     'rflags bit 1 is always set',
-    deFacto('4.12 KVM_SET_REGS'),
+    deFacto('KVM_SET_REGS'),
     async (b) => {
       await b.vcpu(KVM.SET_REGS, new Uint8Array(144))
       return u64(await b.get(KVM.GET_REGS, 144), 136)
@@ -242,7 +242,7 @@ describe('registers', () => {
   )
   check(
     'the special registers come back as they were got',
-    documented('4.14 KVM_SET_SREGS'),
+    documented('KVM_SET_SREGS'),
     async (b) => {
       const sregs = await b.get(KVM.GET_SREGS, 312)
       return [await b.vcpu(KVM.SET_SREGS, sregs), Buffer.from(await b.get(KVM.GET_SREGS, 312)).equals(sregs)]
@@ -251,7 +251,7 @@ describe('registers', () => {
   )
   check(
     'paging without protection is refused',
-    deFacto('4.14 KVM_SET_SREGS'),
+    deFacto('KVM_SET_SREGS'),
     async (b) => {
       // struct kvm_sregs: 8 segments of 24 bytes, 2 tables of 16, then cr0.
       const sregs = await b.get(KVM.GET_SREGS, 312)
@@ -262,7 +262,7 @@ describe('registers', () => {
   )
   check(
     'the FPU comes back as it was set',
-    documented('4.23 KVM_SET_FPU'),
+    documented('KVM_SET_FPU'),
     async (b) => {
       const fpu = await b.get(KVM.GET_FPU, 416)
       fpu.set(new Uint8Array(128).fill(0x5a), 160)
@@ -273,13 +273,13 @@ describe('registers', () => {
   )
   check(
     'a read into too little memory is EFAULT',
-    documented('1. General description'),
+    documented('General description'),
     (b) => b.vcpu(KVM.GET_REGS, new Uint8Array(143)),
     'EFAULT',
   )
   check(
     'registers are read by other threads while nobody runs the vCPU',
-    documented('2. File descriptors'),
+    documented('File descriptors'),
     async (b) => {
       const { fd } = await b.guest('spin')
       const read = (thread: string) =>

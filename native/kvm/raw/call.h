@@ -116,7 +116,8 @@ struct Close {
   Handle fd = 0;
 };
 
-// Sends our kick signal to a thread of the session, `count` times, as long as a call runs on it.
+// Interrupts a thread of the session by our kick signal until a system call of it has come back
+// `count` times, as long as a call runs on it; waits until one does.
 struct Signal {
   std::string thread;
   unsigned count = 1;

@@ -339,18 +339,20 @@ Result make(const Signal& call, Job& job, Objects&, Threads& threads) {
     }
     if (job.expired) return result;
   }
-  unsigned sent = 0;
-  while (sent < call.count && !job.expired) {
+  unsigned hits = 0;
+  while (hits < call.count && !job.expired) {
     const std::shared_ptr<Job> hit = target->current();
     if (hit == nullptr) break;
     const unsigned before = hit->returned;
-    if (target->kick(hit.get())) ++sent;
+    target->kick(hit.get());
     // One after the other: a queue of them would be taken all at once, and then there is nothing
-    // left to interrupt. One that came between two system calls interrupts none.
+    // left to interrupt. One that came before or between system calls interrupted none: once more.
     const auto lost = std::chrono::steady_clock::now() + std::chrono::milliseconds{1};
-    while (hit->returned == before && std::chrono::steady_clock::now() < lost) ::sched_yield();
+    const auto is_hit = [&] { return hit->returned != before || target->current() != hit; };
+    while (!is_hit() && std::chrono::steady_clock::now() < lost) ::sched_yield();
+    if (is_hit()) ++hits;
   }
-  result.value = sent;
+  result.value = hits;
   return result;
 }
 

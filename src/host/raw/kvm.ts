@@ -203,8 +203,8 @@ export class RawKvm implements AsyncDisposable {
   }
 
   /**
-   * Waits until a call runs on the vCPU's thread and interrupts it by a signal, `count` times as long as a call runs.
-   * The answer's value: how many were sent.
+   * Waits until a call runs on the vCPU's thread and interrupts it by a signal until KVM_RUN has come back `count`
+   * times, as long as the call runs. The answer's value: how many times it did.
    */
   signal(vcpu: RawVcpu, count = 1, options: RawCallOptions = {}): Promise<RawAnswer> {
     return this.#make(() => ({ do: 'signal', target: vcpu.thread, count, thread: 'signals', ...options }))
