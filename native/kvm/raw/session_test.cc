@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <future>
 #include <string>
 #include <utility>
@@ -109,6 +110,15 @@ kvm_run run_of(const Result& result) {
   REQUIRE(result.data.size() >= sizeof run);
   std::memcpy(&run, result.data.data(), sizeof run);
   return run;
+}
+
+bool has_open_vcpu() {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    const auto target = std::filesystem::read_symlink(entry.path(), gone).string();
+    if (target.find("kvm-vcpu") != std::string::npos) return true;
+  }
+  return false;
 }
 
 TEST_SUITE_BEGIN("raw KVM access");
@@ -214,7 +224,11 @@ TEST_CASE("an fd is closed while a call uses it" * doctest::skip(no_kvm())) {
   std::future<Result> running = begin(bench.session, kRun, "vcpu");
   call(bench.session, Signal{"vcpu", 0});
 
+  CHECK(has_open_vcpu());
+
   CHECK(call(bench.session, Close{kVcpu}).code == 0);
+
+  CHECK_FALSE(has_open_vcpu());
 
   CHECK_THROWS_AS(call(bench.session, Ioctl{.fd = kVcpu, .request = KVM_GET_REGS}), Error);
   CHECK(call(bench.session, Signal{"vcpu", 1}).value == 1);
