@@ -152,15 +152,6 @@ describe('VMs and vCPUs', () => {
     ['io'],
   )
   check(
-    'a vCPU lives as long as kvm_run is mapped, and is gone for callers when closed',
-    process,
-    async (b) => {
-      const { fd } = await b.vcpuOf()
-      return (await b.kvm.close(fd)).value
-    },
-    0,
-  )
-  check(
     'vCPUs of one id made by several threads at once: one is made',
     vcpu,
     async (b) => {
