@@ -1,5 +1,20 @@
-import { defineConfig } from 'vitest/config'
+import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config'
 import { guestWorkers, kvitestProjects } from './src/vitest/index.ts'
+
+/** The behaviour checks of KVM, on each of these hosts. */
+function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfiguration[] {
+  return Object.entries(hosts).map(([name, host]) => ({
+    extends: true,
+    test: {
+      name: `kvm (${name})`,
+      include: ['suites/kvm/**/*.test.ts'],
+      env: { KVITEST_HOST: host },
+      testTimeout: 60_000,
+      hookTimeout: 180_000,
+      ...(host === 'local' ? {} : { globalSetup: ['src/vitest/global-setup.ts'] }),
+    },
+  }))
+}
 
 export default defineConfig({
   test: {
@@ -37,6 +52,11 @@ export default defineConfig({
           globalSetup: ['src/vitest/global-setup.ts'],
         },
       },
+      ...kvmProjects({
+        local: 'local',
+        'lab 6.12': 'lab:debian:6.12-cloud',
+        'lab 6.1': 'lab:debian:6.1-cloud',
+      }),
       ...kvitestProjects({
         name: 'virtio',
         include: ['suites/virtio/**/*.tap.*', 'suites/virtio/**/*.test.ts'],

@@ -108,7 +108,7 @@ try {
   vitestProjects([], 'unit')
   // Together, because labs are shared by the projects of one run.
   // Two emulated cores stall an SMP guest now and then (docs/performance.md); a retry shows as such in the report.
-  vitestProjects(['--retry=1'], 'lab', 'virtio*')
+  vitestProjects(['--retry=1'], 'lab', 'virtio*', 'kvm*')
 } finally {
   rmSync(scratch, { recursive: true, force: true })
 }

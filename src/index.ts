@@ -18,6 +18,19 @@ export type {
   VsockListener,
 } from './guest/types.ts'
 export type { HostInfo } from './host/machine-host.ts'
+export { type GuestCode, guestCode } from './host/raw/guest-code.ts'
+export {
+  type IoctlOptions,
+  ioctlCall,
+  type RawAnswer,
+  RawFd,
+  RawKvm,
+  RawMemory,
+  type RawVcpu,
+  type RunAnswer,
+} from './host/raw/kvm.ts'
+export type { RawStep } from './host/raw/place.ts'
+export { mmioDataOffset, RunArea } from './host/raw/run-area.ts'
 export type { KernelInfo } from './image/kernel.ts'
 export { resolveKernel } from './image/resolve.ts'
 export type { DeviceSpec, MachineEnd, VcpuState } from './native/contract.ts'

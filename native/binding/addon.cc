@@ -13,6 +13,7 @@
 #include "native/binding/convert.h"
 #include "native/binding/environment.h"
 #include "native/binding/kernel_state.h"
+#include "native/binding/raw_object.h"
 #include "native/binding/session.h"
 #include "native/counts.h"
 #include "native/error.h"
@@ -90,6 +91,7 @@ Napi::Value counts(const Napi::CallbackInfo& info) {
   counts.Set("machines", live_machines.load());
   counts.Set("threads", live_threads.load());
   counts.Set("checkpoints", live_checkpoints.load());
+  counts.Set("rawSessions", live_raw_sessions.load());
   return counts;
 }
 
@@ -114,6 +116,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("probe", Napi::Function::New(env, probe, "probe"));
   exports.Set("createMachine", Napi::Function::New(env, create_machine, "createMachine"));
   exports.Set("loadCheckpoint", Napi::Function::New(env, CheckpointObject::load, "loadCheckpoint"));
+  exports.Set("openRaw", Napi::Function::New(env, RawObject::open, "openRaw"));
   exports.Set("counts", Napi::Function::New(env, counts, "counts"));
   exports.Set("setParentDeathSignal",
               Napi::Function::New(env, set_parent_death_signal, "setParentDeathSignal"));

@@ -53,17 +53,6 @@ class FileWorker : public Napi::AsyncWorker {
   std::exception_ptr error_;
 };
 
-// A promise of what `call` makes; what it throws rejects it.
-Napi::Value promised(Napi::Env env, const std::function<Napi::Promise()>& call) {
-  try {
-    return call();
-  } catch (const Error&) {
-    const auto deferred = Napi::Promise::Deferred::New(env);
-    deferred.Reject(to_js(env, std::current_exception()));
-    return deferred.Promise();
-  }
-}
-
 Napi::Promise run(Napi::Env env, FileWorker::Work work) {
   auto worker = std::make_unique<FileWorker>(env, std::move(work));
   const Napi::Promise promise = worker->promise();

@@ -58,6 +58,16 @@ Napi::Value to_js(Napi::Env env, const VcpuState& state) {
 
 }  // namespace
 
+Napi::Value promised(Napi::Env env, const std::function<Napi::Promise()>& call) {
+  try {
+    return call();
+  } catch (const Error&) {
+    const auto deferred = Napi::Promise::Deferred::New(env);
+    deferred.Reject(to_js(env, std::current_exception()));
+    return deferred.Promise();
+  }
+}
+
 MachineSpec machine_spec(const Napi::Value& value) {
   const Napi::Object object = object_of(value, kSpec, "the spec");
   MachineSpec spec;

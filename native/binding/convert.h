@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <exception>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "native/binding/fields.h"
@@ -23,6 +25,8 @@ Machine::NmiOptions nmi_options(const Napi::Value& value);
 ForkOptions fork_options(const Napi::Value& value, const char* operation);
 // In V8's own memory.
 Napi::Value to_js(Napi::Env env, const std::vector<std::byte>& bytes);
+// A promise of what `call` makes; an Error that it throws rejects it.
+Napi::Value promised(Napi::Env env, const std::function<Napi::Promise()>& call);
 Napi::Value to_js(Napi::Env env, const Event& event);
 Napi::Value to_js(Napi::Env env, const MachineEnd& end);
 Napi::Value to_js(Napi::Env env, const MachineSpec& spec);

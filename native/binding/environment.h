@@ -1,14 +1,14 @@
 // What the addon holds for one Node environment (the main thread or a worker): the way onto its
-// thread, and its live machines.
+// thread, and its live machines and raw sessions.
 //
 // The rules of life, each where it is enforced:
 // - Native threads reach JS through one thread-safe function for the environment; they own nothing
 // of JS and
-//   no session, they only know a session's number.
+//   no session, they only know a session's number (a Resident's).
 // - The thread-safe function is referenced only while a promise is pending or a machine runs, so an
 // idle addon
 //   keeps no process alive.
-// - The cleanup hook closes that way, stops every machine and joins its threads, before Node takes
+// - The cleanup hook closes that way, stops every resident and joins its threads, before Node takes
 // the
 //   environment down: Node may unload the addon or free the environment right after.
 #pragma once
@@ -23,16 +23,30 @@
 namespace kvitest {
 
 class Session;
+class RawResident;
 struct Checkpoint;
 class Environment;
+
+// What native threads work for in an environment, known to them by its number only. JS thread.
+class Resident {
+ public:
+  virtual ~Resident() = default;
+  virtual std::uint64_t number() const = 0;
+  // Gives JS what there is: somebody called wake() with its number.
+  virtual void drain(Napi::Env env) = 0;
+  // The environment ends. All are told by stop(), which waits for nothing, then each by abandon(),
+  // which waits for its threads and drops everything that belongs to the environment.
+  virtual void stop() = 0;
+  virtual void abandon() = 0;
+};
 
 // How native threads wake the JS thread.
 class Wakeup {
  public:
   explicit Wakeup(Environment& environment);
 
-  // Any thread: has the session with this number drained on the JS thread.
-  void wake(std::uint64_t session);
+  // Any thread: has the resident with this number drained on the JS thread.
+  void wake(std::uint64_t resident);
   // The environment ends: from here on wake() does nothing. JS thread.
   void close();
   // Keeps the event loop alive, or lets it go. JS thread.
@@ -40,7 +54,7 @@ class Wakeup {
   void release(Napi::Env env);
 
  private:
-  static void call_js(Napi::Env env, Napi::Function, Environment* environment, void* session);
+  static void call_js(Napi::Env env, Napi::Function, Environment* environment, void* resident);
   using Function = Napi::TypedThreadSafeFunction<Environment, void, call_js>;
 
   std::mutex mutex_;  // a native thread must not be inside the call while close() returns
@@ -57,9 +71,9 @@ class Environment {
   Napi::Env env() const { return env_; }
   const std::shared_ptr<Wakeup>& wakeup() const { return wakeup_; }
 
-  std::uint64_t add(std::shared_ptr<Session> session);
-  void remove(std::uint64_t session) { sessions_.erase(session); }
-  std::shared_ptr<Session> find(std::uint64_t session) const;
+  void add(std::shared_ptr<Resident> resident);
+  void remove(std::uint64_t resident) { residents_.erase(resident); }
+  std::shared_ptr<Resident> find(std::uint64_t resident) const;
   std::uint64_t next_number() { return ++last_number_; }
 
   // The class of machines, made once.
@@ -69,13 +83,16 @@ class Environment {
   // The same for checkpoints.
   Napi::FunctionReference checkpoint_class;
   std::shared_ptr<const Checkpoint> constructing_checkpoint;
+  // The same for raw access to KVM.
+  Napi::FunctionReference raw_class;
+  std::shared_ptr<RawResident> constructing_raw;
 
  private:
   void shut_down();
 
   Napi::Env env_;
   std::shared_ptr<Wakeup> wakeup_;
-  std::map<std::uint64_t, std::shared_ptr<Session>> sessions_;
+  std::map<std::uint64_t, std::shared_ptr<Resident>> residents_;
   std::uint64_t last_number_ = 0;
 };
 

@@ -185,6 +185,7 @@ void Session::forget_if_done() {
 }
 
 void Session::abandon() {
+  machine_.join();
   // References go while the environment is still there.
   pending_.clear();
   listener_.Reset();

@@ -20,7 +20,7 @@ namespace kvitest {
 
 class MachineObject;
 
-class Session : public std::enable_shared_from_this<Session> {
+class Session : public Resident, public std::enable_shared_from_this<Session> {
  public:
   // Makes the answer of an operation that succeeded; null for undefined.
   using Answer = std::function<Napi::Value(Napi::Env)>;
@@ -28,7 +28,7 @@ class Session : public std::enable_shared_from_this<Session> {
   Session(Environment& environment, MachineSpec spec);
   Session(Environment& environment, std::shared_ptr<const Checkpoint> origin, ForkOptions options);
 
-  std::uint64_t number() const { return number_; }
+  std::uint64_t number() const override { return number_; }
   Machine& machine() { return machine_; }
 
   // A promise, pending until settle() is called with the operation's number. While it is, the
@@ -54,10 +54,11 @@ class Session : public std::enable_shared_from_this<Session> {
   // with whatever waits for what it hears; an `await` for an event is reachable from nowhere else.
   void hold_while_running();
 
-  // Gives the owner what there is.
-  void drain(Napi::Env env);
-  // The environment ends: drops everything that belongs to it.
-  void abandon();
+  void drain(Napi::Env env) override;
+  void stop() override {
+    machine_.stop([](const MachineEnd&) {});
+  }
+  void abandon() override;
 
  private:
   struct Pending {

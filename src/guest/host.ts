@@ -1,6 +1,7 @@
 import type { GuestNeed } from '../budget/process-budget.ts'
 import { type HostChoice, openMachineHost } from '../host/index.ts'
 import type { CachedFork, HostInfo, MachineHost, MakerPlace } from '../host/machine-host.ts'
+import { RawKvm } from '../host/raw/kvm.ts'
 import { bootImage } from '../image/boot-image.ts'
 import { fileHash } from '../image/hash.ts'
 import { buildInitramfs, modulesFor } from '../image/initramfs.ts'
@@ -111,6 +112,10 @@ class GuestHost implements Host {
 
   async restore(path: string): Promise<GuestCheckpoint> {
     return await restoreCheckpoint(this.#machines, path, (...fork) => LinuxGuest.fork(...fork, this.#place))
+  }
+
+  async kvm(): Promise<RawKvm> {
+    return new RawKvm(await this.#machines.openRaw())
   }
 
   async close(): Promise<void> {

@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream'
 import type { HostInfo } from '../host/machine-host.ts'
+import type { RawKvm } from '../host/raw/kvm.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
 import type { DeviceChange, DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
@@ -288,5 +289,7 @@ export interface Host extends AsyncDisposable {
   fork(options?: BootOptions & Pick<GuestForkOptions, 'clock'>): Promise<Guest>
   /** Reads a file that GuestCheckpoint.save() wrote. Rejects with EBADMSG for one that was truncated or changed. */
   restore(path: string): Promise<GuestCheckpoint>
+  /** Raw access to the host's KVM, for checks of KVM itself. It ends with the host, if not before. */
+  kvm(): Promise<RawKvm>
   close(): Promise<void>
 }

@@ -22,6 +22,7 @@ import type {
   HostMachine,
   MachineHost,
 } from './machine-host.ts'
+import { makeCalls, type RawPlace } from './raw/place.ts'
 
 /** The share of this machine's memory that cached checkpoints may hold. */
 const checkpointShare = 1 / 4
@@ -33,6 +34,7 @@ interface Holdings {
   machines: Set<LocalMachine>
   checkpoints: Set<LocalCheckpoint>
   store: CheckpointStore<LocalCheckpoint>
+  raws: Set<RawPlace>
 }
 
 class LocalMachine implements HostMachine {
@@ -185,6 +187,7 @@ export class LocalHost implements MachineHost {
     const holdings: Holdings = {
       machines: new Set(),
       checkpoints: new Set(),
+      raws: new Set(),
       store: new CheckpointStore(Math.floor(totalmem() * checkpointShare)),
     }
     const create = (spec: MachineSpec, onEvent: (event: MachineEvent) => void) =>
@@ -230,9 +233,26 @@ export class LocalHost implements MachineHost {
     return new LocalCheckpoint(await this.#addon.loadCheckpoint(path), this.#holdings)
   }
 
+  async openRaw(): Promise<RawPlace> {
+    const raw = await this.#addon.openRaw()
+    const { raws } = this.#holdings
+    const place: RawPlace = {
+      batch: (steps) => makeCalls(raw, steps),
+      close: async () => {
+        await raw.close()
+        raws.delete(place)
+      },
+    }
+    raws.add(place)
+    return place
+  }
+
   async close(): Promise<void> {
-    const { machines, checkpoints, store } = this.#holdings
-    await Promise.allSettled([...machines].map((machine) => machine.stop()))
+    const { machines, checkpoints, store, raws } = this.#holdings
+    await Promise.allSettled([
+      ...[...machines].map((machine) => machine.stop()),
+      ...[...raws].map((raw) => raw.close()),
+    ])
     store.close()
     for (const checkpoint of checkpoints) await checkpoint.release()
   }

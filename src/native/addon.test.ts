@@ -116,7 +116,7 @@ describe.skipIf(reason)(`bare guests on the local KVM${reason ? ` (skipped: ${re
     expect(alive).toBe(100)
     expect(new Set(ends.map(({ reason }) => reason))).toEqual(new Set(['test-exit']))
     expect(new Set(machines.map(({ text }) => text('debug')))).toEqual(new Set(['hello from a bare guest\n']))
-    expect(loadAddon().counts()).toEqual({ machines: 0, threads: 0, checkpoints: 0 })
+    expect(loadAddon().counts()).toEqual({ machines: 0, threads: 0, checkpoints: 0, rawSessions: 0 })
   })
 
   test('a spinning guest is inspected, goes on, and stops at once', async () => {

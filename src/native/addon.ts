@@ -10,6 +10,7 @@ import type {
   NativeMachine,
 } from './contract.ts'
 import { KvitestError } from './error.ts'
+import type { NativeRaw } from './raw-contract.ts'
 
 /** Path of the addon: `KVITEST_ADDON`, else what the build leaves in this package. */
 export function addonPath(): string {
@@ -109,6 +110,13 @@ function wrapCheckpoint(checkpoint: NativeCheckpoint): NativeCheckpoint {
   }
 }
 
+function wrapRaw(raw: NativeRaw): NativeRaw {
+  return {
+    call: (call) => converted(raw.call(call)),
+    close: () => converted(raw.close()),
+  }
+}
+
 function wrapAddon(addon: NativeAddon): NativeAddon {
   return {
     version: addon.version,
@@ -116,6 +124,7 @@ function wrapAddon(addon: NativeAddon): NativeAddon {
     createMachine: async (spec: MachineSpec, onEvent: (event: MachineEvent) => void) =>
       wrapMachine(await converted(addon.createMachine(spec, onEvent))),
     loadCheckpoint: async (path) => wrapCheckpoint(await converted(addon.loadCheckpoint(path))),
+    openRaw: async () => wrapRaw(await converted(addon.openRaw())),
     counts: () => addon.counts(),
     setParentDeathSignal: (signal) => throwing(() => addon.setParentDeathSignal(signal)),
     addEntropy: (data) => throwing(() => addon.addEntropy(data)),

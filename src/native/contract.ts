@@ -4,6 +4,8 @@
  * none blocks the JS thread.
  */
 
+import type { NativeRaw } from './raw-contract.ts'
+
 /** A Linux kernel booted directly: a bzImage (64-bit entry) or an ELF vmlinux with a PVH note. Paths are on the machine the addon runs on. */
 export interface LinuxPayload {
   kind: 'linux'
@@ -314,6 +316,8 @@ export interface NativeCounts {
   machines: number
   threads: number
   checkpoints: number
+  /** Sessions of raw access that are not closed. */
+  rawSessions: number
 }
 
 export interface KvmProbe {
@@ -330,6 +334,8 @@ export interface NativeAddon {
   createMachine(spec: MachineSpec, onEvent: (event: MachineEvent) => void): Promise<NativeMachine>
   /** Reads a file that save() wrote. Rejects with EBADMSG for one that is truncated, no checkpoint or of another version. */
   loadCheckpoint(path: string): Promise<NativeCheckpoint>
+  /** Raw access to KVM. Nothing is open yet. */
+  openRaw(): Promise<NativeRaw>
   counts(): NativeCounts
   /** prctl(PR_SET_PDEATHSIG): this process gets `signal` when its parent dies. Throws errno errors. */
   setParentDeathSignal(signal: number): void

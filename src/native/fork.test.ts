@@ -224,6 +224,6 @@ describe.skipIf(reason)(`checkpoint, fork, reset${reason ? ` (skipped: ${reason}
     expect(loadAddon().counts()).toMatchObject({ machines: 200, threads: 400 })
     await Promise.all(forks.map(({ machine }) => machine.stop()))
     checkpoint.release()
-    expect(loadAddon().counts()).toEqual({ machines: 0, threads: 0, checkpoints: 0 })
+    expect(loadAddon().counts()).toEqual({ machines: 0, threads: 0, checkpoints: 0, rawSessions: 0 })
   })
 })

@@ -9,6 +9,7 @@ const nothing = {
   machines: 0,
   threads: 0,
   checkpoints: 0,
+  rawSessions: 0,
   kvmFds: 0,
   ramFds: 0,
   guestThreads: 0,
@@ -76,6 +77,7 @@ describe.skipIf(reason)(`life of machines${reason ? ` (skipped: ${reason})` : ''
       machines: 10,
       threads: 20,
       checkpoints: 0,
+      rawSessions: 0,
       kvmFds: expect.any(Number),
       ramFds: 0,
       guestThreads: 20,
@@ -187,5 +189,39 @@ describe.skipIf(reason)(`life of machines${reason ? ` (skipped: ${reason})` : ''
 
     expect(report).toEqual({ seen: 'listener: end', reason: 'test-exit', after: nothing })
     expect(status).toBe(0)
+  })
+})
+
+describe.skipIf(reason)(`life of raw sessions${reason ? ` (skipped: ${reason})` : ''}`, () => {
+  test('closed sessions leave no thread, fd or mapping, though their vCPUs ran', async () => {
+    const { status, report } = await runChild('raw-closed')
+
+    expect(report.during.rawSessions).toBe(5)
+    expect(report.during.kvmFds).toBeGreaterThanOrEqual(15)
+    expect(report.during.guestThreads).toBeGreaterThanOrEqual(15)
+    expect(report.refused).toBe('ECANCELED')
+    expect(report.after).toEqual(nothing)
+    expect(status).toBe(0)
+  })
+
+  test('collected sessions leave nothing', async () => {
+    const { status, report } = await runChild('raw-collected')
+
+    expect(report.during.kvmFds).toBeGreaterThan(0)
+    expect(report.after).toEqual(nothing)
+    expect(status).toBe(0)
+  })
+
+  test('a process that exits while a vCPU runs ends at once and cleanly', async () => {
+    const { status, signal, stderr } = await runChild('raw-exit')
+
+    expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' })
+  })
+
+  test('worker threads terminated while vCPUs run neither crash nor leave anything', async () => {
+    const { status, signal, report, stderr } = await runChild('raw-workers')
+
+    expect({ status, signal, stderr }).toEqual({ status: 0, signal: null, stderr: '' })
+    expect(report.after).toEqual(nothing)
   })
 })

@@ -18,6 +18,7 @@ import type {
   HostMachine,
   MachineHost,
 } from '../machine-host.ts'
+import type { RawPlace } from '../raw/place.ts'
 import { LabConnection, type LabRpc } from './connection.ts'
 import { chunkSize, type SavedFormat } from './rpc.ts'
 import { fetchSaved, sendFile, sendFiles, window } from './transfer.ts'
@@ -29,6 +30,7 @@ const makeAttempts = 3
 interface Holdings {
   machines: Set<LabMachine>
   checkpoints: Set<LabCheckpoint>
+  raws: Set<RawPlace>
   connect(onEvent: (event: MachineEvent) => void): LabConnection
   /** The kernel of the labs. */
   kernel: string
@@ -275,6 +277,7 @@ export class LabHost implements MachineHost {
     this.#holdings = {
       machines: new Set(),
       checkpoints: new Set(),
+      raws: new Set(),
       connect: (onEvent) => new LabConnection(socketPath, onEvent),
       kernel,
     }
@@ -341,9 +344,30 @@ export class LabHost implements MachineHost {
     }
   }
 
+  async openRaw(): Promise<RawPlace> {
+    const connection = this.#holdings.connect(() => {})
+    try {
+      await connection.open({ kernel: this.#holdings.kernel, cpus: 1, memory: 0 })
+    } catch (error) {
+      connection.close()
+      throw error
+    }
+    const { raws } = this.#holdings
+    const place: RawPlace = {
+      batch: (steps) => (connection.rpc.$closed ? connection.lost : connection.rpc.raw(steps)),
+      close: async () => {
+        raws.delete(place)
+        connection.close()
+      },
+    }
+    raws.add(place)
+    return place
+  }
+
   async close(): Promise<void> {
-    const { machines, checkpoints } = this.#holdings
+    const { machines, checkpoints, raws } = this.#holdings
     await Promise.allSettled([...machines].map((machine) => machine.stop()))
+    for (const raw of raws) await raw.close()
     for (const checkpoint of checkpoints) await checkpoint.release()
   }
 

@@ -178,6 +178,28 @@ describe.each(['debian:6.12-cloud', 'debian:6.1-cloud'])('a lab of %s', (kernel)
 
     await vi.waitFor(async () => expect(await watcher.rpc.counts()).toEqual(before), 30_000)
   })
+
+  test('a raw session ends with its client, whatever its threads do', async () => {
+    const watcher = new LabConnection(labs.socket, () => {})
+    onTestFinished(() => watcher.close())
+    await watcher.open({ kernel, cpus: 0, memory: 0 })
+    const before = await watcher.rpc.counts()
+    const raw = await host.openRaw()
+    const [opened, version] = await raw.batch([
+      { do: 'open', path: '/dev/kvm', as: 1 },
+      { do: 'ioctl', fd: 1, request: 0xae00 },
+    ])
+    expect([opened!.madeFd, version!.value]).toEqual([true, 12])
+    // Waits for a call on a thread that there is not.
+    const waiting = raw.batch([{ do: 'signal', target: 'nobody', deadline: 3_600_000 }])
+    waiting.catch(() => {})
+    expect((await watcher.rpc.counts()).rawSessions).toBe(before.rawSessions + 1)
+
+    await raw.close()
+
+    await expect(waiting).rejects.toMatchObject({ code: 'ECANCELED' })
+    await vi.waitFor(async () => expect(await watcher.rpc.counts()).toEqual(before), 30_000)
+  })
 })
 
 describe('a lab that dies', () => {

@@ -13,6 +13,8 @@ import type {
   VcpuState,
 } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
+import type { RawResult } from '../../native/raw-contract.ts'
+import type { RawStep } from '../raw/place.ts'
 
 /**
  * The RPC between a client and a lab. One session is one connection, and holds at most one machine: what one
@@ -133,6 +135,8 @@ export interface LabFunctions {
   readSaved(offset: number, length: number): Promise<Uint8Array | number>
   /** A checkpoint from a blob that ensureBlob named before. */
   loadCheckpoint(sha256: string): Promise<LabCheckpointInfo>
+  /** RawPlace.batch() of the session's one session of raw access, which begins with the first call. */
+  raw(steps: RawStep[]): Promise<RawResult[]>
 }
 
 /** What a client serves to the lab. */

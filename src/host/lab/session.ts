@@ -8,7 +8,9 @@ import type {
   NativeMachine,
 } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
+import type { NativeRaw } from '../../native/raw-contract.ts'
 import type { CheckpointStore } from '../checkpoint-store.ts'
+import { makeCalls } from '../raw/place.ts'
 import type { BlobStore } from './blob-store.ts'
 import type { HeldCheckpoints } from './held-checkpoints.ts'
 import {
@@ -41,11 +43,12 @@ export interface SessionParts {
   post: (message: Buffer) => void
 }
 
-/** One client's session in the lab: at most one machine, stopped when the session ends. */
+/** One client's session in the lab: at most one machine and one raw session, ended when the session ends. */
 export class Session {
   readonly #parts: SessionParts
   readonly #receive: (message: Buffer) => void
   #creating: Promise<NativeMachine> | undefined
+  #raw: Promise<NativeRaw> | undefined
   #ended = false
 
   constructor(parts: SessionParts) {
@@ -65,14 +68,18 @@ export class Session {
     if (!this.#ended) this.#receive(message)
   }
 
-  /** Stops the machine, whatever state it is in, and lets go of the session's files and checkpoints. */
+  /** Stops the machine, whatever state it is in, and raw access, and lets go of the session's files and checkpoints. */
   async end(): Promise<void> {
     this.#ended = true
     this.#parts.kept.release(this)
     await this.#parts.held.release(this)
     await this.#parts.blobs.release(this)
-    const machine = await this.#creating?.catch(() => undefined)
-    await machine?.stop().catch(() => {})
+    const [raw, machine] = await Promise.all([
+      this.#raw?.catch(() => undefined),
+      this.#creating?.catch(() => undefined),
+    ])
+    // Side by side: a thread that hangs in KVM holds up the end of the raw session.
+    await Promise.all([raw?.close(), machine?.stop().catch(() => {})])
   }
 
   async #machine(): Promise<NativeMachine> {
@@ -133,6 +140,10 @@ export class Session {
       contents: async () => kept.keys(),
       saveCheckpoint: (id, format) => held.save(this, id, format),
       readSaved: (offset, length) => held.read(this, offset, Math.min(length, chunkSize)),
+      raw: async (steps) => {
+        this.#raw ??= addon.openRaw()
+        return makeCalls(await this.#raw, steps)
+      },
       loadCheckpoint: async (sha256) => {
         try {
           return this.#held(await addon.loadCheckpoint(blobs.path(sha256)))

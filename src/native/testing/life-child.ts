@@ -6,10 +6,12 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, readFileSync, writeSync } from 'node:fs'
 import { constants } from 'node:os'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isMainThread, Worker } from 'node:worker_threads'
-import { loadAddon } from '../addon.ts'
+import { addonPath, loadAddon } from '../addon.ts'
 import type { NativeCheckpoint } from '../contract.ts'
+import type { NativeRaw, RawCall } from '../raw-contract.ts'
 import { bareSpec, createBare, runBare, startFork } from './bare-guest.ts'
 
 function resources() {
@@ -90,6 +92,50 @@ async function collect(): Promise<void> {
     gc()
     await sleep(20)
   }
+}
+
+/** A raw session with a vCPU in KVM_RUN that would not come back for an hour. */
+async function startRaw(): Promise<NativeRaw> {
+  const raw = await loadAddon().openRaw()
+  const code = readFileSync(join(dirname(addonPath()), 'guests/raw/spin.bin'))
+  const must = async (call: RawCall) => {
+    const result = await raw.call(call)
+    if (result.errno) throw new Error(`${call.do}: ${result.errno}`)
+    return result
+  }
+  await must({ do: 'open', path: '/dev/kvm', as: 1 })
+  await must({ do: 'ioctl', fd: 1, request: 0xae01, as: 2 })
+  await must({ do: 'ioctl', fd: 2, request: 0xae41, as: 3 })
+  await must({ do: 'map', fd: 3, bytes: 4096, as: 1 })
+  await must({ do: 'map', bytes: 0x4000, as: 2 })
+  await must({ do: 'write', memory: 2, offset: 0x1000, data: code })
+  const region = new Uint8Array(32)
+  region[17] = 0x40
+  const patches = [{ at: 24, memory: 2 }]
+  await must({ do: 'ioctl', fd: 2, request: 0x4020ae46, argument: region, patches })
+  const { data: sregs } = await must({
+    do: 'ioctl',
+    fd: 3,
+    request: 0x8138ae83,
+    argument: new Uint8Array(312),
+  })
+  // cs: base, limit, selector
+  await must({ do: 'ioctl', fd: 3, request: 0x4138ae84, argument: sregs!.fill(0, 0, 8).fill(0, 12, 14) })
+  const regs = new Uint8Array(144)
+  regs[129] = 0x10
+  regs[136] = 2
+  await must({ do: 'ioctl', fd: 3, request: 0x4090ae82, argument: regs })
+  void raw.call({ do: 'run', vcpu: 3, area: 1, thread: 'vcpu', deadline: 3_600_000 }).catch(() => {})
+  // Answered when it runs.
+  await must({ do: 'signal', target: 'vcpu', count: 0 })
+  return raw
+}
+
+/** A raw session with a VM, of which nobody keeps the handle. */
+async function forgetRaw(): Promise<void> {
+  const raw = await loadAddon().openRaw()
+  await raw.call({ do: 'open', path: '/dev/kvm', as: 1 })
+  await raw.call({ do: 'ioctl', fd: 1, request: 0xae01, as: 2 })
 }
 
 const modes: Record<string, () => Promise<unknown>> = {
@@ -224,6 +270,49 @@ const modes: Record<string, () => Promise<unknown>> = {
     })
     for (let i = 0; i < 10; i++) void busy.inspect()
     await busy.start()
+  },
+  /** Raw sessions with a running vCPU are closed. */
+  'raw-closed': async () => {
+    const raws = await Promise.all(Array.from({ length: 5 }, startRaw))
+    const during = resources()
+    await Promise.all(raws.map((raw) => raw.close()))
+    const refused = await raws[0]!.call({ do: 'eventfd', as: 9 }).catch((error) => error.code)
+    return { during, refused, after: resources() }
+  },
+  /** Idle raw sessions that nobody holds. */
+  'raw-collected': async () => {
+    for (let i = 0; i < 5; i++) await forgetRaw()
+    const during = resources()
+    const { gc } = globalThis
+    if (!gc) throw new Error('run with --expose-gc')
+    for (let i = 0; i < 200 && resources().kvmFds > 0; i++) {
+      gc()
+      await sleep(20)
+    }
+    return { during, after: resources() }
+  },
+  /** The process ends while a vCPU of a raw session runs. */
+  'raw-exit': async () => {
+    await startRaw()
+    setTimeout(() => process.exit(0), 10)
+    return { during: resources() }
+  },
+  /** Worker threads are terminated while vCPUs of their raw sessions run. */
+  'raw-workers': async () => {
+    for (let round = 0; round < 3; round++) {
+      const worker = new Worker(new URL(import.meta.url), { argv: ['in-raw-worker'] })
+      await new Promise((resolve, reject) => {
+        worker.once('message', resolve)
+        worker.once('error', reject)
+      })
+      await worker.terminate()
+    }
+    return { after: resources() }
+  },
+  'in-raw-worker': async () => {
+    const { parentPort } = await import('node:worker_threads')
+    await startRaw()
+    parentPort!.postMessage('running')
   },
   /** Starts a child that asks to die with us, tells its pid, and is gone by SIGKILL without a word to it. */
   orphan: async () => {

@@ -56,7 +56,9 @@ export async function openHost(): Promise<Host> {
   }
   const [boot, fork] = [begin('boot'), begin('fork')]
   const restore = () => Promise.reject(new Error('a stand-in host restores nothing'))
-  return { info: INFO, boot, fork, restore, close: async () => {}, [Symbol.asyncDispose]: async () => {} }
+  const kvm = () => Promise.reject(new Error('a stand-in host has no KVM'))
+  const close = async () => {}
+  return { info: INFO, boot, fork, restore, kvm, close, [Symbol.asyncDispose]: close }
 }
 
 function standInGuest(options: BootOptions, log: string | undefined, how: 'boot' | 'fork'): Guest {
