@@ -105,9 +105,9 @@ try {
     "find native -name '*.h' -o -name '*.cc' -o -name '*.c' | xargs clang-format --dry-run -Werror",
   ])
   nativeTests()
-  vitestProjects([], 'unit')
+  vitestProjects(['--retry=1'], 'unit')
   // Together, because labs are shared by the projects of one run.
-  // Two emulated cores stall an SMP guest now and then (docs/performance.md); a retry shows as such in the report.
+  // Two emulated cores, or another program here, stall an SMP guest now and then (docs/performance.md); a retry shows as such in the report.
   vitestProjects(['--retry=1'], 'lab', 'virtio*', 'kvm*')
 } finally {
   rmSync(scratch, { recursive: true, force: true })

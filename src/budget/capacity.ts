@@ -17,10 +17,13 @@ export interface Capacity {
 /** What a person asked for, as far as he did. */
 export type Limits = Partial<Capacity>
 
-/** vCPUs for each CPU: a guest waits for its lab, its disk and its sleep more than it computes. */
-const overcommit = 2
-/** Even on one CPU a few guests run at once. */
-const minCpus = 4
+/**
+ * vCPUs for each CPU: a guest waits for its lab, its disk and its sleep far more than it computes, and those that start,
+ * which do compute, are bounded apart. With 2 of them, two cores stood idle half the time in `npm test`.
+ */
+const overcommit = 6
+/** Even on one CPU several guests run at once. */
+const minCpus = 8
 /** The share of the memory that is there; the rest is for labs, Node, and who else works here. */
 const memoryShare = 3 / 4
 
