@@ -45,7 +45,7 @@ test('the tightest quota on the way to the root counts', () => {
   })
   expect(measureCpus(here)).toBe(1)
   expect(memoryAvailable(here)).toBe(1.5 * gibibyte)
-  expect(measureCapacity(here)).toEqual({ cpus: 8, memory: 1.125 * gibibyte, starts: 1 })
+  expect(measureCapacity(here)).toEqual({ cpus: 16, memory: 1.125 * gibibyte, starts: 4 })
 })
 
 test('control groups of version 1 count too', () => {

@@ -19,11 +19,11 @@ export type Limits = Partial<Capacity>
 
 /**
  * vCPUs for each CPU: a guest waits for its lab, its disk and its sleep far more than it computes, and those that start,
- * which do compute, are bounded apart. With 2 of them, two cores stood idle half the time in `npm test`.
+ * which do compute, are bounded apart. With 2 of them, two cores stood idle half the time in `npm test`, and with 6 too.
  */
-const overcommit = 6
-/** Even on one CPU several guests run at once. */
-const minCpus = 8
+const overcommit = 16
+/** Guests that start at a time, for each CPU: they wait for each other's checkpoints and for room in labs too. */
+const startsPerCpu = 4
 /** The share of the memory that is there; the rest is for labs, Node, and who else works here. */
 const memoryShare = 3 / 4
 
@@ -95,9 +95,9 @@ export function memoryAvailable(places: Places = {}): number {
 export function measureCapacity(places: Places = {}): Capacity {
   const cpus = measureCpus(places)
   return {
-    cpus: Math.max(minCpus, cpus * overcommit),
+    cpus: cpus * overcommit,
     memory: Math.floor(memoryAvailable(places) * memoryShare),
-    starts: cpus,
+    starts: startsPerCpu * cpus,
   }
 }
 

@@ -1,6 +1,6 @@
 import type { Capacity } from './capacity.ts'
 import { gibibytes } from './memory.ts'
-import { type Asker, WaitingLine, Waits } from './waiting-line.ts'
+import { type Asker, type Beyond, WaitingLine, Waits } from './waiting-line.ts'
 
 /** One guest that wants to run, or runs. */
 export interface LeaseRequest extends Asker {
@@ -88,7 +88,9 @@ export class MachineBudget {
 
   /** The guest runs: another may start. */
   started(request: LeaseRequest): void {
-    if (this.#starting.delete(request)) this.#line.advance()
+    if (!this.#starting.delete(request)) return
+    this.#line.moved()
+    this.#line.advance()
   }
 
   /** Gives it back, or asks no more. */
@@ -133,14 +135,15 @@ export class MachineBudget {
     return used
   }
 
-  #offer(request: LeaseRequest, beyond: boolean): boolean {
+  #offer(request: LeaseRequest, beyond: Beyond): boolean {
     if (!this.#isOpen) return false
     const used = this.#used()
     const { cpus, memory, starts } = this.#capacity
     const fits =
       used.cpus + request.cpus <= cpus && used.memory + request.memory <= memory && used.starts < starts
     // A guest that starts will have started, and then the next one may: nothing is stuck.
-    if (beyond && [...this.#starting].some(({ holder }) => !this.#blocked.has(holder))) return false
+    if (beyond === 'deadlock' && [...this.#starting].some(({ holder }) => !this.#blocked.has(holder)))
+      return false
     if (!fits && !beyond && this.#line.granted.size > 0) return false
     this.#starting.add(request)
     this.#onGranted(request)

@@ -3,7 +3,7 @@ import { availableParallelism } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { memoryAvailable } from '../../budget/capacity.ts'
 import { gibibytes, parseSize } from '../../budget/memory.ts'
-import { type Asker, WaitingLine, Waits } from '../../budget/waiting-line.ts'
+import { type Asker, type Beyond, WaitingLine, Waits } from '../../budget/waiting-line.ts'
 import { resolveKernel } from '../../image/resolve.ts'
 import { extractVmlinux } from '../../image/vmlinux.ts'
 import { KvitestError } from '../../native/error.ts'
@@ -43,6 +43,9 @@ const saveLimit = 15_000
 const labReserve = 384 * 2 ** 20
 /** What Node and the page tables of guests need beside them, as the server in the lab reckons it. */
 const workSpace = 192 * 2 ** 20
+
+/** Guests touch a part of their memory, and forks of one checkpoint share the most of that. */
+const roomOvercommit = 4
 
 export interface Placement {
   lab: Lab
@@ -228,10 +231,13 @@ export class LabPool {
   }
 
   /** Called by the line; throws for nobody but the one who asks. */
-  #offer(asking: Asking, beyond: boolean): boolean {
+  #offer(asking: Asking, beyond: Beyond): boolean {
     const { want } = asking
     const plan = this.#planned!
-    const fits = ({ memory, room }: Place) => beyond || memory === 0 || memory + want.memory <= room
+    // Who wants one lab only goes on from something that is there, and would hold up those who may go elsewhere.
+    const isBound = beyond !== undefined || want.lab !== undefined
+    const fits = ({ memory, room }: Place) =>
+      isBound || memory === 0 || memory + want.memory <= room * roomOvercommit
     try {
       const place = this.#find(want, plan, fits)
       if (place) this.#place(asking, place)
