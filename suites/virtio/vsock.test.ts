@@ -27,7 +27,8 @@ test('a fork has a CID of its own, and a connection of its parent is reset there
 
   await using fork = await guest.fork({ devices: { vsock0: { cid: 41 } } })
   const settled = 'for i in $(seq 100); do [ -s /tmp/error ] && break; sleep 0.1; done; cat /tmp/error'
-  expect(await shell(fork, settled)).toContain('reset by peer')
+  // The driver marks the socket closed and in error, one after the other: a reader may find either.
+  expect(await shell(fork, settled)).toMatch(/reset by peer|not connected/)
   expect(await shell(fork, 'talk cid')).toBe('41')
 
   socket.write('still there')

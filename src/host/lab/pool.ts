@@ -213,7 +213,7 @@ export class LabPool {
 
   #ask(asking: Asking, plan: LabPlan): void {
     const { want } = asking
-    const most = plan.memory - labReserve
+    const most = (plan.memory - labReserve) * roomOvercommit
     if (want.memory > most) {
       throw new KvitestError(
         'use a lab',

@@ -61,8 +61,8 @@ test('a second guest of one holder does not wait for the first one', async () =>
 })
 
 test('a guest that fits into no lab is refused', async () => {
-  await expect(host.createMachine({ ...spec, memory: 2 ** 30 }, () => {})).rejects.toThrow(
-    'use a lab: a guest of 1 GiB in a lab of 1 GiB, which has at most 640 MiB for one; ' +
+  await expect(host.createMachine({ ...spec, memory: 2 ** 32 }, () => {})).rejects.toThrow(
+    'use a lab: a guest of 4 GiB in a lab of 1 GiB, which has at most 2.5 GiB for one; ' +
       'give the guest less memory, or the labs more with KVITEST_LAB_MEMORY',
   )
 })
