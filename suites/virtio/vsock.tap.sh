@@ -46,9 +46,9 @@ point "eight connections at once" sh -c "
 
 # --- the host connects ---
 
-echo "from the guest" | timeout 30 talk vsock-listen 4000 >"$work/heard" &
+echo "from the guest" | timeout 120 talk vsock-listen 4000 >"$work/heard" &
 listener=$!
-for try in $(seq 50); do
+for try in $(seq 300); do
   ask "connect vsock0 4000"
   [ "$answer" != connected ] || break
   sleep 0.1
