@@ -111,7 +111,8 @@ export function limitsOf(environment: NodeJS.ProcessEnv = process.env): Limits {
   return limits
 }
 
-function countOf(name: string, text: string): number {
+/** A setting that counts something; throws a KvitestError with its name. */
+export function countOf(name: string, text: string): number {
   const count = Number(text)
   if (Number.isInteger(count) && count > 0) return count
   throw new KvitestError(`read ${name}`, `${text}: not a positive whole number`, { code: 'EINVAL' })
@@ -120,22 +121,9 @@ function countOf(name: string, text: string): number {
 /** The measured capacity, but for what was asked for: of several the least. */
 export function limited(measured: Capacity, limits: Iterable<Limits>): Capacity {
   const all = [...limits]
-  const least = (values: (number | undefined)[], otherwise: number) => {
-    const given = values.filter((value) => value !== undefined)
-    return given.length > 0 ? Math.min(...given) : otherwise
+  const least = (what: keyof Capacity): number => {
+    const given = all.flatMap((one) => one[what] ?? [])
+    return given.length > 0 ? Math.min(...given) : measured[what]
   }
-  return {
-    cpus: least(
-      all.map(({ cpus }) => cpus),
-      measured.cpus,
-    ),
-    memory: least(
-      all.map(({ memory }) => memory),
-      measured.memory,
-    ),
-    starts: least(
-      all.map(({ starts }) => starts),
-      measured.starts,
-    ),
-  }
+  return { cpus: least('cpus'), memory: least('memory'), starts: least('starts') }
 }

@@ -38,7 +38,7 @@ import type {
   RunResult,
   SpawnOptions,
 } from './types.ts'
-import { answersWithin, BootWatch, IdleWatch } from './watch.ts'
+import { answersWithin, SilenceWatch, whileItAnswers, whileItMoves } from './watch.ts'
 
 /** Milliseconds that a guest without a limit for it may take to power off. */
 const powerOffGrace = 3000
@@ -73,7 +73,7 @@ export class LinuxGuest implements Guest {
   /** Of a fork: what it goes on from. */
   readonly #origin: GuestSidecar | undefined
   readonly #devices: GuestDevices
-  readonly #watch: IdleWatch
+  readonly #watch: SilenceWatch
   readonly #ending: GuestEnding
   readonly #recorder: GuestRecorder
   #agent: AgentClient
@@ -130,7 +130,8 @@ export class LinuxGuest implements Guest {
     this.#agent = this.#converse()
     this.#devices = new GuestDevices(options, machine, origin?.openPorts ?? [])
     const pulse = { lastProgress: () => this.#lastProgress, ping: () => this.#agent.ping() }
-    this.#watch = new IdleWatch(pulse, options.idleLimits.script, (idle) => void this.#ending.hung(idle))
+    const { script } = options.idleLimits
+    this.#watch = new SilenceWatch(whileItAnswers(pulse), script, (idle) => void this.#ending.hung(idle))
   }
 
   /** A guest that goes on from a checkpoint: start() it with its machine. `spec` of the machine that was saved. */
@@ -223,8 +224,11 @@ export class LinuxGuest implements Guest {
     this.console.started()
     const limit = this.#options.bootTimeout
     const timer = setTimeout(() => void this.#ending.bootTimedOut(limit), limit)
-    const quiet = new BootWatch(
-      { lastProgress: () => this.#lastProgress, standsStill: () => standsStill(machine) },
+    const quiet = new SilenceWatch(
+      whileItMoves(
+        () => this.#lastProgress,
+        () => standsStill(machine),
+      ),
       this.#options.idleLimits.boot,
       (idle) => void this.#ending.hung(idle),
     )

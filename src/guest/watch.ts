@@ -6,75 +6,24 @@ export interface Pulse {
   ping: () => Promise<void>
 }
 
-/**
- * Calls `onHang` once when nothing moved on any channel for `limit` ms and the agent then did not answer for as long
- * again. A silent script in a live guest is no hang. `limit` 0 never.
- */
-export class IdleWatch {
-  readonly #pulse: Pulse
-  readonly #limit: number
-  readonly #onHang: (milliseconds: number) => void
-  #timer: NodeJS.Timeout | undefined
-  #stopped = false
-
-  constructor(pulse: Pulse, limit: number, onHang: (milliseconds: number) => void) {
-    this.#pulse = pulse
-    this.#limit = limit
-    this.#onHang = onHang
-  }
-
-  start(): void {
-    if (this.#limit > 0) this.#wait(this.#limit)
-  }
-
-  stop(): void {
-    this.#stopped = true
-    clearTimeout(this.#timer)
-  }
-
-  #wait(milliseconds: number): void {
-    if (this.#stopped) return
-    this.#timer = setTimeout(() => void this.#look(), Math.max(milliseconds, 1))
-    this.#timer.unref()
-  }
-
-  async #look(): Promise<void> {
-    const since = this.#pulse.lastProgress()
-    const idle = performance.now() - since
-    if (idle < this.#limit) {
-      this.#wait(this.#limit - idle)
-      return
-    }
-    if (await answersWithin(this.#pulse, this.#limit)) {
-      this.#wait(this.#limit)
-    } else if (!this.#stopped) {
-      this.stop()
-      this.#onHang(performance.now() - since)
-    }
-  }
-}
-
-/** How a boot is seen to get on. */
-export interface BootPulse {
+/** How a silent guest is looked at. */
+export interface Silence {
   /** performance.now() of the last byte on any channel. */
   lastProgress: () => number
-  /** Every vCPU halts, or spins where it is. */
-  standsStill: () => Promise<boolean>
+  /** Asked once the silence is `limit` ms long: true when the guest gets on all the same. */
+  getsOn: (limit: number) => Promise<boolean>
 }
 
-/**
- * Calls `onHang` once when a booting guest said nothing for `limit` ms and its vCPUs then stand still: a quiet boot on a
- * slow host gets on. `limit` 0 never.
- */
-export class BootWatch {
-  readonly #pulse: BootPulse
+/** Calls `onHang` once when nothing moved on any channel for `limit` ms and the guest does not get on. `limit` 0 never. */
+export class SilenceWatch {
+  readonly #silence: Silence
   readonly #limit: number
   readonly #onHang: (milliseconds: number) => void
   #timer: NodeJS.Timeout | undefined
   #stopped = false
 
-  constructor(pulse: BootPulse, limit: number, onHang: (milliseconds: number) => void) {
-    this.#pulse = pulse
+  constructor(silence: Silence, limit: number, onHang: (milliseconds: number) => void) {
+    this.#silence = silence
     this.#limit = limit
     this.#onHang = onHang
   }
@@ -95,21 +44,37 @@ export class BootWatch {
   }
 
   async #look(): Promise<void> {
-    const since = this.#pulse.lastProgress()
+    const since = this.#silence.lastProgress()
     const idle = performance.now() - since
     if (idle < this.#limit) {
       this.#wait(this.#limit - idle)
       return
     }
-    const isStill = await this.#pulse.standsStill().catch(() => false)
+    const getsOn = await this.#silence.getsOn(this.#limit)
     if (this.#stopped) return
-    if (!isStill || this.#pulse.lastProgress() > since) {
+    if (getsOn || this.#silence.lastProgress() > since) {
       this.#wait(this.#limit)
       return
     }
     this.stop()
     this.#onHang(performance.now() - since)
   }
+}
+
+/**
+ * Of a guest that runs: silent beyond the limit, and then neither a byte nor an answer of the agent for as long again. A
+ * silent script in a live guest is no hang.
+ */
+export function whileItAnswers(pulse: Pulse): Silence {
+  return { lastProgress: pulse.lastProgress, getsOn: (limit) => answersWithin(pulse, limit) }
+}
+
+/**
+ * Of a guest that boots: silent beyond the limit, and then every vCPU halts, or spins where it is. A quiet boot on a slow
+ * host gets on.
+ */
+export function whileItMoves(lastProgress: () => number, standsStill: () => Promise<boolean>): Silence {
+  return { lastProgress, getsOn: async () => !(await standsStill().catch(() => false)) }
 }
 
 /** An answer, or any byte at all: an answer may have to queue behind output. */

@@ -1,13 +1,11 @@
 import type {
-  Channel,
   CheckpointInfo,
   ForkOptions,
   KvmProbe,
+  MachineControl,
   MachineEnd,
   MachineEvent,
   MachineSpec,
-  NmiOptions,
-  VcpuState,
 } from '../native/contract.ts'
 import type { RawPlace } from './raw/place.ts'
 
@@ -26,33 +24,11 @@ export interface HostInfo {
 }
 
 /** A machine on a host. The same for the addon in this process and for one in a lab. */
-export interface HostMachine {
+export interface HostMachine extends MachineControl {
   /** Resolves after the `end` event; rejects with an infra KvitestError, and no `end` event comes, when the host itself is lost. */
   readonly ended: Promise<MachineEnd>
-  start(): Promise<void>
-  stop(): Promise<MachineEnd>
-  write(channel: Channel, data: Uint8Array): Promise<void>
-  consumed(channel: Channel, bytes: number): void
-  setPortOpen(channel: Channel, open: boolean): Promise<void>
-  resize(channel: Channel, columns: number, rows: number): Promise<void>
-  inspect(): Promise<VcpuState[]>
-  privateMemory(): Promise<number>
-  vsockListen(device: string, port: number, on: boolean): Promise<void>
-  vsockConnect(device: string, port: number): Promise<Channel>
-  vsockClose(channel: Channel, whole: boolean): Promise<void>
-  setLink(device: string, up: boolean): Promise<void>
-  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array>
-  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>
-  resizeDisk(disk: string, bytes: number): Promise<void>
-  diskSize(disk: string): Promise<number>
-  nmi(options?: NmiOptions): Promise<void>
-  sendBreak(): Promise<void>
-  /** As NativeMachine.keepEnd(). */
-  keepEnd(): Promise<void>
   /** As NativeMachine.checkpoint(). The checkpoint outlives the machine. */
   checkpoint(): Promise<HostCheckpoint>
-  /** As NativeMachine.reset(). */
-  reset(options?: ForkOptions): Promise<void>
 }
 
 /** A saved running machine on a host. The same for the addon in this process and for one in a lab. */

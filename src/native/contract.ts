@@ -265,6 +265,9 @@ export interface NativeMachine {
   reset(options?: ForkOptions): Promise<void>
 }
 
+/** What can be asked of a running machine wherever it runs: all but its checkpoints, which are things of their place. */
+export type MachineControl = Omit<NativeMachine, 'checkpoint'>
+
 /** What a fork's device has of its own. */
 export interface DeviceChange {
   /** Of a disk. The guest learns of it when its driver probes, or asks again (`/sys/block/vda/serial`). */

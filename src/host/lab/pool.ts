@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { availableParallelism } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { memoryAvailable } from '../../budget/capacity.ts'
+import { countOf, memoryAvailable } from '../../budget/capacity.ts'
 import { gibibytes, parseSize } from '../../budget/memory.ts'
 import { type Asker, type Beyond, WaitingLine, Waits } from '../../budget/waiting-line.ts'
 import { resolveKernel } from '../../image/resolve.ts'
@@ -89,12 +89,6 @@ interface Asking extends Asker {
   want: PlaceRequest
   placed: PromiseWithResolvers<Place>
   place: Place | undefined
-}
-
-function positiveInteger(name: string, text: string): number {
-  const value = Number(text)
-  if (Number.isInteger(value) && value > 0) return value
-  throw new KvitestError(`read ${name}`, `${text}: not a positive whole number`, { code: 'EINVAL' })
 }
 
 /** Labs of one host kernel: started when needed, each guest put where there is least to do. */
@@ -202,7 +196,7 @@ export class LabPool {
     const accelerator = await this.#options.accelerator()
     const { KVITEST_LABS, KVITEST_LAB_MEMORY } = process.env
     const labs = KVITEST_LABS
-      ? positiveInteger('KVITEST_LABS', KVITEST_LABS)
+      ? countOf('KVITEST_LABS', KVITEST_LABS)
       : (this.#options.labs ?? (accelerator === 'tcg' ? availableParallelism() : 1))
     const share = memoryAvailable() / 2 / labs
     const memory = KVITEST_LAB_MEMORY

@@ -1,16 +1,13 @@
 import { deserialize, serialize } from 'node:v8'
 import { type BirpcReturn, createBirpc } from 'birpc'
 import type {
-  Channel,
   CheckpointInfo,
   ForkOptions,
   KvmProbe,
-  MachineEnd,
+  MachineControl,
   MachineEvent,
   MachineSpec,
   NativeCounts,
-  NmiOptions,
-  VcpuState,
 } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
 import type { RawResult } from '../../native/raw-contract.ts'
@@ -76,7 +73,7 @@ export interface OwnerFunctions {
 }
 
 /** What the lab serves to a session. */
-export interface LabFunctions {
+export interface LabFunctions extends MachineControl {
   describe(): Promise<LabDescription>
   /** Live native resources of the lab's server. */
   counts(): Promise<NativeCounts>
@@ -93,28 +90,8 @@ export interface LabFunctions {
   writeBlob(sha256: string, data: Uint8Array): Promise<void>
   /** Paths of the spec's payload and disks are sha256 names of blobs that ensureBlob named before. */
   createMachine(spec: MachineSpec): Promise<void>
-  start(): Promise<void>
-  stop(): Promise<MachineEnd>
-  write(channel: Channel, data: Uint8Array): Promise<void>
-  consumed(channel: Channel, bytes: number): void
-  setPortOpen(channel: Channel, open: boolean): Promise<void>
-  resize(channel: Channel, columns: number, rows: number): Promise<void>
-  inspect(): Promise<VcpuState[]>
-  privateMemory(): Promise<number>
-  vsockListen(device: string, port: number, on: boolean): Promise<void>
-  vsockConnect(device: string, port: number): Promise<Channel>
-  vsockClose(channel: Channel, whole: boolean): Promise<void>
-  setLink(device: string, up: boolean): Promise<void>
-  readDisk(disk: string, offset: number, length: number): Promise<Uint8Array>
-  writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>
-  resizeDisk(disk: string, bytes: number): Promise<void>
-  diskSize(disk: string): Promise<number>
-  nmi(options?: NmiOptions): Promise<void>
-  sendBreak(): Promise<void>
-  keepEnd(): Promise<void>
   /** Of the session's machine. It goes with the session, unless another adopts it or the lab keeps it. */
   checkpoint(): Promise<LabCheckpointInfo>
-  reset(options?: ForkOptions): Promise<void>
   /** Makes a checkpoint of another session this one's own. */
   adoptCheckpoint(id: number): Promise<void>
   releaseCheckpoint(id: number): Promise<void>
