@@ -22,7 +22,7 @@ export interface DiagnosisSubject {
 const sampleCount = 6
 const sampleGap = 120
 const inspectLimit = 2000
-const symbolLimit = 15_000
+const symbolLimit = 30_000
 /** Until the kernel begins to answer, until its answer pauses, and for all of it. */
 const answerBegins = 8000
 const answerPauses = 800

@@ -231,7 +231,7 @@ describe('the process that owns the labs', () => {
     const labs = await startLabs({ labs: 1 })
     console.log(labs.socket)
     setInterval(() => {}, 1000)
-    process.on('SIGTERM', () => labs.close().then(() => process.exit(0)))
+    process.on('SIGTERM', () => labs.close({ save: false }).then(() => process.exit(0)))
   `
 
   async function owner(): Promise<{ child: ChildProcess; socket: string }> {
