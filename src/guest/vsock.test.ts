@@ -76,6 +76,19 @@ test('connect() waits for the guest, whose answer may come before the call retur
   expect(calls).toContain('close v#2 true')
 })
 
+test('a guest that answers, speaks and ends before connect() returns is heard', async () => {
+  const { calls, taken, vsock, tell } = machineSide()
+  const accepted = vsock.connect(80)
+  tell('v#1', 'open')
+  vsock.receive('v#1', Buffer.from('from the '))
+  vsock.receive('v#1', Buffer.from('guest'))
+  tell('v#1', 'end')
+  tell('v#1', 'close')
+  expect(await text(await accepted)).toBe('from the guest')
+  expect(taken.get('v#1')).toBe(14)
+  await expect.poll(() => calls).toEqual(['close v#1 false', 'close v#1 true'])
+})
+
 test('a reset ends every connection and listens again; the end of the guest ends all', async () => {
   const { calls, vsock, tell } = machineSide()
   const sockets: import('node:stream').Duplex[] = []

@@ -91,8 +91,8 @@ export class MachineVsock implements GuestVsock {
   readonly #machine: () => HostMachine
   readonly #listeners = new Map<number, Listener>()
   readonly #sockets = new Map<Channel, MachineSocket>()
-  /** What the guest answered before connect() knew the channel. */
-  readonly #early = new Map<Channel, VsockEvent>()
+  /** What the guest answered, said and ended before connect() knew the channel, in order. */
+  readonly #early = new Map<Channel, (VsockEvent | Uint8Array)[]>()
   readonly #connecting = new Map<Channel, PromiseWithResolvers<MachineSocket>>()
   #asking = 0
 
@@ -122,10 +122,14 @@ export class MachineVsock implements GuestVsock {
     try {
       const channel = await this.#machine().vsockConnect(this.name, port)
       this.#connecting.set(channel, answer)
-      const early = this.#early.get(channel)
-      if (early) this.#answered(early)
+      const early = this.#early.get(channel) ?? []
+      this.#early.delete(channel)
+      for (const item of early) {
+        if (item instanceof Uint8Array) this.receive(channel, item)
+        else this.onEvent(item)
+      }
     } finally {
-      if (--this.#asking === 0) this.#early.clear()
+      if (--this.#asking === 0) this.#forgetEarly()
     }
     return await answer.promise
   }
@@ -147,7 +151,7 @@ export class MachineVsock implements GuestVsock {
     const listener = event.event === 'open' ? this.#listeners.get(event.hostPort ?? -1) : undefined
     if (listener) listener.onSocket(this.#open(event.channel))
     // Of a connection that is asked for just now, or of one that nobody wants any more.
-    else if (this.#asking > 0) this.#early.set(event.channel, event)
+    else if (this.#asking > 0) this.#keepEarly(event.channel, event)
     else
       this.#machine()
         .vsockClose(event.channel, true)
@@ -157,6 +161,7 @@ export class MachineVsock implements GuestVsock {
   receive(channel: Channel, data: Uint8Array): void {
     const socket = this.#sockets.get(channel)
     if (socket) socket.receive(data)
+    else if (this.#early.has(channel)) this.#keepEarly(channel, data)
     else this.#machine().consumed(channel, data.byteLength)
   }
 
@@ -173,6 +178,22 @@ export class MachineVsock implements GuestVsock {
   end(reason: string): void {
     this.#fail(over(this.name, `the guest has ended (${reason})`, 'EPIPE'))
     this.#listeners.clear()
+  }
+
+  #keepEarly(channel: Channel, item: VsockEvent | Uint8Array): void {
+    const items = this.#early.get(channel) ?? []
+    items.push(item)
+    this.#early.set(channel, items)
+  }
+
+  /** Whose connect() has failed meanwhile: nobody wants them. */
+  #forgetEarly(): void {
+    for (const channel of this.#early.keys()) {
+      this.#machine()
+        .vsockClose(channel, true)
+        .catch(() => {})
+    }
+    this.#early.clear()
   }
 
   #answered(event: VsockEvent): void {

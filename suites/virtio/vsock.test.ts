@@ -11,7 +11,7 @@ test.override('guestOptions', {
 })
 
 async function shell(guest: Guest, script: string): Promise<string> {
-  const result = await guest.exec(['sh', '-c', script], { timeout: 30_000 })
+  const result = await guest.exec(['sh', '-c', script], { timeout: 90_000 })
   expect(result).toExitWith(0)
   return result.stdout.trim()
 }
@@ -26,14 +26,14 @@ test('a fork has a CID of its own, and a connection of its parent is reset there
   const socket = await connected.promise
 
   await using fork = await guest.fork({ devices: { vsock0: { cid: 41 } } })
-  const settled = 'for i in $(seq 100); do [ -s /tmp/error ] && break; sleep 0.1; done; cat /tmp/error'
+  const settled = 'for i in $(seq 300); do [ -s /tmp/error ] && break; sleep 0.1; done; cat /tmp/error'
   // The driver marks the socket closed and in error, one after the other: a reader may find either.
   expect(await shell(fork, settled)).toMatch(/reset by peer|not connected/)
   expect(await shell(fork, 'talk cid')).toBe('41')
 
   socket.write('still there')
   expect(
-    await shell(guest, 'for i in $(seq 100); do [ -s /tmp/heard ] && break; sleep 0.1; done; cat /tmp/heard'),
+    await shell(guest, 'for i in $(seq 300); do [ -s /tmp/heard ] && break; sleep 0.1; done; cat /tmp/heard'),
   ).toBe('still there')
   expect(await shell(guest, 'talk cid')).toBe('40')
   const closed = once(socket, 'close')
@@ -76,6 +76,6 @@ test('a host that does not read holds its guest back, not the memory', async ({ 
   socket.end()
   await shell(
     guest,
-    'for i in $(seq 100); do [ -s /tmp/status ] && break; sleep 0.1; done; grep -qx 0 /tmp/status',
+    'for i in $(seq 300); do [ -s /tmp/status ] && break; sleep 0.1; done; grep -qx 0 /tmp/status',
   )
 })
