@@ -4,14 +4,10 @@
 #include <utility>
 
 #include "native/error.h"
+#include "native/overloaded.h"
 
 namespace kvitest {
 namespace {
-
-template <typename... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
 
 constexpr const char* kConsole = "virtio-console";
 constexpr const char* kRng = "virtio-rng";

@@ -6,15 +6,11 @@
 
 #include "native/error.h"
 #include "native/machine/vcpu_setup.h"
+#include "native/overloaded.h"
 #include "native/platform/platform_map.h"
 
 namespace kvitest {
 namespace {
-
-template <typename... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
 
 // Of the errors the owner's calls answer with.
 constexpr const char* kEndedHint = "see the machine's end for why";

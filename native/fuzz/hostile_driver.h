@@ -1,0 +1,35 @@
+// A virtio driver that does what a fuzzer's input says: mostly nonsense, and now and then a request
+// that is nearly right, so that the fuzzer gets behind the first check.
+#pragma once
+
+#include <functional>
+
+#include "native/fuzz/input.h"
+#include "native/virtio/device.h"
+#include "native/virtio/test_driver.h"
+
+namespace kvitest {
+
+class HostileDriver {
+ public:
+  explicit HostileDriver(VirtioDevice& device) : board_(device) {}
+
+  // Until the input ends. host: what the other side of the device does meanwhile, as the input
+  // says.
+  void run(FuzzInput& input, const std::function<void(FuzzInput&)>& host = {});
+
+ private:
+  void start(FuzzInput& input);
+  void access_bar(FuzzInput& input);
+  void access_config(FuzzInput& input);
+  void corrupt_ring(FuzzInput& input);
+  void request(FuzzInput& input);
+  void write_memory(FuzzInput& input);
+  std::uint64_t address(FuzzInput& input);
+
+  TestBoard board_;
+  TestDriver driver_{board_};
+  std::uint16_t queues_ = 0;
+};
+
+}  // namespace kvitest

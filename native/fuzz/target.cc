@@ -1,0 +1,23 @@
+#include "native/fuzz/target.h"
+
+#include <array>
+
+namespace kvitest {
+
+std::span<const FuzzTarget> fuzz_targets() {
+  static constexpr std::array<FuzzTarget, 10> kTargets{{
+      {"queue", fuzz_queue},
+      {"blk", fuzz_blk},
+      {"net", fuzz_net},
+      {"console", fuzz_console},
+      {"vsock", fuzz_vsock},
+      {"rng", fuzz_rng},
+      {"pci", fuzz_pci},
+      {"boot", fuzz_boot},
+      {"state", fuzz_state},
+      {"agent", fuzz_agent},
+  }};
+  return kTargets;
+}
+
+}  // namespace kvitest
