@@ -56,7 +56,7 @@ struct CommonConfigState {
 
 // The queues of an active device, by number; none where the driver enabled none.
 struct CommonConfigQueues {
-  static constexpr StateTag kTag{"virtio-queues", 1};
+  static constexpr StateTag kTag{"virtio-queues", 2};
   std::vector<std::optional<QueueState>> queues;
   template <typename Archive>
   void fields(Archive& archive) {
