@@ -22,11 +22,11 @@ std::string string_or(const Napi::Value& value, const char* what, const char* fa
   return value.IsUndefined() ? fallback : string_of(value, kSpec, what);
 }
 
-std::vector<std::string> features_of(const Napi::Object& device) {
+std::vector<std::string> features_of(const Napi::Object& device, const char* key) {
   std::vector<std::string> names;
-  const Napi::Value value = device.Get("withoutFeatures");
+  const Napi::Value value = device.Get(key);
   if (value.IsUndefined()) return names;
-  const Napi::Array array = array_of(value, "withoutFeatures");
+  const Napi::Array array = array_of(value, key);
   for (std::uint32_t i = 0; i < array.Length(); ++i) {
     names.push_back(string_of(array.Get(i), kSpec, "a feature's name"));
   }
@@ -125,6 +125,12 @@ VsockSpec vsock_spec(const Napi::Object& device) {
   return spec;
 }
 
+TransportSpec transport_of(const Napi::Object& device) {
+  const std::string name = string_or(device.Get("transport"), "transport", "pci");
+  if (name != "pci" && name != "mmio") refuse(kSpec, "no transport \"" + name + "\": pci or mmio");
+  return {.mmio = name == "mmio", .with_features = features_of(device, "withFeatures")};
+}
+
 DeviceSpec typed_spec(const Napi::Object& device, std::uint32_t index) {
   const std::string type = string_of(device.Get("type"), kSpec, "a device's type");
   if (type == "virtio-console") return console_spec(device);
@@ -138,8 +144,18 @@ DeviceSpec typed_spec(const Napi::Object& device, std::uint32_t index) {
 DeviceSpec device_spec(const Napi::Value& value, std::uint32_t index) {
   const Napi::Object device = object_of(value, kSpec, "a device");
   DeviceSpec spec = typed_spec(device, index);
-  std::visit([&](auto& one) { one.without_features = features_of(device); }, spec);
+  std::visit([&](auto& one) { one.without_features = features_of(device, "withoutFeatures"); },
+             spec);
+  spec.transport = transport_of(device);
   return spec;
+}
+
+void put_names(Napi::Env env, Napi::Object& object, const char* key,
+               const std::vector<std::string>& list) {
+  if (list.empty()) return;
+  Napi::Array names = Napi::Array::New(env);
+  for (const std::string& name : list) names.Set(names.Length(), name);
+  object.Set(key, names);
 }
 
 void put(Napi::Env env, Napi::Object& object, const ConsoleSpec& console) {
@@ -228,11 +244,9 @@ Napi::Value to_js(Napi::Env env, const DeviceSpec& device) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("type", type_name(device));
   std::visit([&](const auto& spec) { put(env, object, spec); }, device);
-  const std::vector<std::string>& without = without_features(device);
-  if (without.empty()) return object;
-  Napi::Array names = Napi::Array::New(env);
-  for (const std::string& name : without) names.Set(names.Length(), name);
-  object.Set("withoutFeatures", names);
+  if (device.transport.mmio) object.Set("transport", "mmio");
+  put_names(env, object, "withoutFeatures", without_features(device));
+  put_names(env, object, "withFeatures", device.transport.with_features);
   return object;
 }
 

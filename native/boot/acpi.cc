@@ -245,12 +245,34 @@ aml::Bytes vmgenid(const AcpiPlatform& platform) {
   return aml::concat({generation, events});
 }
 
+// LNRO0005 is the name that Linux's virtio-mmio driver answers to.
+aml::Bytes virtio_mmio(const std::vector<AcpiVirtioMmio>& all) {
+  aml::Bytes devices;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    std::string path = "VR";
+    path += static_cast<char>('0' + i / 10);
+    path += static_cast<char>('0' + i % 10);
+    devices = aml::concat(
+        {devices,
+         aml::device(path, {
+                               aml::name("_HID", aml::string("LNRO0005")),
+                               aml::name("_UID", aml::integer(i)),
+                               aml::name("_CRS", aml::resources({
+                                                     aml::memory32(all[i].base, all[i].size),
+                                                     aml::interrupt(all[i].gsi, aml::Trigger::Pci),
+                                                 })),
+                           })});
+  }
+  return devices;
+}
+
 Table build_dsdt(const AcpiPlatform& platform) {
   aml::Bytes devices = pci_host_bridge(platform);
   if (platform.serial_port != 0) devices = aml::concat({devices, serial(platform)});
   if (platform.rtc_port != 0) devices = aml::concat({devices, rtc(platform)});
   if (platform.pvpanic_port != 0) devices = aml::concat({devices, pvpanic(platform)});
   if (platform.vmgenid_page != 0) devices = aml::concat({devices, vmgenid(platform)});
+  devices = aml::concat({devices, virtio_mmio(platform.virtio_mmio)});
   const aml::Bytes body = aml::concat({
       aml::scope("\\_SB", {devices}),
       aml::name("\\_S5", aml::package({aml::integer(kAcpiS5SleepType), aml::integer(0),

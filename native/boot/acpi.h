@@ -12,6 +12,12 @@ namespace kvitest {
 
 // What the tables describe. The devices' folders hold the numbers and boot includes none of them,
 // so machine/ passes them in. An optional device is absent when its port is 0.
+struct AcpiVirtioMmio {
+  std::uint32_t base = 0;
+  std::uint32_t size = 0;
+  std::uint32_t gsi = 0;
+};
+
 struct AcpiPlatform {
   unsigned cpus = 1;  // local APIC ids 0..cpus-1
 
@@ -36,6 +42,7 @@ struct AcpiPlatform {
   // The page with the generation id (layout.h reserves kVmGenIdPage); 0: none.
   Gpa vmgenid_page = 0;
   std::uint8_t vmgenid_gsi = 0;
+  std::vector<AcpiVirtioMmio> virtio_mmio{};  // at most 100
 };
 
 // SLP_TYPx that \_S5 names and that the sleep control register gets on power-off.

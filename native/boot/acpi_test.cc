@@ -152,6 +152,20 @@ TEST_CASE("acpi: the DSDT does not name the devices that are absent") {
   CHECK((load_le<std::uint16_t>(table(platform, "FACP"), 109) & 1u << 5) != 0);
 }
 
+TEST_CASE("acpi: each virtio-mmio device has its registers and a shared interrupt") {
+  AcpiPlatform platform = sample_platform();
+  CHECK_FALSE(contains(table(platform, "DSDT"), aml::string("LNRO0005")));
+  platform.virtio_mmio = {{.base = 0xe000'0000, .size = 0x1000, .gsi = 17},
+                          {.base = 0xe000'b000, .size = 0x1000, .gsi = 20}};
+  const std::vector<std::byte> dsdt = table(platform, "DSDT");
+  CHECK(contains(dsdt, aml::name("_HID", aml::string("LNRO0005"))));
+  for (const AcpiVirtioMmio& one : platform.virtio_mmio) {
+    CHECK(contains(dsdt, aml::resources({aml::memory32(one.base, one.size),
+                                         aml::interrupt(one.gsi, aml::Trigger::Pci)})));
+  }
+  CHECK(contains(dsdt, aml::concat({aml::name_path("VR01")})));
+}
+
 TEST_CASE("acpi: the tables land in the reserved area") {
   GuestMemory memory(1 << 20);
 

@@ -254,11 +254,28 @@ Bytes interrupt(std::uint32_t gsi, Trigger trigger) {
   constexpr std::uint8_t kTag = 0x89;
   constexpr std::uint8_t kConsumer = 1 << 0;
   constexpr std::uint8_t kEdge = 1 << 1;
+  constexpr std::uint8_t kActiveLow = 1 << 2;
+  constexpr std::uint8_t kShared = 1 << 3;
   Bytes out{kTag};
   append_le(out, 6, 2);
-  out.push_back(trigger == Trigger::Edge ? kConsumer | kEdge : kConsumer);
+  std::uint8_t flags = kConsumer;
+  if (trigger == Trigger::Edge) flags |= kEdge;
+  if (trigger == Trigger::Pci) flags |= kActiveLow | kShared;
+  out.push_back(flags);
   out.push_back(1);  // number of interrupts
   append_le(out, gsi, 4);
+  return out;
+}
+
+// 32-bit fixed memory range descriptor (6.4.3.4).
+Bytes memory32(std::uint32_t base, std::uint32_t length) {
+  constexpr std::uint8_t kTag = 0x86;
+  constexpr std::uint8_t kReadWrite = 1;
+  Bytes out{kTag};
+  append_le(out, 9, 2);
+  out.push_back(kReadWrite);
+  append_le(out, base, 4);
+  append_le(out, length, 4);
   return out;
 }
 

@@ -35,10 +35,12 @@ Bytes if_equal(const Bytes& left, const Bytes& right, std::initializer_list<Byte
 Bytes notify(std::string_view path, std::uint64_t value);
 
 // Resource descriptors (ACPI 6.5, 6.4); resources() wraps them into the buffer that _CRS holds.
-enum class Trigger { Edge, Level };
+// Pci: level, active low and shared, as PCI's interrupts are. The others: active high, exclusive.
+enum class Trigger { Edge, Level, Pci };
 Bytes resources(std::initializer_list<Bytes> descriptors);
 Bytes io_ports(std::uint16_t base, std::uint8_t length);
-Bytes interrupt(std::uint32_t gsi, Trigger trigger);  // active high, exclusive
+Bytes interrupt(std::uint32_t gsi, Trigger trigger);
+Bytes memory32(std::uint32_t base, std::uint32_t length);  // fixed, read-write
 Bytes bus_window(std::uint16_t first, std::uint16_t last);
 Bytes io_window(std::uint16_t base, std::uint16_t length);
 Bytes memory32_window(std::uint32_t base, std::uint32_t length);  // not cacheable, read-write

@@ -71,6 +71,13 @@ TEST_CASE("aml: an interrupt descriptor says edge or level") {
   CHECK(interrupt(5, Trigger::Level) == Bytes{0x89, 6, 0, 0x01, 1, 5, 0, 0, 0});
 }
 
+TEST_CASE(
+    "aml: an interrupt as PCI's is level, active low and shared; a fixed range is read-write") {
+  CHECK(aml::interrupt(17, aml::Trigger::Pci) == aml::Bytes{0x89, 6, 0, 0x0d, 1, 17, 0, 0, 0});
+  CHECK(aml::memory32(0xe000'0000, 0x1000) ==
+        aml::Bytes{0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0x10, 0, 0});
+}
+
 TEST_CASE("aml: windows give minimum, maximum and length") {
   CHECK(bus_window(0, 0) == Bytes{0x88, 13, 0, 2, 0x0c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0});
   CHECK(io_window(0x1000, 0xf000) ==

@@ -26,6 +26,7 @@
 #include "native/platform/serial.h"
 #include "native/platform/vmgenid.h"
 #include "native/virtio/features.h"
+#include "native/virtio/mmio_transport.h"
 #include "native/virtio/pci_transport.h"
 #include "native/virtio/rng/rng.h"
 
@@ -73,7 +74,8 @@ BoardState describe(const MachineSpec& spec) {
                    .payload = std::holds_alternative<LinuxPayload>(spec.payload) ? kLinux : kBare,
                    .devices = {}};
   for (const DeviceSpec& device : spec.devices) {
-    state.devices.push_back(std::string(type_name(device)).substr(kTypePrefix.size()));
+    state.devices.push_back(std::string(type_name(device)).substr(kTypePrefix.size()) +
+                            (device.transport.mmio ? "(mmio)" : ""));
   }
   return state;
 }
@@ -171,7 +173,13 @@ struct Board::Parts {
               const DiskImages* images) {
     devices.push_back(std::visit([&](const auto& one) { return make(one, owner, images); }, spec));
     devices.back()->withhold(named_features(*devices.back(), without_features(spec)));
+    devices.back()->ask_for(optional_features(*devices.back(), spec.transport.with_features));
     line_sources.push_back(std::make_unique<SharedLines::Source>(pci_lines));
+    if (spec.transport.mmio) {
+      mmio_devices.push_back(make_virtio_mmio(*devices.back(), memory, mmio, *line_sources.back(),
+                                              virtio_mmio_address(slot), pci_slot_gsi(slot)));
+      return;
+    }
     functions.push_back(make_virtio_pci(*devices.back(), memory, mmio, *line_sources.back(),
                                         kPciMmio32Base + (slot - 1) * kVirtioBarSize,
                                         pci_slot_gsi(slot)));
@@ -201,6 +209,7 @@ struct Board::Parts {
   std::map<std::string, std::function<void()>> inputs;  // what deliver() does, by device
   std::vector<std::unique_ptr<SharedLines::Source>> line_sources;
   std::vector<std::unique_ptr<PciFunction>> functions;
+  std::vector<std::unique_ptr<VirtioMmio>> mmio_devices;
   PciBus pci;
 };
 
@@ -340,6 +349,7 @@ void Board::save(StateWriter& writer) const {
   parts_->i8042.save(writer);
   parts_->rtc.save(writer);
   parts_->pci.save(writer);
+  for (const auto& device : parts_->mmio_devices) device->save(writer);
 }
 
 void Board::load(StateReader& reader) {
@@ -351,6 +361,7 @@ void Board::load(StateReader& reader) {
   parts_->i8042.load(reader);
   parts_->rtc.load(reader);
   parts_->pci.load(reader);
+  for (const auto& device : parts_->mmio_devices) device->load(reader);
 }
 
 void Board::resume(const std::array<std::byte, 16>& generation_id) {
@@ -358,6 +369,7 @@ void Board::resume(const std::array<std::byte, 16>& generation_id) {
   if (parts_->description.payload == kLinux) parts_->vmgenid.renew(generation_id);
   parts_->serial.resume();
   parts_->pci.resume();
+  for (const auto& device : parts_->mmio_devices) device->resume();
 }
 
 }  // namespace kvitest

@@ -139,6 +139,30 @@ TEST_CASE("board checkpoint: one of other devices is refused before a device rea
         std::string::npos);
 }
 
+TEST_CASE(
+    "board: a device on MMIO answers where its slot says, goes on in a fork, and only there") {
+  std::vector<DeviceSpec> devices{RngSpec{}, RngSpec{}};
+  devices[1].transport = {.mmio = true, .with_features = {"ring_packed"}};
+  CHECK(describe(devices[1]) == "virtio-rng(with ring_packed, on MMIO)");
+  const auto status = [](Hardware& hardware, std::optional<std::uint8_t> value) {
+    std::array<std::byte, 4> data{std::byte{value.value_or(0)}};
+    hardware.board.handle(MmioExit{
+        .write = value.has_value(), .address = virtio_mmio_address(2) + 0x70, .data = data});
+    return std::to_integer<std::uint8_t>(data[0]);
+  };
+  Hardware machine(with_devices(devices));
+  status(machine, 3);
+  CHECK(status(machine, {}) == 3);
+
+  Hardware fork(with_devices(devices));
+  load(fork.board, saved(machine.board));
+  fork.board.resume(kId);
+  CHECK(status(fork, {}) == 3);
+  Hardware pci(with_devices({RngSpec{}, RngSpec{}}));
+  CHECK(refusal(pci.board, saved(machine.board)).find("devices [ rng rng(mmio) ]") !=
+        std::string::npos);
+}
+
 TEST_CASE("board checkpoint: a part of it, or one with a changed byte, is refused or harmless") {
   Hardware machine;
   machine.board.host_write("agent", std::array<std::byte, 3>{});

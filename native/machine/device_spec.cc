@@ -80,6 +80,33 @@ BlkSpec blk_spec(const DeviceFields::Blk& fields) {
   return spec;
 }
 
+AnyDeviceSpec device_of(const DeviceFields& fields) {
+  if (fields.type == kRng) return RngSpec{fields.without_features};
+  if (fields.type == kConsole) {
+    ConsoleSpec console;
+    for (const DeviceFields::Port& port : fields.ports) {
+      console.ports.push_back({port.name, port.console});
+    }
+    console.without_features = fields.without_features;
+    return console;
+  }
+  if (fields.type == kBlk && fields.blk.size() == 1) {
+    BlkSpec blk = blk_spec(fields.blk.front());
+    blk.without_features = fields.without_features;
+    return blk;
+  }
+  if (fields.type == kNet && fields.net.size() == 1) {
+    const DeviceFields::Net& net = fields.net.front();
+    return NetSpec{net.name,        net.mac,     net.mtu,
+                   net.queue_pairs, net.network, fields.without_features};
+  }
+  if (fields.type == kVsock && fields.vsock.size() == 1) {
+    return VsockSpec{fields.vsock.front().name, fields.vsock.front().cid, fields.without_features};
+  }
+  throw Error("load checkpoint", EBADMSG, "it has a device of type \"" + fields.type + "\"",
+              "take the checkpoint again");
+}
+
 }  // namespace
 
 const char* type_name(const DeviceSpec& device) {
@@ -107,11 +134,16 @@ std::string describe(const DeviceSpec& device) {
   for (const std::string& feature : without_features(device)) {
     inner += (inner.empty() ? "without " : ", without ") + feature;
   }
+  for (const std::string& feature : device.transport.with_features) {
+    inner += (inner.empty() ? "with " : ", with ") + feature;
+  }
+  if (device.transport.mmio) inner += inner.empty() ? "on MMIO" : ", on MMIO";
   return inner.empty() ? type_name(device) : type_name(device) + ("(" + inner + ")");
 }
 
 DeviceFields to_fields(const DeviceSpec& device) {
-  DeviceFields fields{type_name(device), without_features(device), {}, {}, {}, {}};
+  DeviceFields fields{
+      type_name(device), device.transport, without_features(device), {}, {}, {}, {}};
   if (const auto* console = std::get_if<ConsoleSpec>(&device)) {
     for (const ConsolePortSpec& port : console->ports) {
       fields.ports.push_back({port.name, port.console});
@@ -128,30 +160,10 @@ DeviceFields to_fields(const DeviceSpec& device) {
 }
 
 DeviceSpec from_fields(const DeviceFields& fields) {
-  if (fields.type == kRng) return RngSpec{fields.without_features};
-  if (fields.type == kConsole) {
-    ConsoleSpec console;
-    for (const DeviceFields::Port& port : fields.ports) {
-      console.ports.push_back({port.name, port.console});
-    }
-    console.without_features = fields.without_features;
-    return console;
-  }
-  if (fields.type == kBlk && fields.blk.size() == 1) {
-    BlkSpec blk = blk_spec(fields.blk.front());
-    blk.without_features = fields.without_features;
-    return blk;
-  }
-  if (fields.type == kNet && fields.net.size() == 1) {
-    const DeviceFields::Net& net = fields.net.front();
-    return NetSpec{net.name,        net.mac,     net.mtu,
-                   net.queue_pairs, net.network, fields.without_features};
-  }
-  if (fields.type == kVsock && fields.vsock.size() == 1) {
-    return VsockSpec{fields.vsock.front().name, fields.vsock.front().cid, fields.without_features};
-  }
-  throw Error("load checkpoint", EBADMSG, "it has a device of type \"" + fields.type + "\"",
-              "take the checkpoint again");
+  DeviceSpec device =
+      std::visit([](auto&& one) { return DeviceSpec(std::move(one)); }, device_of(fields));
+  device.transport = fields.transport;
+  return device;
 }
 
 }  // namespace kvitest

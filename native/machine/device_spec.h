@@ -14,7 +14,22 @@
 
 namespace kvitest {
 
-using DeviceSpec = std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec>;
+// How a device meets its driver, whatever it is.
+struct TransportSpec {
+  bool mmio = false;                         // else PCI
+  std::vector<std::string> with_features{};  // offered only when asked for: optional_features()
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(mmio, with_features);
+  }
+};
+
+using AnyDeviceSpec = std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec>;
+
+struct DeviceSpec : AnyDeviceSpec {
+  using AnyDeviceSpec::variant;
+  TransportSpec transport;
+};
 
 // "virtio-blk"
 const char* type_name(const DeviceSpec& device);
@@ -57,6 +72,7 @@ struct DeviceFields {
     }
   };
   std::string type;
+  TransportSpec transport;
   std::vector<std::string> without_features;
   std::vector<Port> ports;
   std::vector<Blk> blk;  // one, for a virtio-blk
@@ -72,7 +88,7 @@ struct DeviceFields {
   std::vector<Socket> vsock;  // one, for a virtio-vsock
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(type, without_features, ports, blk, net, vsock);
+    archive(type, transport, without_features, ports, blk, net, vsock);
   }
 };
 

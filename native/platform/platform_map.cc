@@ -6,7 +6,7 @@
 
 namespace kvitest {
 
-AcpiPlatform describe_platform(unsigned cpus) {
+AcpiPlatform describe_platform(unsigned cpus, const std::vector<std::uint8_t>& mmio_slots) {
   AcpiPlatform platform;
   platform.cpus = cpus;
   platform.pci_config_port = kPciConfigAddressPort;
@@ -27,6 +27,11 @@ AcpiPlatform describe_platform(unsigned cpus) {
   platform.pvpanic_port = kPvpanicPort;
   platform.vmgenid_page = kVmGenIdPage;
   platform.vmgenid_gsi = kVmGenIdGsi;
+  for (const std::uint8_t slot : mmio_slots) {
+    platform.virtio_mmio.push_back({.base = static_cast<std::uint32_t>(virtio_mmio_address(slot)),
+                                    .size = 0x1000,
+                                    .gsi = pci_slot_gsi(slot)});
+  }
   return platform;
 }
 

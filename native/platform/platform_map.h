@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "native/boot/acpi.h"
 
@@ -22,7 +23,12 @@ constexpr std::uint32_t pci_slot_gsi(std::uint8_t slot) {
   return 16 + slot % 8;
 }
 
+// Where the device of a slot is when it is a virtio-mmio one; its interrupt is the slot's.
+constexpr std::uint64_t virtio_mmio_address(std::uint8_t slot) {
+  return 0xE000'0000 + (slot - 1) * 0x1000u;
+}
+
 // The machine's whole platform: PCI, serial, RTC, power, pvpanic, vmgenid.
-AcpiPlatform describe_platform(unsigned cpus);
+AcpiPlatform describe_platform(unsigned cpus, const std::vector<std::uint8_t>& mmio_slots = {});
 
 }  // namespace kvitest

@@ -48,6 +48,17 @@ TEST_CASE("platform map: ACPI describes the registers where they are") {
   CHECK(platform.pci_slot_gsi[31] == pci_slot_gsi(31));
 }
 
+TEST_CASE("platform map: a virtio-mmio device is beside PCI's window, with its slot's interrupt") {
+  const AcpiPlatform platform = describe_platform(1, {1, 31});
+
+  REQUIRE(platform.virtio_mmio.size() == 2);
+  CHECK(platform.virtio_mmio[0].base == platform.pci_mmio32_base + platform.pci_mmio32_size);
+  CHECK(platform.virtio_mmio[0].gsi == pci_slot_gsi(1));
+  CHECK(platform.virtio_mmio[1].base == virtio_mmio_address(31));
+  // Below the IOAPIC.
+  CHECK(platform.virtio_mmio[1].base + platform.virtio_mmio[1].size <= 0xfec0'0000);
+}
+
 TEST_CASE("platform map: no PCI window reaches into a device's ports") {
   const AcpiPlatform platform = describe_platform(1);
 

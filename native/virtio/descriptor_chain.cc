@@ -6,16 +6,28 @@
 namespace kvitest {
 
 DescriptorChain::DescriptorChain(GuestMemory& memory, std::uint16_t head,
-                                 std::vector<Segment> segments, std::size_t first_writable)
+                                 std::vector<Segment> segments, std::size_t first_writable,
+                                 std::uint16_t slots)
     : memory_(&memory),
       head_(head),
+      slots_(slots),
       segments_(std::move(segments)),
+      first_writable_(static_cast<std::uint32_t>(first_writable)),
       read_{0, first_writable, 0},
       write_{first_writable, segments_.size(), 0} {
   for (std::size_t i = 0; i < segments_.size(); ++i) {
     (i < first_writable ? readable_ : writable_) += segments_[i].length;
   }
   request_ = readable_;
+}
+
+ChainState DescriptorChain::state() const {
+  ChainState state{.head = head_, .read = request_ - readable_, .segments = {}};
+  if (slots_ == 0) return state;
+  state.slots = slots_;
+  state.first_writable = first_writable_;
+  state.segments = segments_;
+  return state;
 }
 
 Segment DescriptorChain::next(Cursor& cursor, std::size_t limit) {

@@ -49,6 +49,12 @@ class VirtioDevice {
   // transport is made.
   void withhold(std::uint64_t features) { withheld_ = features; }
   std::uint64_t withheld() const { return withheld_; }
+  // Features of the transport that are offered because someone asked for them; as withhold().
+  void ask_for(std::uint64_t features) { asked_for_ = features; }
+  std::uint64_t asked_for() const { return asked_for_; }
+  // It uses the buffers of each queue in the order in which it got them, so that IN_ORDER may be
+  // offered.
+  virtual bool in_order() const { return false; }
   virtual std::vector<std::uint16_t> queue_sizes() const = 0;
   // Bytes beyond the config space read as 0 and are not written.
   virtual void read_config(std::uint64_t offset, std::span<std::byte> data) = 0;
@@ -85,6 +91,7 @@ class VirtioDevice {
 
  private:
   std::uint64_t withheld_ = 0;
+  std::uint64_t asked_for_ = 0;
 };
 
 }  // namespace kvitest

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "native/error.h"
-#include "native/virtio/common_config.h"
+#include "native/virtio/negotiation.h"
 
 namespace kvitest {
 namespace {
@@ -14,21 +14,40 @@ namespace {
 // Without VERSION_1 there is no modern device.
 constexpr std::array<FeatureName, 2> kTransport{
     {{"indirect_desc", kFeatureIndirectDesc}, {"event_idx", kFeatureEventIdx}}};
+constexpr std::array<FeatureName, 3> kOptional{{{"ring_packed", kFeatureRingPacked},
+                                                {"in_order", kFeatureInOrder},
+                                                {"notification_data", kFeatureNotificationData}}};
+
+// `does`: what the device does with the known ones, for the hint.
+std::uint64_t bits_of(std::span<const std::string> names, std::span<const FeatureName> known,
+                      const char* detail, const char* does) {
+  std::uint64_t bits = 0;
+  for (const std::string& name : names) {
+    const auto found = std::ranges::find(known, name, &FeatureName::name);
+    if (found == known.end()) {
+      std::string text = does;
+      for (const FeatureName& one : known) text += " " + std::string(one.name);
+      throw Error("machine spec", EINVAL, detail + (" \"" + name + "\""), text);
+    }
+    bits |= found->bit;
+  }
+  return bits;
+}
 
 }  // namespace
 
 std::uint64_t named_features(const VirtioDevice& device, std::span<const std::string> names) {
   std::vector<FeatureName> known(kTransport.begin(), kTransport.end());
   known.insert(known.end(), device.feature_names().begin(), device.feature_names().end());
-  std::uint64_t bits = 0;
-  for (const std::string& name : names) {
-    const auto found = std::ranges::find(known, name, &FeatureName::name);
-    if (found == known.end()) {
-      std::string text = "it can go without:";
-      for (const FeatureName& one : known) text += " " + std::string(one.name);
-      throw Error("machine spec", EINVAL, "a virtio device has no feature \"" + name + "\"", text);
-    }
-    bits |= found->bit;
+  return bits_of(names, known, "a virtio device has no feature", "it can go without:");
+}
+
+std::uint64_t optional_features(const VirtioDevice& device, std::span<const std::string> names) {
+  const std::uint64_t bits =
+      bits_of(names, kOptional, "nobody can ask for the feature", "to ask for there are:");
+  if ((bits & kFeatureInOrder) != 0 && !device.in_order()) {
+    throw Error("machine spec", EINVAL, "this device does not use its buffers in order",
+                "leave in_order out");
   }
   return bits;
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "native/error.h"
 #include "native/net/peer.h"
 #include "native/virtio/blk/blk.h"
 #include "native/virtio/console/console.h"
@@ -59,6 +60,29 @@ TEST_CASE("features: a device lets go of every name it lists, and of the transpo
     TestBoard board(*device);
     CHECK(TestDriver(board).device_features() == kFeatureVersion1);
   }
+}
+
+TEST_CASE("features: the transport's others are offered when they are asked for") {
+  const auto device = make_rng({});
+  const std::vector<std::string> names{"ring_packed", "in_order", "notification_data"};
+  device->ask_for(optional_features(*device, names));
+  TestBoard board(*device);
+  CHECK(TestDriver(board).device_features() ==
+        (kUsualTransportFeatures | kOptionalTransportFeatures));
+}
+
+TEST_CASE("features: nobody can ask for others, nor for an order that a device does not keep") {
+  const auto device = make_rng({});
+  const std::vector<std::string> usual{"event_idx"};
+  CHECK_THROWS_WITH_AS(optional_features(*device, usual),
+                       doctest::Contains("to ask for there are: ring_packed in_order"), Error);
+  BlkSpec spec;
+  spec.name = "disk0";
+  spec.backing = MemoryBacking{4096};
+  const auto disk = make_blk(spec, open_disk(spec.backing, false));
+  const std::vector<std::string> order{"in_order"};
+  CHECK_THROWS_WITH_AS(optional_features(*disk, order),
+                       doctest::Contains("does not use its buffers in order"), Error);
 }
 
 }  // namespace

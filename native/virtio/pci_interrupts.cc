@@ -5,14 +5,6 @@
 #include <utility>
 
 namespace kvitest {
-namespace {
-
-constexpr std::uint8_t kIsrQueue = 1;
-constexpr std::uint8_t kIsrConfig = 2;
-constexpr std::uint8_t kStatusBits = kStatusAcknowledge | kStatusDriver | kStatusDriverOk |
-                                     kStatusFeaturesOk | kStatusNeedsReset | kStatusFailed;
-
-}  // namespace
 
 VirtioPciInterrupts::VirtioPciInterrupts(InterruptController& controller, std::uint32_t intx_gsi,
                                          std::uint16_t queues)
@@ -28,13 +20,6 @@ void VirtioPciInterrupts::queue_interrupt(std::uint16_t queue) {
 
 void VirtioPciInterrupts::config_interrupt() {
   interrupt(config_vector(), kIsrConfig);
-}
-
-void VirtioPciInterrupts::needs_reset() {
-  const std::uint8_t before = status_.fetch_or(kStatusNeedsReset);
-  const bool first = (before & kStatusNeedsReset) == 0;
-  // 2.1.2: the driver is told only once it has set DRIVER_OK.
-  if (first && (before & kStatusDriverOk) != 0) config_interrupt();
 }
 
 void VirtioPciInterrupts::interrupt(std::uint16_t vector, std::uint8_t isr_bit) {
@@ -110,7 +95,7 @@ void VirtioPciInterrupts::reset() {
     state_.config_vector = kNoVector;
     std::ranges::fill(state_.queue_vectors, kNoVector);
   }
-  status_.store(0);
+  set_status(0);
   update_line();
 }
 
@@ -141,7 +126,7 @@ void VirtioPciInterrupts::save(StateWriter& writer) const {
     const std::lock_guard lock(mutex_);
     state = state_;
   }
-  state.status = status_.load();
+  state.status = status();
   writer.save(state);
   msix_.save(writer);
 }
@@ -159,7 +144,7 @@ void VirtioPciInterrupts::load(StateReader& reader) {
   if ((state.status & ~kStatusBits) != 0 || (state.isr & ~(kIsrQueue | kIsrConfig)) != 0) {
     reader.fail("a register that cannot be");
   }
-  status_.store(state.status);
+  set_status(state.status);
   {
     const std::lock_guard lock(mutex_);
     state_ = std::move(state);

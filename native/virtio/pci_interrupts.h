@@ -1,28 +1,18 @@
 // How a virtio-pci device interrupts: MSI-X vectors, or INTA# with the ISR status byte when the
-// driver does not use MSI-X (virtio 1.3, 4.1.4.5 and 4.1.5). Holds the device status byte too,
-// because a device may ask to be reset at any moment.
+// driver does not use MSI-X (virtio 1.3, 4.1.4.5 and 4.1.5).
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <vector>
 
 #include "native/bus/interrupts.h"
 #include "native/bus/msix.h"
-#include "native/virtio/device.h"
+#include "native/virtio/transport_interrupts.h"
 
 namespace kvitest {
 
 inline constexpr std::uint16_t kNoVector = 0xffff;
-
-// Device status bits (virtio 1.3, 2.1).
-inline constexpr std::uint8_t kStatusAcknowledge = 1;
-inline constexpr std::uint8_t kStatusDriver = 2;
-inline constexpr std::uint8_t kStatusDriverOk = 4;
-inline constexpr std::uint8_t kStatusFeaturesOk = 8;
-inline constexpr std::uint8_t kStatusNeedsReset = 64;
-inline constexpr std::uint8_t kStatusFailed = 128;
 
 struct VirtioInterruptState {
   static constexpr StateTag kTag{"virtio-interrupts", 1};
@@ -38,14 +28,13 @@ struct VirtioInterruptState {
 };
 
 // Locks itself; its locks are never held while a device works.
-class VirtioPciInterrupts : public VirtioInterrupts {
+class VirtioPciInterrupts : public TransportInterrupts {
  public:
   VirtioPciInterrupts(InterruptController& controller, std::uint32_t intx_gsi,
                       std::uint16_t queues);
 
   void queue_interrupt(std::uint16_t queue) override;
   void config_interrupt() override;
-  void needs_reset() override;
 
   Msix& msix() { return msix_; }
   const Msix& msix() const { return msix_; }
@@ -62,10 +51,8 @@ class VirtioPciInterrupts : public VirtioInterrupts {
   void set_intx_disabled(bool disabled);
   bool interrupt_pending() const;  // status bit 3 of the PCI function
 
-  std::uint8_t status() const { return status_.load(); }
-  void add_status(std::uint8_t bits) { status_.fetch_or(bits); }
-  // What a device reset leaves: status 0, no vectors, no pending interrupt. MSI-X itself stays.
-  void reset();
+  // No vectors either; MSI-X itself stays.
+  void reset() override;
 
   // For checkpoints, MSI-X included. load() throws Error (EBADMSG) and drives nothing; resume()
   // drives INTA# as it was.
@@ -82,10 +69,9 @@ class VirtioPciInterrupts : public VirtioInterrupts {
   InterruptController& controller_;
   const std::uint32_t intx_gsi_;
   Msix msix_;
-  std::atomic<std::uint8_t> status_{0};
 
   mutable std::mutex mutex_;
-  VirtioInterruptState state_;  // but for the status, which is in status_
+  VirtioInterruptState state_;  // but for the status, which is the base class's
 
   // Taken before mutex_, and held over set_irq_line(): two threads must not set levels in another
   // order than they computed them.

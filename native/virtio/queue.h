@@ -16,12 +16,12 @@
 
 namespace kvitest {
 
-// Where the driver put a queue (virtio 1.3, 2.7 and 4.1.4.3).
+// Where the driver put a queue (virtio 1.3, 2.7, 2.8 and 4.1.4.3).
 struct QueueLayout {
   std::uint16_t size = 0;
-  Gpa descriptors = 0;  // descriptor table
-  Gpa driver = 0;       // available ring
-  Gpa device = 0;       // used ring
+  Gpa descriptors = 0;  // descriptor table, or descriptor ring
+  Gpa driver = 0;       // available ring, or driver event suppression
+  Gpa device = 0;       // used ring, or device event suppression
   template <typename Archive>
   void fields(Archive& archive) {
     archive(size, descriptors, driver, device);
@@ -31,6 +31,7 @@ struct QueueLayout {
 struct QueueFeatures {
   bool indirect = false;     // VIRTIO_F_INDIRECT_DESC
   bool event_index = false;  // VIRTIO_F_EVENT_IDX
+  bool packed = false;       // VIRTIO_F_RING_PACKED
 };
 
 // Why a queue is not processed any more.
@@ -48,51 +49,78 @@ enum class QueueFault : std::uint8_t {
   kIndirectLengthInvalid,
   kReadableAfterWritable,
   kBufferOutsideMemory,
-  kBufferTooLarge,  // the last one
+  kBufferTooLarge,
+  kListNotAvailable,
+  kAvailableTwice,  // the last one
 };
 
 std::string_view to_string(QueueFault fault);
 
-// What a queue remembers beside its layout.
+// What a queue remembers beside its layout. Positions of a split ring are indices modulo 2^16, as
+// the driver sees them; of a packed ring an offset with the wrap counter in bit 15, as the event
+// suppression structures have it (2.8.10).
 struct QueueState {
-  std::uint16_t next = 0;       // of the available ring
-  std::uint16_t used = 0;       // index as the driver sees it
+  std::uint16_t next = 0;       // to pop
+  std::uint16_t used = 0;       // to use
   std::uint16_t announced = 0;  // `used` at the last needs_interrupt()
+  bool lapped = false;          // packed: more was used since than positions can tell
   QueueFault fault = QueueFault::kNone;
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(next, used, announced, fault);
+    archive(next, used, announced, lapped, fault);
+  }
+};
+
+// Of a queue that was just enabled.
+QueueState fresh_queue_state(const QueueFeatures& features);
+// Whether a queue of this size can be in it; for what a checkpoint says.
+bool possible(const QueueState& state, std::uint16_t size, const QueueFeatures& features);
+
+struct Segment {
+  Gpa gpa = 0;
+  std::uint32_t length = 0;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(gpa, length);
   }
 };
 
 // A request that was popped and not yet given back.
 struct ChainState {
-  std::uint16_t head = 0;
+  std::uint16_t head = 0;  // its buffer ID, in a packed ring
   std::uint64_t read = 0;  // bytes that the device has read of it
+  // Of a packed ring only: a used descriptor may have taken the place of the request's own, so that
+  // they cannot be read again.
+  std::uint16_t slots = 0;
+  std::uint32_t first_writable = 0;
+  std::vector<Segment> segments;
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(head, read);
+    archive(head, read, slots, first_writable, segments);
   }
 };
 
-// kNone when a device may use the layout: size a power of two in 1..max_size, tables aligned to 16,
-// 2 and 4 bytes and wholly in RAM (2.7, 2.7.10).
+// kNone when a device may use the layout. Split: size a power of two in 1..max_size, tables aligned
+// to 16, 2 and 4 bytes and wholly in RAM (2.7, 2.7.10). Packed: any size in 1..max_size, aligned to
+// 16, 4 and 4 bytes (2.8, 2.8.10.1).
+QueueFault check_layout(const GuestMemory& memory, const QueueLayout& layout,
+                        std::uint16_t max_size, bool packed);
 QueueFault check_split_layout(const GuestMemory& memory, const QueueLayout& layout,
                               std::uint16_t max_size);
-
-struct Segment {
-  Gpa gpa;
-  std::uint32_t length;
-};
+QueueFault check_packed_layout(const GuestMemory& memory, const QueueLayout& layout,
+                               std::uint16_t max_size);
 
 // One request: a copied, checked list of buffers, readable ones first. Every segment was RAM when
 // the chain was popped, at most 4 GiB in all. Only read() and write() touch guest bytes.
 class DescriptorChain {
  public:
+  // slots: of a packed ring, how many of its descriptors the request took.
   DescriptorChain(GuestMemory& memory, std::uint16_t head, std::vector<Segment> segments,
-                  std::size_t first_writable);
+                  std::size_t first_writable, std::uint16_t slots = 0);
 
+  // What the used ring names it by.
   std::uint16_t head() const { return head_; }
+  std::uint16_t slots() const { return slots_; }
   // Bytes that read() and write() still have to offer.
   std::uint64_t readable() const { return readable_; }
   std::uint64_t writable() const { return writable_; }
@@ -105,7 +133,7 @@ class DescriptorChain {
   void skip(std::uint64_t bytes);
   // What VirtQueue::retake() needs to find this request again. Not for one with written() bytes:
   // an answer that was begun is begun anew.
-  ChainState state() const { return {head_, request_ - readable_}; }
+  ChainState state() const;
   // Copies the next bytes of the answer; returns how many fitted.
   std::size_t write(std::span<const std::byte> in);
   // Writes zeros, at most what is left of the answer.
@@ -125,7 +153,9 @@ class DescriptorChain {
 
   GuestMemory* memory_;
   std::uint16_t head_;
+  std::uint16_t slots_;
   std::vector<Segment> segments_;
+  std::uint32_t first_writable_;
   Cursor read_;
   Cursor write_;
   std::uint64_t request_ = 0;  // bytes of it, read or not
@@ -133,6 +163,11 @@ class DescriptorChain {
   std::uint64_t writable_ = 0;
   std::uint32_t written_ = 0;
   bool skipped_ = false;
+};
+
+struct UsedBuffer {
+  const DescriptorChain* chain;
+  std::uint32_t length;
 };
 
 // Not locked: the device that was given it locks. Ends with the reset() of the device.
@@ -149,7 +184,12 @@ class VirtQueue {
   virtual std::uint16_t available() = 0;
   // Gives a popped request back, with `length` bytes written from its start. Call needs_interrupt()
   // after the last one of a batch.
-  virtual void push_used(const DescriptorChain& chain, std::uint32_t length) = 0;
+  void push_used(const DescriptorChain& chain, std::uint32_t length) {
+    const UsedBuffer one{&chain, length};
+    push_used(std::span(&one, 1));
+  }
+  // Several that make up one request: the driver sees all of them or none (2.8.9).
+  virtual void push_used(std::span<const UsedBuffer> together) = 0;
   // True when the driver wants a used buffer notification for what was pushed since the last call.
   virtual bool needs_interrupt() = 0;
   // For a device that stops before pop() found the queue empty: the driver's next request will
@@ -158,18 +198,24 @@ class VirtQueue {
   virtual QueueFault fault() const = 0;
 
   virtual QueueState state() const = 0;
-  // In a fork: a request that was popped before the checkpoint, as the guest's memory has it now,
-  // read as far as it was. None, and the queue broken as by pop(), when the descriptors are no
+  // In a fork: a request that was popped before the checkpoint, read as far as it was: of a split
+  // ring as the guest's memory has it now. None, and the queue broken as by pop(), when it is no
   // request (any more).
   virtual std::optional<DescriptorChain> retake(const ChainState& chain) = 0;
 };
 
-// layout must have passed check_split_layout(). memory and interrupts outlive the queue. state:
-// where a saved queue goes on; guest memory is not touched.
+// layout must have passed check_layout(). memory and interrupts outlive the queue. state: where a
+// saved queue goes on; guest memory is not touched.
+std::unique_ptr<VirtQueue> make_queue(GuestMemory& memory, const QueueLayout& layout,
+                                      const QueueFeatures& features, VirtioInterrupts& interrupts,
+                                      const QueueState& state);
 std::unique_ptr<VirtQueue> make_split_queue(GuestMemory& memory, const QueueLayout& layout,
                                             const QueueFeatures& features,
                                             VirtioInterrupts& interrupts,
                                             const QueueState& state = {});
+std::unique_ptr<VirtQueue> make_packed_queue(GuestMemory& memory, const QueueLayout& layout,
+                                             const QueueFeatures& features,
+                                             VirtioInterrupts& interrupts, const QueueState& state);
 
 // How many requests one doorbell may make a device handle. A driver that points one queue's used
 // ring at another's available ring would else keep its vCPU thread in the device for ever.

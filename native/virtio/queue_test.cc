@@ -490,11 +490,11 @@ TEST_CASE("queue checkpoint: a request that was read in part is found again and 
 TEST_CASE("queue checkpoint: a request whose descriptors broke meanwhile breaks the queue") {
   Bench bench;
   bench.ring.set_descriptor(0, kRam, 16, 0, 0);
-  const bool taken = bench.queue->retake({.head = 0, .read = 4}).has_value();
+  const bool taken = bench.queue->retake({.head = 0, .read = 4, .segments = {}}).has_value();
   CHECK_FALSE(taken);
   CHECK(bench.queue->fault() == QueueFault::kBufferOutsideMemory);
   Bench other;
-  const bool beyond = other.queue->retake({.head = kSize, .read = 0}).has_value();
+  const bool beyond = other.queue->retake({.head = kSize, .read = 0, .segments = {}}).has_value();
   CHECK_FALSE(beyond);
   CHECK(other.queue->fault() == QueueFault::kHeadOutOfRange);
 }
@@ -502,7 +502,7 @@ TEST_CASE("queue checkpoint: a request whose descriptors broke meanwhile breaks 
 TEST_CASE("queue checkpoint: a request said to be read beyond its end has nothing left") {
   Bench bench;
   bench.ring.set_descriptor(0, kBuffers, 16, 0, 0);
-  auto chain = bench.queue->retake({.head = 0, .read = ~std::uint64_t{0}});
+  auto chain = bench.queue->retake({.head = 0, .read = ~std::uint64_t{0}, .segments = {}});
   REQUIRE(chain.has_value());
   CHECK(chain->readable() == 0);
 }

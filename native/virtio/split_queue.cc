@@ -4,21 +4,14 @@
 #include <utility>
 
 #include "native/little_endian.h"
-#include "native/virtio/queue.h"
+#include "native/virtio/segments.h"
 
 namespace kvitest {
 namespace {
 
-constexpr std::uint64_t kDescriptorSize = 16;
 constexpr std::uint64_t kRingHeader = 4;  // flags and idx
-constexpr std::uint16_t kDescriptorNext = 1;
-constexpr std::uint16_t kDescriptorWrite = 2;
-constexpr std::uint16_t kDescriptorIndirect = 4;
 constexpr std::uint16_t kAvailableNoInterrupt = 1;
 constexpr std::uint16_t kMaxQueueSize = 32768;
-// No driver in the field sends longer ones, and a request's list of segments is memory of ours.
-constexpr std::uint32_t kMaxIndirectDescriptors = 1024;
-constexpr std::uint64_t kMaxChainBytes = std::uint64_t{1} << 32;
 
 struct Descriptor {
   Gpa address;
@@ -42,7 +35,7 @@ std::optional<Descriptor> read_descriptor(const GuestMemory& memory, Gpa table,
 class ChainWalk {
  public:
   ChainWalk(const GuestMemory& memory, bool indirect_negotiated)
-      : memory_(memory), indirect_negotiated_(indirect_negotiated) {}
+      : memory_(memory), indirect_negotiated_(indirect_negotiated), segments_(memory) {}
 
   QueueFault walk(Gpa table, std::uint32_t count, std::uint32_t index, bool in_indirect = false) {
     for (std::uint32_t steps = 0; steps < count; ++steps) {
@@ -51,7 +44,8 @@ class ChainWalk {
       if ((descriptor->flags & kDescriptorIndirect) != 0) {
         return in_indirect ? QueueFault::kIndirectNested : walk_indirect(*descriptor);
       }
-      const QueueFault fault = add(*descriptor);
+      const QueueFault fault = segments_.add(descriptor->address, descriptor->length,
+                                             (descriptor->flags & kDescriptorWrite) != 0);
       if (fault != QueueFault::kNone) return fault;
       if ((descriptor->flags & kDescriptorNext) == 0) return QueueFault::kNone;
       if (descriptor->next >= count) return QueueFault::kNextOutOfRange;
@@ -61,44 +55,21 @@ class ChainWalk {
     return QueueFault::kChainTooLong;
   }
 
-  std::vector<Segment> take_segments() { return std::move(segments_); }
-  std::size_t first_writable() const { return readable_count_; }
+  SegmentList& segments() { return segments_; }
 
  private:
   QueueFault walk_indirect(const Descriptor& descriptor) {
     if (!indirect_negotiated_) return QueueFault::kIndirectNotNegotiated;
     // 2.7.5.3.1: NEXT together with INDIRECT is forbidden, so an indirect table ends its chain.
     if ((descriptor.flags & kDescriptorNext) != 0) return QueueFault::kIndirectNested;
-    if (descriptor.length == 0 || descriptor.length % kDescriptorSize != 0) {
-      return QueueFault::kIndirectLengthInvalid;
-    }
-    const std::uint64_t count = descriptor.length / kDescriptorSize;
-    if (count > kMaxIndirectDescriptors) return QueueFault::kChainTooLong;
-    if (!memory_.contains(descriptor.address, descriptor.length)) {
-      return QueueFault::kBufferOutsideMemory;
-    }
-    return walk(descriptor.address, static_cast<std::uint32_t>(count), 0, true);
-  }
-
-  QueueFault add(const Descriptor& descriptor) {
-    const bool writable = (descriptor.flags & kDescriptorWrite) != 0;
-    if (!writable && segments_.size() > readable_count_) return QueueFault::kReadableAfterWritable;
-    // An empty buffer names no byte: its address is nothing to check.
-    if (descriptor.length != 0 && !memory_.contains(descriptor.address, descriptor.length)) {
-      return QueueFault::kBufferOutsideMemory;
-    }
-    bytes_ += descriptor.length;
-    if (bytes_ > kMaxChainBytes) return QueueFault::kBufferTooLarge;
-    segments_.push_back({descriptor.address, descriptor.length});
-    if (!writable) ++readable_count_;
-    return QueueFault::kNone;
+    std::uint32_t count = 0;
+    const QueueFault fault = segments_.check_table(descriptor.address, descriptor.length, count);
+    return fault == QueueFault::kNone ? walk(descriptor.address, count, 0, true) : fault;
   }
 
   const GuestMemory& memory_;
   bool indirect_negotiated_;
-  std::vector<Segment> segments_;
-  std::size_t readable_count_ = 0;
-  std::uint64_t bytes_ = 0;
+  SegmentList segments_;
 };
 
 class SplitQueue : public VirtQueue {
@@ -152,20 +123,21 @@ class SplitQueue : public VirtQueue {
     return waiting;
   }
 
-  void push_used(const DescriptorChain& chain, std::uint32_t length) override {
+  void push_used(std::span<const UsedBuffer> together) override {
     if (state_.fault != QueueFault::kNone) return;
-    const Gpa entry =
-        layout_.device + kRingHeader + std::uint64_t{8} * (state_.used % layout_.size);
-    // The element before the index: the store of the index releases it.
-    const bool stored = memory_.store<std::uint32_t>(entry, chain.head()) &&
-                        memory_.store<std::uint32_t>(entry + 4, length) &&
-                        memory_.store<std::uint16_t>(layout_.device + 2,
-                                                     static_cast<std::uint16_t>(state_.used + 1));
-    if (!stored) {
+    std::uint16_t used = state_.used;
+    bool stored = true;
+    for (const UsedBuffer& one : together) {
+      const Gpa entry = layout_.device + kRingHeader + std::uint64_t{8} * (used++ % layout_.size);
+      stored = stored && memory_.store<std::uint32_t>(entry, one.chain->head()) &&
+               memory_.store<std::uint32_t>(entry + 4, one.length);
+    }
+    // The elements before the index: the store of the index releases them.
+    if (!stored || !memory_.store<std::uint16_t>(layout_.device + 2, used)) {
       fail(QueueFault::kRingOutsideMemory);
       return;
     }
-    ++state_.used;
+    state_.used = used;
   }
 
   bool needs_interrupt() override {
@@ -213,8 +185,8 @@ class SplitQueue : public VirtQueue {
     ChainWalk chain(memory_, features_.indirect);
     const QueueFault fault = chain.walk(layout_.descriptors, layout_.size, head);
     if (fault != QueueFault::kNone) return fail(fault);
-    const std::size_t first_writable = chain.first_writable();
-    return DescriptorChain(memory_, head, chain.take_segments(), first_writable);
+    const std::size_t first_writable = chain.segments().first_writable();
+    return DescriptorChain(memory_, head, chain.segments().take(), first_writable);
   }
 
   std::nullopt_t fail(QueueFault fault) {
@@ -233,40 +205,6 @@ class SplitQueue : public VirtQueue {
 };
 
 }  // namespace
-
-std::string_view to_string(QueueFault fault) {
-  switch (fault) {
-    case QueueFault::kNone:
-      return "none";
-    case QueueFault::kSizeInvalid:
-      return "queue size is not a power of two within the maximum";
-    case QueueFault::kMisaligned:
-      return "ring address is misaligned";
-    case QueueFault::kRingOutsideMemory:
-      return "ring is outside memory";
-    case QueueFault::kAvailableIndexJumped:
-      return "available index is more than a queue size ahead";
-    case QueueFault::kHeadOutOfRange:
-      return "head is outside the descriptor table";
-    case QueueFault::kNextOutOfRange:
-      return "next is outside the descriptor table";
-    case QueueFault::kChainTooLong:
-      return "descriptor chain loops or is too long";
-    case QueueFault::kIndirectNotNegotiated:
-      return "indirect descriptor without the feature";
-    case QueueFault::kIndirectNested:
-      return "indirect descriptor inside an indirect table or with a next one";
-    case QueueFault::kIndirectLengthInvalid:
-      return "indirect table length is 0 or not a multiple of 16";
-    case QueueFault::kReadableAfterWritable:
-      return "readable descriptor after a writable one";
-    case QueueFault::kBufferOutsideMemory:
-      return "buffer is outside memory";
-    case QueueFault::kBufferTooLarge:
-      return "request is larger than 4 GiB";
-  }
-  return "unknown";
-}
 
 QueueFault check_split_layout(const GuestMemory& memory, const QueueLayout& layout,
                               std::uint16_t max_size) {

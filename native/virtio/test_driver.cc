@@ -92,21 +92,76 @@ void put_descriptor(GuestMemory& memory, Gpa at, Gpa address, std::uint32_t leng
 }
 
 TestQueue::TestQueue(GuestMemory& memory, std::uint16_t size, Gpa descriptors, Gpa available,
-                     Gpa used)
-    : memory_(memory), size_(size), descriptors_(descriptors), available_(available), used_(used) {}
+                     Gpa used, bool packed)
+    : memory_(memory),
+      size_(size),
+      descriptors_(descriptors),
+      available_(available),
+      used_(used),
+      packed_(packed),
+      table_(size) {}
 
 TestQueue::TestQueue(GuestMemory& memory, const TestQueue& parent)
-    : TestQueue(memory, parent.size_, parent.descriptors_, parent.available_, parent.used_) {
+    : TestQueue(memory, parent.size_, parent.descriptors_, parent.available_, parent.used_,
+                parent.packed_) {
   available_index_ = parent.available_index_;
   taken_ = parent.taken_;
+  table_ = parent.table_;
+  slots_ = parent.slots_;
+  next_ = parent.next_;
+  last_used_ = parent.last_used_;
+}
+
+void TestQueue::advance(Position& at, std::uint16_t slots) const {
+  at.offset = static_cast<std::uint16_t>(at.offset + slots);
+  if (at.offset < size_) return;
+  at.offset = static_cast<std::uint16_t>(at.offset - size_);
+  at.wrap = !at.wrap;
+}
+
+// The head's flags last (virtio 1.3, 2.8.17).
+void TestQueue::make_available(std::uint16_t head) {
+  const Position first = next_;
+  std::uint16_t first_flags = 0;
+  std::uint16_t slots = 0;
+  for (std::uint16_t index = head;; index = table_[index].next) {
+    const Descriptor& one = table_.at(index);
+    const Gpa at = descriptors_ + 16u * next_.offset;
+    const auto flags = static_cast<std::uint16_t>(one.flags | (next_.wrap ? 0x80 : 0x8000));
+    require(memory_.store<std::uint64_t>(at, one.address) &&
+            memory_.store<std::uint32_t>(at + 8, one.length) &&
+            memory_.store<std::uint16_t>(at + 12, head));
+    if (slots++ == 0) {
+      first_flags = flags;
+    } else {
+      require(memory_.store<std::uint16_t>(at + 14, flags));
+    }
+    advance(next_, 1);
+    if ((one.flags & kNext) == 0) break;
+  }
+  slots_[head] = slots;
+  require(memory_.store<std::uint16_t>(descriptors_ + 16u * first.offset + 14, first_flags));
+}
+
+std::optional<TestQueue::Used> TestQueue::take_packed() {
+  const Gpa at = descriptors_ + 16u * last_used_.offset;
+  const std::uint16_t flags = memory_.load<std::uint16_t>(at + 14).value();
+  const std::uint16_t both = last_used_.wrap ? 0x8080 : 0;
+  if ((flags & 0x8080) != both) return std::nullopt;
+  const Used used{memory_.load<std::uint16_t>(at + 12).value(),
+                  memory_.load<std::uint32_t>(at + 8).value()};
+  advance(last_used_, slots_.at(used.id));
+  return used;
 }
 
 void TestQueue::set_descriptor(std::uint16_t index, Gpa address, std::uint32_t length,
                                std::uint16_t flags, std::uint16_t next) {
-  put_descriptor(memory_, descriptors_ + 16u * index, address, length, flags, next);
+  table_.at(index) = {address, length, flags, next};
+  if (!packed_) put_descriptor(memory_, descriptors_ + 16u * index, address, length, flags, next);
 }
 
 void TestQueue::set_available(std::uint16_t head) {
+  if (packed_) return make_available(head);
   require(memory_.store<std::uint16_t>(available_ + 4 + 2u * (available_index_ % size_), head));
   set_available_index(static_cast<std::uint16_t>(available_index_ + 1));
 }
@@ -133,6 +188,7 @@ std::uint16_t TestQueue::used_index() const {
 }
 
 std::optional<TestQueue::Used> TestQueue::take_used() {
+  if (packed_) return take_packed();
   if (taken_ == used_index()) return std::nullopt;
   const Gpa element = used_ + 4 + 8u * (taken_ % size_);
   ++taken_;
@@ -148,6 +204,7 @@ void TestDriver::adopt(const TestDriver& parent) {
   offered_ = parent.offered_;
   next_descriptor_ = parent.next_descriptor_;
   free_ = parent.free_;
+  packed_ = parent.packed_;
 }
 
 std::uint8_t TestDriver::add_status(std::uint8_t bits) {
@@ -217,12 +274,13 @@ void TestDriver::set_up_queues(bool use_msix) {
     select(index);
     if (use_msix) board.set_mmio(26, 2, index + 1u);
     enable_queue(index, size, descriptors, available, used);
-    queues_.emplace_back(board.memory, size, descriptors, available, used);
+    queues_.emplace_back(board.memory, size, descriptors, available, used, packed_);
   }
   if (use_msix) board.set_mmio(16, 2, 0);
 }
 
 std::uint8_t TestDriver::start(std::uint64_t features, bool use_msix) {
+  packed_ = (features & kFeatureRingPacked) != 0;
   negotiate(features);
   if (use_msix) enable_msix();
   set_up_queues(use_msix);

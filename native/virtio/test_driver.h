@@ -1,6 +1,6 @@
 // A virtio driver for tests: it reaches its device as a guest would, through configuration
-// mechanism 1 and the BAR, with split rings in guest memory. Nothing is checked on its side, so
-// that it can misbehave.
+// mechanism 1 and the BAR, with rings in guest memory: split ones, or packed ones when RING_PACKED
+// is among its features. Nothing is checked on its side, so that it can misbehave.
 #pragma once
 
 #include <cstdint>
@@ -85,7 +85,8 @@ class TestBoard {
   PciBus pci_{pio_bus};
 };
 
-// One split ring.
+// One ring. A packed one keeps a descriptor table of its own, which set_available() copies requests
+// from; the buffer ID is the head's index there.
 class TestQueue {
  public:
   static constexpr std::uint16_t kNext = 1;
@@ -97,7 +98,8 @@ class TestQueue {
     std::uint32_t length;
   };
 
-  TestQueue(GuestMemory& memory, std::uint16_t size, Gpa descriptors, Gpa available, Gpa used);
+  TestQueue(GuestMemory& memory, std::uint16_t size, Gpa descriptors, Gpa available, Gpa used,
+            bool packed = false);
   // The same ring in a fork.
   TestQueue(GuestMemory& memory, const TestQueue& parent);
 
@@ -126,6 +128,26 @@ class TestQueue {
   Gpa used_;
   std::uint16_t available_index_ = 0;
   std::uint16_t taken_ = 0;
+
+  struct Descriptor {
+    Gpa address = 0;
+    std::uint32_t length = 0;
+    std::uint16_t flags = 0;
+    std::uint16_t next = 0;
+  };
+  struct Position {
+    std::uint16_t offset = 0;
+    bool wrap = true;
+  };
+  void make_available(std::uint16_t head);
+  std::optional<Used> take_packed();
+  void advance(Position& at, std::uint16_t slots) const;
+
+  bool packed_;
+  std::vector<Descriptor> table_;
+  std::map<std::uint32_t, std::uint16_t> slots_;  // by buffer ID
+  Position next_;
+  Position last_used_;
 };
 
 void put_descriptor(GuestMemory& memory, Gpa at, Gpa address, std::uint32_t length,
@@ -184,6 +206,7 @@ class TestDriver {
   std::vector<std::map<std::uint32_t, Offered>> offered_;  // by queue, by head
   std::vector<std::uint16_t> next_descriptor_;
   Gpa free_ = 0x1'0000;
+  bool packed_ = false;
 };
 
 }  // namespace kvitest

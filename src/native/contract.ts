@@ -34,7 +34,13 @@ export interface VirtioDevice {
    * is VIRTIO_BLK_F_DISCARD. `indirect_desc` and `event_idx` for any device, the others as its README lists them.
    */
   withoutFeatures?: string[]
+  /** Features of the transport that are offered only when asked for: `ring_packed`, `in_order`, `notification_data`. */
+  withFeatures?: string[]
+  /** Default `pci`. A `mmio` device is one that ACPI names, with a level-triggered interrupt. */
+  transport?: Transport
 }
+
+export type Transport = 'pci' | 'mmio'
 
 export interface ConsoleDevice extends VirtioDevice {
   type: 'virtio-console'

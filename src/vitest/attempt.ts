@@ -12,7 +12,7 @@ import { GuestArtifacts } from './guest-artifacts.ts'
 import type { HostLease } from './host-lease.ts'
 import { allowedMeta, type GuestMeta } from './meta.ts'
 import { servePeers, serveVsocks } from './peers.ts'
-import type { ScriptPlan, Variant } from './transform/script.ts'
+import { devicesOf, type ScriptPlan, type Variant } from './transform/script.ts'
 
 /** Milliseconds the agent gets to end a script that is over its time, before the guest itself is taken down. */
 const KILL_GRACE = 15_000
@@ -194,7 +194,7 @@ export class Attempt {
       ...(kernel === undefined ? {} : { kernel }),
       cpus: this.#variant.cpus,
       memory: this.#variant.memory,
-      devices: placeDisks(guest.devices, folder),
+      devices: placeDisks(devicesOf(guest, this.#variant), folder),
       modules: guest.modules.map((name) => (name.includes('/') ? resolve(folder, name) : name)),
       files: Object.fromEntries(files),
       bootTimeout: guest.bootTimeout,
@@ -214,6 +214,8 @@ export class Attempt {
       KVITEST_CPUS: String(this.#variant.cpus),
       KVITEST_MEMORY: String(this.#variant.memory),
       KVITEST_KERNEL: guest.kernel.name,
+      KVITEST_TRANSPORT: this.#variant.transport,
+      KVITEST_RING: this.#variant.ring,
       KVITEST_VARIANT: this.#variant.name,
       KVITEST_SCRIPT: this.#scriptName(),
       KVITEST_ACCELERATOR: guest.host.accelerator,

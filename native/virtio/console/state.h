@@ -95,7 +95,7 @@ struct ConsoleState {
 // Requests of the transmit queues, by port, that were taken from the ring and not yet read to their
 // end.
 struct ConsoleRequests {
-  static constexpr StateTag kTag{"virtio-console-requests", 1};
+  static constexpr StateTag kTag{"virtio-console-requests", 2};
   std::vector<std::optional<ChainState>> ports;
   template <typename Archive>
   void fields(Archive& archive) {

@@ -25,6 +25,7 @@ class NetDevice : public Net {
   std::uint32_t type() const override;
   std::uint64_t features() const override;
   std::span<const FeatureName> feature_names() const override { return net_feature_names(); }
+  bool in_order() const override { return true; }
   std::vector<std::uint16_t> queue_sizes() const override;
   void read_config(std::uint64_t offset, std::span<std::byte> data) override;
   void write_config(std::uint64_t offset, std::span<const std::byte> data) override;

@@ -1,6 +1,7 @@
 // Frames to the driver (virtio 1.3, 5.1.6.3 and 5.1.6.4).
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "native/net/offload.h"
 #include "native/virtio/net/device.h"
@@ -175,13 +176,18 @@ bool NetDevice::give(const Frame& frame, std::size_t pair) {
   }
   std::span<const std::byte> rest(frame.bytes);
   const auto header = make_header(frame, static_cast<std::uint16_t>(count));
+  std::vector<UsedBuffer> used;
+  used.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
-    DescriptorChain& chain = receive.held.front();
+    DescriptorChain& chain = receive.held[i];
     if (i == 0) chain.write(header);
     rest = rest.subspan(chain.write(rest));
-    ring->push_used(chain, chain.written());
-    receive.held.pop_front();
+    used.push_back({&chain, chain.written()});
   }
+  // Together: a driver that sees the first of a frame's buffers takes the others at once.
+  ring->push_used(used);
+  receive.held.erase(receive.held.begin(),
+                     receive.held.begin() + static_cast<std::ptrdiff_t>(count));
   return true;
 }
 

@@ -54,7 +54,7 @@ struct NetState {
 // Receive buffers that were taken from the ring and not yet used, by queue pair. A frame that
 // waited for more of them is lost with a checkpoint.
 struct NetBuffers {
-  static constexpr StateTag kTag{"virtio-net-buffers", 1};
+  static constexpr StateTag kTag{"virtio-net-buffers", 2};
   std::vector<std::vector<ChainState>> pairs;
   template <typename Archive>
   void fields(Archive& archive) {

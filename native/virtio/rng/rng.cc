@@ -38,6 +38,7 @@ class Rng : public VirtioDevice {
  public:
   std::uint32_t type() const override { return kTypeEntropy; }
   std::uint64_t features() const override { return 0; }
+  bool in_order() const override { return true; }
   std::vector<std::uint16_t> queue_sizes() const override { return {kQueueSize}; }
 
   void read_config(std::uint64_t, std::span<std::byte> data) override {

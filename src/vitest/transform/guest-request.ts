@@ -11,8 +11,10 @@ import {
   type ForkMode,
   PEERS,
   type Peer,
+  RINGS,
   type ScriptGuest,
   type ScriptPort,
+  TRANSPORTS,
 } from './script.ts'
 import { asList, asMap, asText, BadValue, knownKeys } from './value.ts'
 
@@ -22,6 +24,8 @@ const KEYS = [
   'kernel',
   'entry',
   'devices',
+  'transport',
+  'ring',
   'ports',
   'cmdline',
   'modules',
@@ -34,11 +38,14 @@ const ENTRIES: readonly KernelEntry[] = ['auto', 'pvh', 'bzimage']
 const DEVICES = ['virtio-rng', 'virtio-console', 'virtio-blk', 'virtio-net', 'virtio-vsock']
 const MIB = 1024 ** 2
 const MAX_CPUS = 8
+const parseTransport = choice('transport', TRANSPORTS)
 
 export const DEFAULT_GUEST: ScriptGuest = {
   cpus: [1],
   memory: [256 * MIB],
   devices: [],
+  transport: ['pci'],
+  ring: ['split'],
   ports: [],
   modules: [],
   files: {},
@@ -64,6 +71,8 @@ export function parseGuest(value: unknown): ScriptGuest {
     ...(map.kernel === undefined ? {} : { kernel: asText(map.kernel, ['kernel']) }),
     ...(map.entry === undefined ? {} : { entry: parseEntry(map.entry) }),
     devices,
+    transport: parseAxis(map.transport ?? 'pci', 'transport', parseTransport),
+    ring: parseAxis(map.ring ?? 'split', 'ring', choice('ring', RINGS)),
     ports,
     ...(map.cmdline === undefined ? {} : { cmdline: asText(map.cmdline, ['cmdline']) }),
     modules: asList(map.modules ?? [], ['modules']).map((name, at) => asText(name, ['modules', at])),
@@ -95,11 +104,11 @@ function parseIdleLimit(value: unknown): IdleLimitOption {
   return Object.fromEntries(Object.entries(map).map(([key, one]) => [key, limitAt(one, ['idleLimit', key])]))
 }
 
-function parseAxis(
+function parseAxis<T>(
   value: unknown,
   key: string,
-  parse: (value: unknown, path: (string | number)[]) => number,
-) {
+  parse: (value: unknown, path: (string | number)[]) => T,
+): T[] {
   if (!Array.isArray(value)) return [parse(value, [key])]
   if (value.length === 0) throw new BadValue([key], `an empty list of ${key}: no guest would run`)
   const values = value.map((one, at) => parse(one, [key, at]))
@@ -112,6 +121,15 @@ function parseCpus(value: unknown, path: (string | number)[]): number {
     throw new BadValue(path, `cpus: want 1 to ${MAX_CPUS}, got ${JSON.stringify(value)}`)
   }
   return value
+}
+
+/** One of some words; `name` is the key's. */
+function choice<T extends string>(name: string, known: readonly T[]) {
+  return (value: unknown, path: (string | number)[]): T => {
+    const found = known.find((one) => one === value)
+    if (found) return found
+    throw new BadValue(path, `${name}: want ${known.join(' or ')}, got ${JSON.stringify(value)}`)
+  }
 }
 
 function parseEntry(value: unknown): KernelEntry {
@@ -150,9 +168,15 @@ function parseDevice(
   all: ScriptPort[],
   before: DeviceSpec[],
 ): DeviceSpec {
-  const { type, withoutFeatures, ...rest } = device
-  const shared =
-    withoutFeatures === undefined ? {} : { withoutFeatures: parseFeatures(withoutFeatures, path) }
+  const { type, withoutFeatures, withFeatures, transport, ...rest } = device
+  const features = (value: unknown, key: string) => parseFeatures(value, [...path, key])
+  const shared = {
+    ...(withoutFeatures === undefined
+      ? {}
+      : { withoutFeatures: features(withoutFeatures, 'withoutFeatures') }),
+    ...(withFeatures === undefined ? {} : { withFeatures: features(withFeatures, 'withFeatures') }),
+    ...(transport === undefined ? {} : { transport: parseTransport(transport, [...path, 'transport']) }),
+  }
   if (type === 'virtio-rng') {
     knownKeys(rest, [], path)
     return { type, ...shared }
@@ -168,8 +192,7 @@ function parseDevice(
 }
 
 function parseFeatures(value: unknown, path: (string | number)[]): string[] {
-  const here = [...path, 'withoutFeatures']
-  return asList(value, here).map((name, at) => asText(name, [...here, at]))
+  return asList(value, path).map((name, at) => asText(name, [...path, at]))
 }
 
 function parsePorts(value: unknown, path: (string | number)[], all: ScriptPort[]): ConsolePort[] {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { parseHeader } from './header.ts'
-import { variantsOf } from './script.ts'
+import { devicesOf, variantsOf } from './script.ts'
 
 const MIB = 1024 ** 2
 
@@ -113,7 +113,7 @@ describe('one clear error at script:line for', () => {
     [
       'an unknown key',
       ['# guest: { cpu: 1 }'],
-      "x.tap.sh:2: unknown key 'cpu' in guest; known are cpus, memory, kernel, entry, devices, ports, cmdline, modules, files, bootTimeout, idleLimit, fork",
+      "x.tap.sh:2: unknown key 'cpu' in guest; known are cpus, memory, kernel, entry, devices, transport, ring, ports, cmdline, modules, files, bootTimeout, idleLimit, fork",
     ],
     [
       'an unknown key in a block',
@@ -164,6 +164,33 @@ describe('one clear error at script:line for', () => {
       typeof expected === 'string' ? expected : expect.stringMatching(expected),
     )
   })
+})
+
+test('transports and rings are axes of the devices that do not say their own', () => {
+  const { guest } = header(
+    '# guest:',
+    '#   transport: [pci, mmio]',
+    '#   ring: [split, packed]',
+    '#   devices: [virtio-rng, { type: virtio-rng, transport: pci, withFeatures: [notification_data] }]',
+  )
+  const variants = variantsOf(guest)
+  expect(variants.map((variant) => variant.name)).toEqual([
+    'transport=pci ring=split',
+    'transport=pci ring=packed',
+    'transport=mmio ring=split',
+    'transport=mmio ring=packed',
+  ])
+  expect(devicesOf(guest, variants[0]!)).toEqual(guest.devices)
+  expect(devicesOf(guest, variants[3]!)).toEqual([
+    { type: 'virtio-rng', transport: 'mmio', withFeatures: ['ring_packed'] },
+    { type: 'virtio-rng', transport: 'pci', withFeatures: ['notification_data', 'ring_packed'] },
+  ])
+  expect(message('# guest: { ring: [split, round] }')).toBe(
+    'x.tap.sh:2: ring: want split or packed, got "round"',
+  )
+  expect(message('# guest: { devices: [{ type: virtio-rng, transport: ccw }] }')).toBe(
+    'x.tap.sh:2: transport: want pci or mmio, got "ccw"',
+  )
 })
 
 test('disks are asked for by size or by a file beside the script', () => {

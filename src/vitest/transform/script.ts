@@ -1,6 +1,6 @@
 import type { IdleLimitOption } from '../../guest/idle-limits.ts'
 import type { KernelEntry } from '../../image/boot-image.ts'
-import type { DeviceSpec } from '../../native/contract.ts'
+import type { DeviceSpec, Transport } from '../../native/contract.ts'
 
 /** What the host does with a port of a script; docs/tap-scripts.md says it in full. */
 export const PEERS = [
@@ -24,6 +24,10 @@ export interface ScriptPort {
   console: boolean
 }
 
+export const TRANSPORTS: readonly Transport[] = ['pci', 'mmio']
+export const RINGS = ['split', 'packed'] as const
+export type Ring = (typeof RINGS)[number]
+
 /** Which of a script's runs get a fork of their own: the whole file, each point; or none, and the guest is booted. */
 export const FORK_MODES = ['file', 'point', 'none'] as const
 export type ForkMode = (typeof FORK_MODES)[number]
@@ -36,6 +40,10 @@ export interface ScriptGuest {
   kernel?: string
   entry?: KernelEntry
   devices: DeviceSpec[]
+  /** Of every device that does not say its own. */
+  transport: Transport[]
+  /** Of every device's queues. */
+  ring: Ring[]
   /** Every port with a peer, on whichever device. */
   ports: ScriptPort[]
   cmdline?: string
@@ -87,6 +95,8 @@ export interface Variant {
   cpus: number
   /** Bytes. */
   memory: number
+  transport: Transport
+  ring: Ring
 }
 
 /** Everything a worker needs to run a script; travels as JSON in the generated module. */
@@ -99,15 +109,32 @@ export interface ScriptPlan {
 }
 
 export function variantsOf(guest: ScriptGuest): Variant[] {
-  const several = { cpus: guest.cpus.length > 1, memory: guest.memory.length > 1 }
+  const named = (axis: readonly unknown[], name: string) => (axis.length > 1 ? [name] : [])
   return guest.cpus.flatMap((cpus) =>
-    guest.memory.map((memory) => ({
-      name: [
-        ...(several.cpus ? [`cpus=${cpus}`] : []),
-        ...(several.memory ? [`memory=${memory / 1024 ** 2}M`] : []),
-      ].join(' '),
-      cpus,
-      memory,
-    })),
+    guest.memory.flatMap((memory) =>
+      guest.transport.flatMap((transport) =>
+        guest.ring.map((ring) => ({
+          name: [
+            ...named(guest.cpus, `cpus=${cpus}`),
+            ...named(guest.memory, `memory=${memory / 1024 ** 2}M`),
+            ...named(guest.transport, `transport=${transport}`),
+            ...named(guest.ring, `ring=${ring}`),
+          ].join(' '),
+          cpus,
+          memory,
+          transport,
+          ring,
+        })),
+      ),
+    ),
   )
+}
+
+/** The devices of a script's guest, as a variant wants them; what is usual is not said. */
+export function devicesOf(guest: ScriptGuest, { transport, ring }: Variant): DeviceSpec[] {
+  return guest.devices.map((device) => ({
+    ...device,
+    ...(transport === 'mmio' && device.transport === undefined ? { transport } : {}),
+    ...(ring === 'packed' ? { withFeatures: [...(device.withFeatures ?? []), 'ring_packed'] } : {}),
+  }))
 }
