@@ -54,7 +54,11 @@ void HostileDriver::run(FuzzInput& input, const std::function<void(FuzzInput&)>&
 void HostileDriver::start(FuzzInput& input) {
   if (board_.mmio(18, 2) == 0xffff) return;
   const std::uint8_t how = input.u8();
-  const std::uint64_t features = driver_.device_features() & ~((how & 1) != 0 ? input.u64() : 0);
+  packed_ = (how & 4) != 0;
+  const std::uint64_t left_out =
+      ((how & 1) != 0 ? input.u64() : 0) | (packed_ ? 0 : kFeatureRingPacked);
+  const std::uint64_t features = driver_.device_features() & ~left_out;
+  packed_ = (features & kFeatureRingPacked) != 0;
   driver_.start(features, (how & 2) == 0);
   queues_ = static_cast<std::uint16_t>(board_.mmio(18, 2));
 }
@@ -96,12 +100,19 @@ std::uint64_t HostileDriver::address(FuzzInput& input) {
 void HostileDriver::corrupt_ring(FuzzInput& input) {
   if (queues_ == 0) return;
   TestQueue& ring = driver_.queue(input.u8() % queues_);
-  switch (input.u8() % 5) {
+  switch (packed_ ? 0 : input.u8() % 5) {
     case 0: {
       const auto index = static_cast<std::uint16_t>(input.u16() % ring.size());
       const std::uint64_t at = address(input);
       const std::uint32_t length = input.u32();
-      ring.set_descriptor(index, at, length, input.u16() & 7, input.u16());
+      const std::uint16_t flags = input.u16();
+      if (packed_) {
+        // The ring itself: buffer ID, then flags.
+        put_descriptor(board_.memory, ring.descriptors() + 16u * index, at, length, input.u16(),
+                       flags);
+      } else {
+        ring.set_descriptor(index, at, length, flags & 7, input.u16());
+      }
       break;
     }
     case 1:

@@ -30,6 +30,7 @@ class HostileDriver {
   TestBoard board_;
   TestDriver driver_{board_};
   std::uint16_t queues_ = 0;
+  bool packed_ = false;
 };
 
 }  // namespace kvitest

@@ -1,4 +1,5 @@
-// A virtqueue alone, in memory that the fuzzer wrote: layouts, rings and tables of its choice.
+// A virtqueue alone, in memory that the fuzzer wrote: layouts, rings, split or packed, and tables
+// of its choice.
 #include "native/virtio/queue.h"
 
 #include <array>
@@ -38,16 +39,17 @@ void fuzz_queue(std::span<const std::byte> bytes) {
   FuzzInput input(bytes);
   GuestMemory memory(64 * 1024);
   const std::uint8_t how = input.u8();
-  const QueueFeatures features{.indirect = (how & 1) != 0, .event_index = (how & 2) != 0};
+  const QueueFeatures features{
+      .indirect = (how & 1) != 0, .event_index = (how & 2) != 0, .packed = (how & 0x40) != 0};
   QueueLayout layout{.size = static_cast<std::uint16_t>(1u << ((how >> 2) % 6)),
                      .descriptors = 0x1000,
                      .driver = 0x2000,
                      .device = 0x3000};
   if ((how & 0x80) != 0) layout = {input.u16(), input.u64(), input.u64(), input.u64()};
-  if (check_split_layout(memory, layout, 256) != QueueFault::kNone) return;
+  if (check_layout(memory, layout, 256, features.packed) != QueueFault::kNone) return;
 
   CountedInterrupts interrupts;
-  const auto queue = make_split_queue(memory, layout, features, interrupts);
+  const auto queue = make_queue(memory, layout, features, interrupts, fresh_queue_state(features));
   for (int step = 0; step < 64 && !input.empty(); ++step) {
     const std::uint16_t at = input.u16();
     static_cast<void>(memory.write(at, input.bytes(input.u8())));
