@@ -126,6 +126,31 @@ test.concurrent.for([1, 2, 3, 4])('test %i', { timeout: 30_000 }, async (number)
   }
 })
 
+test('a hook that holds a guest for tests that want others does not stop them, nor a file beside', async () => {
+  const text = `
+import { afterAll, beforeAll, test } from 'vitest'
+import { leaseGuest } from ${JSON.stringify(processBudget)}
+const lease = (guest) => leaseGuest({ guest, cpus: 1, memory: 1 })
+let mine
+beforeAll(async () => {
+  mine = await lease('of the hook')
+  mine.started()
+})
+afterAll(() => mine.end())
+test.concurrent.for([1, 2, 3])('test %i', async (number) => {
+  const one = await lease('of test ' + number)
+  one.started()
+  one.end()
+})
+`
+  const events = { KVITEST_LOG: 'events' }
+  using files = project({ 'a.test.ts': text, 'b.test.ts': text }, events, { maxWorkers: 2 })
+  const { status, output } = await files.run()
+  expect(`${status} ${output}`).toMatch(/^0 /)
+  expect(output.match(/guest of test \d starts$/gm)).toHaveLength(6)
+  expect(output).not.toContain('nothing moved')
+})
+
 test('the bottom of a terminal shows what guests do', async () => {
   const hold =
     '#!/bin/sh\n# point: only\ncd "$(dirname "$0")"\nuntil [ -e go ]; do sleep 0.1; done\necho "ok 1 - only"\necho 1..1\n'

@@ -48,6 +48,8 @@ const SCRIPT = /\.tap\.[A-Za-z0-9]+$/
 export function kvitest(options: KvitestOptions = {}): Plugin {
   const hostModule = options.hostModule ?? here('../guest/host.ts')
   const { expectations = [] } = options
+  /** Scripts by the files that their headers name. */
+  const namedBy = new Map<string, Set<string>>()
   const api: PluginApi = { kvitest: { expectations } }
   return {
     name: 'kvitest',
@@ -62,8 +64,9 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         runner: here('./runner.ts'),
         ...(options.hostModule === undefined ? { globalSetup: [here('./global-setup.ts')] } : {}),
         maxConcurrency: 64,
-        hookTimeout: 120_000,
-        testTimeout: 120_000,
+        // What a project says for itself counts; vite would let ours win.
+        hookTimeout: given.test?.hookTimeout ?? 120_000,
+        testTimeout: given.test?.testTimeout ?? 120_000,
         env: {
           ...(options.kernel === undefined ? {} : { KVITEST_KERNEL: options.kernel }),
           ...(options.host === undefined ? {} : { KVITEST_HOST: options.host }),
@@ -81,13 +84,16 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
       const scope = { root: project.config.root, listed: expectations }
       // No module imports them, so vitest has to be told whose tests to run again.
       vitest.config.watchTriggerPatterns ??= []
-      vitest.config.watchTriggerPatterns.push({
-        pattern: /\.ya?ml$/,
-        testsToRun: (path) => {
-          const tests = vitest.state.getFilepaths()
-          return tests.filter((file) => expectationPaths(file, scope).includes(path))
+      vitest.config.watchTriggerPatterns.push(
+        {
+          pattern: /\.ya?ml$/,
+          testsToRun: (path) => {
+            const tests = vitest.state.getFilepaths()
+            return tests.filter((file) => expectationPaths(file, scope).includes(path))
+          },
         },
-      })
+        { pattern: /(?:)/, testsToRun: (path) => [...(namedBy.get(path) ?? [])] },
+      )
       const { reporters } = vitest.config
       const place = placeOf(vitest, project, options)
       Object.assign(project.config.env, runPlaceVariables(place))
@@ -116,7 +122,10 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
       })
       const { files, modules } = plan.header.guest
       for (const path of [...Object.values(files), ...modules.filter((name) => name.includes('/'))]) {
-        this.addWatchFile(resolve(dirname(file), path))
+        const named = resolve(dirname(file), path)
+        namedBy.set(named, (namedBy.get(named) ?? new Set()).add(file))
+        // So that it is watched outside the root too.
+        this.addWatchFile(named)
       }
       return { code: module.code, map: module.map, moduleType: 'js' }
     },

@@ -60,6 +60,24 @@ test('a second guest of one holder does not wait for the first one', async () =>
   await Promise.all([first.stop(), second.stop()])
 })
 
+test('what goes on from something that a lab holds waits for nobody who waits for room', async () => {
+  const first = await ask('a').machine
+  await first.start()
+  const checkpoint = await first.checkpoint()
+  const b = ask('b')
+  await b.waits
+  const fork = await asHolder({ id: 'c' }, () => checkpoint.fork({}, () => {}))
+  await fork.stop()
+  await checkpoint.release()
+  await first.stop()
+  await (await b.machine).stop()
+})
+
+test('a lab of 1 GiB says what room it has', () => {
+  expect(host.info.memory).toBeGreaterThan(256 << 20)
+  expect(host.info.memory).toBeLessThan(640 << 20)
+})
+
 test('a guest that fits into no lab is refused', async () => {
   await expect(host.createMachine({ ...spec, memory: 2 ** 32 }, () => {})).rejects.toThrow(
     'use a lab: a guest of 4 GiB in a lab of 1 GiB, which has at most 2.5 GiB for one; ' +
