@@ -297,7 +297,7 @@ describe.concurrent('a run', { timeout: PATIENCE }, () => {
       'word.txt': 'one',
     })
     const vitest = project.start(['watch', '--reporter=verbose'])
-    await vitest.saw('Watching for file changes')
+    await vitest.saw('Waiting for file changes')
     project.write({ 'word.txt': 'two' })
     await vitest.saw('RERUN')
     vitest.kill('SIGTERM')

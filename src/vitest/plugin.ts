@@ -48,8 +48,6 @@ const SCRIPT = /\.tap\.[A-Za-z0-9]+$/
 export function kvitest(options: KvitestOptions = {}): Plugin {
   const hostModule = options.hostModule ?? here('../guest/host.ts')
   const { expectations = [] } = options
-  /** Scripts by the files that their headers name. */
-  const namedBy = new Map<string, Set<string>>()
   const api: PluginApi = { kvitest: { expectations } }
   return {
     name: 'kvitest',
@@ -84,16 +82,15 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
       const scope = { root: project.config.root, listed: expectations }
       // No module imports them, so vitest has to be told whose tests to run again.
       vitest.config.watchTriggerPatterns ??= []
-      vitest.config.watchTriggerPatterns.push(
-        {
-          pattern: /\.ya?ml$/,
-          testsToRun: (path) => {
-            const tests = vitest.state.getFilepaths()
-            return tests.filter((file) => expectationPaths(file, scope).includes(path))
-          },
+      vitest.config.watchTriggerPatterns.push({
+        pattern: /\.ya?ml$/,
+        testsToRun: (path) => {
+          const tests = vitest.state.getFilepaths()
+          const found = tests.filter((file) => expectationPaths(file, scope).includes(path))
+          // To vitest an empty list says that the change was dealt with.
+          return found.length > 0 ? found : undefined
         },
-        { pattern: /(?:)/, testsToRun: (path) => [...(namedBy.get(path) ?? [])] },
-      )
+      })
       const { reporters } = vitest.config
       const place = placeOf(vitest, project, options)
       Object.assign(project.config.env, runPlaceVariables(place))
@@ -122,10 +119,7 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
       })
       const { files, modules } = plan.header.guest
       for (const path of [...Object.values(files), ...modules.filter((name) => name.includes('/'))]) {
-        const named = resolve(dirname(file), path)
-        namedBy.set(named, (namedBy.get(named) ?? new Set()).add(file))
-        // So that it is watched outside the root too.
-        this.addWatchFile(named)
+        this.addWatchFile(resolve(dirname(file), path))
       }
       return { code: module.code, map: module.map, moduleType: 'js' }
     },
