@@ -42,6 +42,8 @@ const saveLimit = 15_000
 
 /** Of a lab's memory, what its kernel, its files and Node take before any guest: no guest gets that. */
 const labReserve = 384 * 2 ** 20
+/** Below this hardly any guest has room beside that. */
+const leastMemory = 768 * 2 ** 20
 /** What Node and the page tables of guests need beside them, as the server in the lab reckons it. */
 const workSpace = 192 * 2 ** 20
 
@@ -205,6 +207,13 @@ export class LabPool {
     const memory = KVITEST_LAB_MEMORY
       ? parseSize(KVITEST_LAB_MEMORY)
       : (this.#options.memory ?? powerOfTwo(Math.min(4 * 2 ** 30, Math.max(2 ** 30, share))))
+    if (memory < leastMemory) {
+      throw new KvitestError(
+        'start a lab',
+        `${gibibytes(memory)} of memory, and it needs ${gibibytes(leastMemory)} at least`,
+        { code: 'EINVAL', hint: 'set KVITEST_LAB_MEMORY to more' },
+      )
+    }
     return { accelerator, labs, memory: Math.floor(memory / 2 ** 20) * 2 ** 20 }
   }
 
