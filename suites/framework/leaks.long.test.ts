@@ -146,7 +146,7 @@ test.for([
     left,
     JSON.stringify(result.after) === JSON.stringify(result.before) ? 'as before' : 'more',
   )
-  expect(result.failed > 0).toBe(failed > 0)
+  expect(result.failed > 0, `${stdout}\n${stderr}`).toBe(failed > 0)
   expect(result.after).toEqual(result.before)
   expect(left).toEqual(nothing)
 })
