@@ -1,17 +1,17 @@
 import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config'
-import { guestWorkers, kvitestProjects } from './src/vitest/index.ts'
+import { guestWorkers, kvitest, kvitestProjects } from './src/vitest/index.ts'
 
 /** The behaviour checks of KVM, on each of these hosts. */
 function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfiguration[] {
   return Object.entries(hosts).map(([name, host]) => ({
     extends: true,
+    // With it come the expectations of suites/kvm/*.expect.yaml.
+    plugins: [kvitest({ host })],
     test: {
       name: `kvm (${name})`,
       include: ['suites/kvm/**/*.test.ts'],
-      env: { KVITEST_HOST: host },
       testTimeout: 60_000,
       hookTimeout: 180_000,
-      ...(host === 'local' ? {} : { globalSetup: ['src/vitest/global-setup.ts'] }),
     },
   }))
 }

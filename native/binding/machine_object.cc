@@ -32,6 +32,7 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::disk_size>("diskSize"),
                          InstanceMethod<&MachineObject::nmi>("nmi"),
                          InstanceMethod<&MachineObject::send_break>("sendBreak"),
+                         InstanceMethod<&MachineObject::fault>("fault"),
                          InstanceMethod<&MachineObject::keep_end>("keepEnd"),
                          InstanceMethod<&MachineObject::set_link>("setLink"),
                          InstanceMethod<&MachineObject::vsock_listen>("vsockListen"),
@@ -212,6 +213,17 @@ Napi::Value MachineObject::nmi(const Napi::CallbackInfo& info) {
 Napi::Value MachineObject::send_break(const Napi::CallbackInfo&) {
   return promise(
       [this](std::uint64_t operation) { session_->machine().send_break(settles(operation)); });
+}
+
+Napi::Value MachineObject::fault(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    const std::string fault = string_of(info[0], "fault", "the fault");
+    if (fault != "throw" && fault != "abort") {
+      throw Error("fault", EINVAL, fault + ": no such fault", "use throw or abort");
+    }
+    session_->machine().fault(fault == "throw" ? Machine::Fault::kThrow : Machine::Fault::kAbort,
+                              settles(operation));
+  });
 }
 
 Napi::Value MachineObject::keep_end(const Napi::CallbackInfo&) {

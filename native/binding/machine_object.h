@@ -42,6 +42,7 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value disk_size(const Napi::CallbackInfo& info);
   Napi::Value nmi(const Napi::CallbackInfo& info);
   Napi::Value send_break(const Napi::CallbackInfo& info);
+  Napi::Value fault(const Napi::CallbackInfo& info);
   Napi::Value keep_end(const Napi::CallbackInfo& info);
   Napi::Value set_link(const Napi::CallbackInfo& info);
   Napi::Value vsock_listen(const Napi::CallbackInfo& info);

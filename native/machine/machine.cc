@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
+#include <stdexcept>
 #include <utility>
 
 #include "native/error.h"
@@ -220,6 +222,17 @@ void Machine::nmi(NmiOptions options, Done done) {
   });
 }
 
+void Machine::fault(Fault fault, Done done) {
+  loop_.post([this, fault, done = std::move(done)] {
+    answer(done, [this, fault] {
+      require_running("fault");
+      fault_ = fault;
+      // Out of the guest, however it waits there: that is the exit.
+      threads_.front()->while_paused([](Vcpu&) {});
+    });
+  });
+}
+
 void Machine::send_break(Done done) {
   loop_.post([this, done = std::move(done)] {
     answer(done, [this] {
@@ -390,6 +403,10 @@ std::map<std::string, std::uint64_t> Machine::count_exits() const {
 // ---- on vCPU threads
 
 VcpuThread::Next Machine::handle_exit(Vcpu& vcpu, const Exit& exit) {
+  if (vcpu.index() == 0 && fault_ != Fault::kNone) {
+    if (fault_ == Fault::kAbort) std::abort();
+    throw std::runtime_error("a fault that was asked for");
+  }
   const std::string on_vcpu = " on vCPU " + std::to_string(vcpu.index());
   std::visit(Overloaded{[](const Interrupted&) {}, [](const IgnoredExit&) {},
                         [this](const IoExit& io) {

@@ -77,6 +77,10 @@ class Machine : private BoardOwner {
   void nmi(NmiOptions options, Done done);
   // A break on the serial line.
   void send_break(Done done);
+  // A fault of this VMM, for tests of what becomes of its user: the thread of the first vCPU
+  // throws, or aborts the process.
+  enum class Fault { kNone, kThrow, kAbort };
+  void fault(Fault fault, Done done);
   // Connections of a vsock, each a channel: VsockEvents tell what the guest does.
   void vsock_listen(std::string device, std::uint32_t host_port, bool on, Done done);
   void vsock_connect(std::string device, std::uint32_t guest_port,
@@ -179,6 +183,7 @@ class Machine : private BoardOwner {
 
   std::atomic<bool> ending_{false};
   std::atomic<bool> saving_{false};  // a checkpoint or a reset was asked for and is not answered
+  std::atomic<Fault> fault_{Fault::kNone};  // asked for; the first vCPU's next exit takes it
   std::atomic<unsigned> halted_{0};
   std::atomic<std::uint64_t> unhandled_io_{0};
   std::atomic<std::uint64_t> unhandled_mmio_{0};

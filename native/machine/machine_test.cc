@@ -53,6 +53,18 @@ TEST_CASE("machine: an exit code keeps its 32 bits") {
   CHECK(run(machine).code == 0xdeadbeef);
 }
 
+TEST_CASE("machine: a vCPU thread that throws ends its machine, and says what it threw") {
+  TestMachine machine(bare("spin"));
+  machine.create();
+  machine.start();
+
+  machine.machine().fault(Machine::Fault::kThrow, [](std::exception_ptr) {});
+
+  const MachineEnd end = machine.wait_for_end();
+  CHECK(end.reason == "vmm-error");
+  CHECK(end.detail == "vCPU 0: a fault that was asked for");
+}
+
 TEST_CASE("machine: a halt without irqchip ends it") {
   TestMachine machine(bare("halt"));
 

@@ -2,7 +2,14 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { limited, limitsOf, measureCapacity, measureCpus, memoryAvailable } from './capacity.ts'
+import {
+  explainCapacity,
+  limited,
+  limitsOf,
+  measureCapacity,
+  measureCpus,
+  memoryAvailable,
+} from './capacity.ts'
 
 let folder: string
 beforeEach(() => {
@@ -74,4 +81,29 @@ test('what people ask for counts instead, of several the least', () => {
   expect(limited(measured, [{ starts: 5 }, { starts: 4 }]).starts).toBe(4)
   expect(limitsOf({ KVITEST_BUDGET_STARTS: '4' })).toEqual({ starts: 4 })
   expect(() => limitsOf({ KVITEST_BUDGET_CPUS: 'many' })).toThrow('many: not a positive whole number')
+})
+
+test('each figure says what it was measured from', () => {
+  const here = places({
+    'proc/self/cgroup': '0::/a\n',
+    'cgroup/a/cpu.max': '100000 100000\n',
+    'cgroup/a/memory.max': `${2 * gibibyte}\n`,
+    'cgroup/a/memory.current': `${gibibyte}\n`,
+  })
+  const group = join(folder, 'cgroup/a')
+  const one = `1 CPU by cpu.max of ${group}`
+  expect(explainCapacity(here, {})).toEqual({
+    cpus: 16,
+    memory: (gibibyte * 3) / 4,
+    starts: 4,
+    from: {
+      cpus: `16 for each of ${one}`,
+      memory: `three quarters of 1 GiB by memory.max of ${group}`,
+      starts: `4 for each of ${one}`,
+    },
+  })
+  expect(explainCapacity(here, { KVITEST_BUDGET_CPUS: '3' })).toMatchObject({
+    cpus: 3,
+    from: { cpus: 'KVITEST_BUDGET_CPUS' },
+  })
 })

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { KvitestError } from '../native/error.ts'
-import { parseSize } from './memory.ts'
+import { gibibytes, parseSize } from './memory.ts'
 
 /** What guests may take, all together. */
 export interface Capacity {
@@ -56,29 +56,43 @@ function controlGroups({ proc = '/proc', cgroup = '/sys/fs/cgroup' }: Places, co
   return []
 }
 
-/** CPUs that this process may keep busy: its affinity, and the quotas of its control groups. */
-export function measureCpus(places: Places = {}): number {
-  const quotas = controlGroups(places, 'cpu').map((group) => {
-    const [quota, period] = (read(join(group, 'cpu.max')) ?? '').trim().split(' ').map(Number)
-    if (quota && period) return quota / period
-    const old = Number(read(join(group, 'cpu.cfs_quota_us')) ?? -1)
-    return old > 0
-      ? old / Number(read(join(group, 'cpu.cfs_period_us')) ?? 100_000)
-      : Number.POSITIVE_INFINITY
-  })
-  // The affinity is what a cpuset leaves.
-  return Math.max(1, Math.floor(Math.min(availableParallelism(), ...quotas)))
+/** A bound that was found, and where. */
+interface Bound {
+  value: number
+  from: string
 }
 
-/** Bytes that can be taken without swapping: MemAvailable, and what the control groups leave. */
-export function memoryAvailable(places: Places = {}): number {
+function tightest(bounds: readonly Bound[]): Bound {
+  return bounds.reduce((least, one) => (one.value < least.value ? one : least))
+}
+
+function cpuBound(places: Places): Bound {
+  const quotas = controlGroups(places, 'cpu').map((group): Bound => {
+    const [quota, period] = (read(join(group, 'cpu.max')) ?? '').trim().split(' ').map(Number)
+    if (quota && period) return { value: quota / period, from: `cpu.max of ${group}` }
+    const old = Number(read(join(group, 'cpu.cfs_quota_us')) ?? -1)
+    const value =
+      old > 0 ? old / Number(read(join(group, 'cpu.cfs_period_us')) ?? 100_000) : Number.POSITIVE_INFINITY
+    return { value, from: `cpu.cfs_quota_us of ${group}` }
+  })
+  // The affinity is what a cpuset leaves.
+  return tightest([{ value: availableParallelism(), from: 'the affinity of the process' }, ...quotas])
+}
+
+/** CPUs that this process may keep busy: its affinity, and the quotas of its control groups. */
+export function measureCpus(places: Places = {}): number {
+  return Math.max(1, Math.floor(cpuBound(places).value))
+}
+
+function memoryBound(places: Places): Bound {
   const text = read(join(places.proc ?? '/proc', 'meminfo')) ?? ''
   const machine = Number(/^MemAvailable:\s+(\d+) kB$/m.exec(text)?.[1] ?? 0) * 1024
-  const rooms = controlGroups(places, 'memory').map((group) => {
+  const rooms = controlGroups(places, 'memory').map((group): Bound => {
+    const from = `memory.max of ${group}`
     const limit = Number(
       read(join(group, 'memory.max')) ?? read(join(group, 'memory.limit_in_bytes')) ?? Number.NaN,
     )
-    if (!Number.isFinite(limit)) return Number.POSITIVE_INFINITY
+    if (!Number.isFinite(limit)) return { value: Number.POSITIVE_INFINITY, from }
     const used = Number(
       read(join(group, 'memory.current')) ?? read(join(group, 'memory.usage_in_bytes')) ?? 0,
     )
@@ -86,9 +100,14 @@ export function memoryAvailable(places: Places = {}): number {
     const cache = Number(
       /^(?:total_)?inactive_file (\d+)$/m.exec(read(join(group, 'memory.stat')) ?? '')?.[1] ?? 0,
     )
-    return Math.max(0, limit - Math.max(0, used - cache))
+    return { value: Math.max(0, limit - Math.max(0, used - cache)), from }
   })
-  return Math.min(machine, ...rooms)
+  return tightest([{ value: machine, from: 'MemAvailable' }, ...rooms])
+}
+
+/** Bytes that can be taken without swapping: MemAvailable, and what the control groups leave. */
+export function memoryAvailable(places: Places = {}): number {
+  return memoryBound(places).value
 }
 
 /** What guests may take here. */
@@ -98,6 +117,29 @@ export function measureCapacity(places: Places = {}): Capacity {
     cpus: cpus * overcommit,
     memory: Math.floor(memoryAvailable(places) * memoryShare),
     starts: startsPerCpu * cpus,
+  }
+}
+
+/** What guests may take here, and for people where each figure is from. */
+export interface ExplainedCapacity extends Capacity {
+  from: Record<keyof Capacity, string>
+}
+
+export function explainCapacity(places: Places = {}, environment = process.env): ExplainedCapacity {
+  const asked = limitsOf(environment)
+  const cpus = cpuBound(places)
+  const memory = memoryBound(places)
+  const count = Math.max(1, Math.floor(cpus.value))
+  const cores = `${count} CPU${count === 1 ? '' : 's'} by ${cpus.from}`
+  return {
+    ...limited(measureCapacity(places), [asked]),
+    from: {
+      cpus: asked.cpus ? 'KVITEST_BUDGET_CPUS' : `${overcommit} for each of ${cores}`,
+      memory: asked.memory
+        ? 'KVITEST_BUDGET_MEMORY'
+        : `three quarters of ${gibibytes(memory.value)} by ${memory.from}`,
+      starts: asked.starts ? 'KVITEST_BUDGET_STARTS' : `${startsPerCpu} for each of ${cores}`,
+    },
   }
 }
 

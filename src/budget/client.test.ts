@@ -249,7 +249,7 @@ test.for([
   const path = join(folder, 'place')
   make(path)
   const client = new BudgetClient({ place: new MeetingPlace(path), limits: {} })
-  const lease = client.lease({ guest: 'g', cpus: 1, memory: 1, holder: 'h' })
+  const lease = client.lease({ guest: 'g', cpus: 1, memory: 1, holder: { id: 'h' } })
   await expect(lease).rejects.toThrow(`share the machine: ${path}`)
   await expect(lease).rejects.toThrow(reason)
   await client.close()
@@ -259,14 +259,14 @@ test('a guest that takes more memory than all may is refused with one line; one 
   const place = new MeetingPlace(join(folder, 'place'))
   const client = new BudgetClient({ place, limits: { cpus: 1, memory: 2 ** 30 } })
   const want = { cpus: 1, memory: 2 ** 29 }
-  await expect(client.lease({ guest: 'g', cpus: 1, memory: 2 ** 31, holder: 'h' })).rejects.toThrow(
+  await expect(client.lease({ guest: 'g', cpus: 1, memory: 2 ** 31, holder: { id: 'h' } })).rejects.toThrow(
     'start g: it takes 2 GiB, and all guests together may take 1 GiB; ' +
       'give it less memory, or say what there is with KVITEST_BUDGET_MEMORY',
   )
-  const first = await client.lease({ guest: 'first', ...want, holder: 'a' })
+  const first = await client.lease({ guest: 'first', ...want, holder: { id: 'a' } })
   const given = new AbortController()
-  const second = client.lease({ guest: 'second', ...want, holder: 'b', signal: given.signal })
-  const third = client.lease({ guest: 'third', ...want, holder: 'c' })
+  const second = client.lease({ guest: 'second', ...want, holder: { id: 'b' }, signal: given.signal })
+  const third = client.lease({ guest: 'third', ...want, holder: { id: 'c' } })
   given.abort()
   await expect(second).rejects.toThrow('start second: its test ended while it waited for its turn')
   first.end()

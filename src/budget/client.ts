@@ -2,6 +2,7 @@ import { connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { KvitestError } from '../native/error.ts'
 import { type Capacity, type Limits, limitsOf } from './capacity.ts'
+import type { Holder } from './holder.ts'
 import { MeetingPlace } from './meeting-place.ts'
 import {
   type ClientMessage,
@@ -29,7 +30,7 @@ export interface LeaseOptions {
   cpus: number
   /** Bytes. */
   memory: number
-  holder: string
+  holder: Pick<Holder, 'id' | 'within'>
   /** Called when it has waited for a while, and now and then after that, with one line that says for what. */
   onWaiting?: (text: string) => void
   signal?: AbortSignal | undefined
@@ -84,8 +85,9 @@ export class BudgetClient {
   async lease({ holder, onWaiting = () => {}, signal, ...want }: LeaseOptions): Promise<Lease> {
     const asked = performance.now()
     const id = this.#nextId++
+    const { within } = holder
     const held: Held = {
-      record: { id, holder, ...want },
+      record: { id, holder: holder.id, ...(within === undefined ? {} : { within }), ...want },
       state: 'waiting',
       granted: Promise.withResolvers<void>(),
       onWaiting,
@@ -122,11 +124,12 @@ export class BudgetClient {
   }
 
   /** The holder waits for something that is not the budget's, until the returned function is called. */
-  blocked(holder: string): () => void {
-    this.#block(holder, 1)
+  blocked({ id, within }: Pick<Holder, 'id' | 'within'>): () => void {
+    const names = within === undefined ? [id] : [id, within]
+    for (const name of names) this.#block(name, 1)
     let isOver = false
     return () => {
-      if (!isOver) this.#block(holder, -1)
+      if (!isOver) for (const name of names) this.#block(name, -1)
       isOver = true
     }
   }
@@ -263,6 +266,7 @@ export class BudgetClient {
       this.#watcher?.(message.event)
       return
     }
+    if (message.type === 'leases') return
     const held = this.#leases.get(message.id)
     if (!held) return
     if (message.type === 'because') {

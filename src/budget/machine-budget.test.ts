@@ -1,5 +1,5 @@
 import fc from 'fast-check'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { type LeaseRequest, MachineBudget } from './machine-budget.ts'
 
 const capacity = { cpus: 4, memory: 4, starts: 2 }
@@ -79,6 +79,22 @@ test('a holder that asks for many at once gets them as they start', () => {
   expect(granted).toHaveLength(1)
   machine.started(all[0]!)
   expect(granted).toHaveLength(2)
+})
+
+test('whoever is told of a grant is told whether the line had stood still', () => {
+  vi.useFakeTimers()
+  const granted: unknown[] = []
+  const machine = new MachineBudget({ ...capacity, cpus: 1 }, ({ guest }, beyond) =>
+    granted.push([guest, beyond]),
+  )
+  run(machine, request('a'))
+  machine.ask(request('b'))
+  vi.advanceTimersByTime(20_000)
+  expect(granted).toEqual([
+    ['a', undefined],
+    ['b', 'stall'],
+  ])
+  vi.useRealTimers()
 })
 
 test('a holder that waits for room in a lab counts as waiting', () => {

@@ -31,11 +31,11 @@ export class MachineBudget {
   readonly #starting = new Set<LeaseRequest>()
   /** Holders that wait for something else. */
   readonly #blocked = new Set<string>()
-  readonly #onGranted: (request: LeaseRequest) => void
+  readonly #onGranted: (request: LeaseRequest, beyond: Beyond) => void
   #capacity: Capacity
   #isOpen = true
 
-  constructor(capacity: Capacity, onGranted: (request: LeaseRequest) => void) {
+  constructor(capacity: Capacity, onGranted: (request: LeaseRequest, beyond: Beyond) => void) {
     this.#capacity = capacity
     this.#onGranted = onGranted
     this.#line = new WaitingLine((request, beyond) => this.#offer(request, beyond), this.#waits)
@@ -103,8 +103,8 @@ export class MachineBudget {
   setBlocked(holder: string, isBlocked: boolean): void {
     if (isBlocked) this.#blocked.add(holder)
     else this.#blocked.delete(holder)
-    if (isBlocked) this.#waits.begin(holder)
-    else this.#waits.end(holder)
+    if (isBlocked) this.#waits.begin({ holder })
+    else this.#waits.end({ holder })
   }
 
   stateOf(request: LeaseRequest): 'waiting' | 'starting' | 'running' {
@@ -146,7 +146,7 @@ export class MachineBudget {
       return false
     if (!fits && !beyond && this.#line.granted.size > 0) return false
     this.#starting.add(request)
-    this.#onGranted(request)
+    this.#onGranted(request, fits ? undefined : beyond)
     return true
   }
 }

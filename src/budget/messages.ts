@@ -28,6 +28,8 @@ export type ClientMessage =
   | { type: 'why'; id: number }
   /** From now on every event of this run is sent to the asking process. */
   | { type: 'watch' }
+  /** Who has what; answered by `leases`. Needs no hello. */
+  | { type: 'list' }
   /** For the watchers of the run. */
   | { type: 'tell'; event: RunEvent }
 
@@ -36,16 +38,29 @@ export type ServerMessage =
   | { type: 'granted'; id: number }
   | ({ type: 'refused'; id: number } & Refusal)
   | { type: 'because'; id: number; text: string }
+  | { type: 'leases'; leases: ListedLease[] }
   | { type: 'event'; event: RunEvent }
 
 export interface LeaseRecord {
   /** The client's own number. */
   id: number
   holder: string
+  /** As Holder.within. */
+  within?: string
   guest: string
   cpus: number
   /** Bytes. */
   memory: number
+}
+
+/** A lease of anybody, for people. */
+export interface ListedLease {
+  pid: number
+  guest: string
+  cpus: number
+  /** Bytes. */
+  memory: number
+  state: Exclude<GuestState, 'ended'>
 }
 
 export interface HeldRecord extends LeaseRecord {
@@ -54,10 +69,20 @@ export interface HeldRecord extends LeaseRecord {
 
 export type GuestState = 'waiting' | 'starting' | 'running' | 'ended'
 
+/** `key` tells guests of one name apart; `detail`: why it waits, how long it took, its verdict. */
+export interface GuestEvent {
+  type: 'guest'
+  key: string
+  guest: string
+  state: GuestState
+  detail?: string
+  /** It starts beyond what there is, because nothing moved. */
+  isStalled?: boolean
+}
+
 /** What happens in a run. */
 export type RunEvent =
-  /** `key` tells guests of one name apart; `detail`: why it waits, how long it took, its verdict. */
-  | { type: 'guest'; key: string; guest: string; state: GuestState; detail?: string }
+  | GuestEvent
   /** A line of a guest's console. */
   | { type: 'console'; guest: string; line: string }
 

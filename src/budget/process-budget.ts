@@ -51,7 +51,7 @@ export async function leaseGuest({ guest, cpus, memory }: GuestNeed): Promise<Le
       guest,
       cpus,
       memory,
-      holder: holder.id,
+      holder,
       onWaiting,
       signal: holder.signal,
     })
@@ -63,7 +63,7 @@ export async function leaseGuest({ guest, cpus, memory }: GuestNeed): Promise<Le
 /** For what a guest waits for that is not the machine's own. Call what is returned when it does no longer. */
 export function beginWaiting(what: string, holder: Holder = currentHolder()): () => void {
   const resume = holder.pause?.()
-  const unblock = processBudget().blocked(holder.id)
+  const unblock = processBudget().blocked(holder)
   // Who watches the run sees a guest that starts.
   const timer = setTimeout(() => process.stderr.write(`kvitest: a guest waits for ${what}\n`), 5000)
   timer.unref()

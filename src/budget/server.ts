@@ -3,9 +3,11 @@ import { type Capacity, type Limits, limited } from './capacity.ts'
 import { type LeaseRequest, MachineBudget } from './machine-budget.ts'
 import {
   type ClientMessage,
+  type GuestEvent,
   type GuestState,
   type HeldRecord,
   type LeaseRecord,
+  type ListedLease,
   protocolVersion,
   type RunEvent,
   readMessages,
@@ -50,7 +52,9 @@ export class BudgetServer {
   constructor({ measured, onClient = () => {} }: BudgetServerOptions) {
     this.#measured = measured
     this.#onClient = onClient
-    this.#budget = new MachineBudget(measured, (request) => this.#granted(request as Lease))
+    this.#budget = new MachineBudget(measured, (request, beyond) => {
+      this.#granted(request as Lease, beyond === 'stall')
+    })
     this.#server = createServer((socket) => this.#connected(socket))
     // It serves as long as its process lives for reasons of its own.
     this.#server.unref()
@@ -90,6 +94,7 @@ export class BudgetServer {
     else if (message.type === 'ask') this.#ask(client, message)
     else if (message.type === 'blocked') this.#block(client, message.holder, message.isBlocked)
     else if (message.type === 'watch') this.#watch(client)
+    else if (message.type === 'list') send(client.socket, { type: 'leases', leases: this.#list() })
     else if (message.type === 'tell') this.#tell(client.run, message.event)
     else this.#about(client, message)
   }
@@ -143,15 +148,18 @@ export class BudgetServer {
     this.#state(lease, record.isStarting ? 'starting' : 'running')
   }
 
-  #lease(client: Client, { id, holder, guest, cpus, memory }: LeaseRecord): Lease {
-    const lease = { id, client, run: client.run, holder: `${client.pid} ${holder}`, guest, cpus, memory }
+  #lease(client: Client, { id, holder, within, guest, cpus, memory }: LeaseRecord): Lease {
+    const own = (name: string) => `${client.pid} ${name}`
+    const outer = within === undefined ? {} : { within: own(within) }
+    const lease = { id, client, run: client.run, holder: own(holder), ...outer, guest, cpus, memory }
     client.leases.set(id, lease)
     return lease
   }
 
-  #granted(lease: Lease): void {
+  #granted(lease: Lease, isStalled: boolean): void {
     send(lease.client.socket, { type: 'granted', id: lease.id })
-    this.#state(lease, 'starting')
+    const why = isStalled ? 'beyond the budget: nothing moved any more' : undefined
+    this.#tell(lease.run, { ...this.#eventOf(lease, 'starting', why), ...(isStalled ? { isStalled } : {}) })
   }
 
   /** What is, and from now on what happens. */
@@ -163,6 +171,15 @@ export class BudgetServer {
         send(client.socket, { type: 'event', event: this.#eventOf(lease, this.#budget.stateOf(lease)) })
       }
     }
+  }
+
+  #list(): ListedLease[] {
+    return [...this.#clients].flatMap(({ pid, leases }) =>
+      [...leases.values()].map((lease) => {
+        const { guest, cpus, memory } = lease
+        return { pid, guest, cpus, memory, state: this.#budget.stateOf(lease) }
+      }),
+    )
   }
 
   #block(client: Client, holder: string, isBlocked: boolean): void {
@@ -193,7 +210,7 @@ export class BudgetServer {
     this.#tell(lease.run, this.#eventOf(lease, state, detail))
   }
 
-  #eventOf(lease: Lease, state: GuestState, detail?: string): RunEvent {
+  #eventOf(lease: Lease, state: GuestState, detail?: string): GuestEvent {
     const why = detail ?? (state === 'waiting' ? this.#budget.describe(lease) : undefined)
     const key = `${lease.client.pid}:${lease.id}`
     return { type: 'guest', key, guest: lease.guest, state, ...(why === undefined ? {} : { detail: why }) }

@@ -26,14 +26,14 @@ function lineOfOne() {
 
 test('a line that stands still grants its first beyond what there is, one at a time', () => {
   const { line, granted } = lineOfOne()
-  // What the file's hook holds is kept for tests, which wait as holders of their own.
-  for (const holder of ['file', 'test a', 'test b']) line.ask({ holder })
+  // The first one keeps what it has for the others, in a way that nobody knows of.
+  for (const holder of ['a', 'b', 'c']) line.ask({ holder })
   vi.advanceTimersByTime(999)
-  expect(granted).toEqual(['file'])
+  expect(granted).toEqual(['a'])
   vi.advanceTimersByTime(1)
-  expect(granted).toEqual(['file', 'test a by stall'])
+  expect(granted).toEqual(['a', 'b by stall'])
   vi.advanceTimersByTime(1000)
-  expect(granted).toEqual(['file', 'test a by stall', 'test b by stall'])
+  expect(granted).toEqual(['a', 'b by stall', 'c by stall'])
   vi.advanceTimersByTime(10_000)
   expect(granted).toHaveLength(3)
 })
@@ -48,4 +48,25 @@ test('a line that moves does not', () => {
   line.leave(first)
   vi.advanceTimersByTime(900)
   expect(granted).toEqual(['a', 'b'])
+})
+
+test('what a hook holds is kept for the tests of its file: one of them gets its own at once, the next when that is back', () => {
+  const { line, granted } = lineOfOne()
+  line.ask({ holder: 'hook' })
+  const first = { holder: 'test a', within: 'hook' }
+  line.ask(first)
+  line.ask({ holder: 'test b', within: 'hook' })
+  expect(granted).toEqual(['hook', 'test a by deadlock'])
+  line.leave(first)
+  expect(granted).toEqual(['hook', 'test a by deadlock', 'test b by deadlock'])
+})
+
+test('a hook of another file that holds something and does not wait will give it back', () => {
+  const { line, granted } = lineOfOne()
+  const other = { holder: 'other hook' }
+  line.ask(other)
+  line.ask({ holder: 'test a', within: 'hook' })
+  expect(granted).toEqual(['other hook'])
+  line.leave(other)
+  expect(granted).toEqual(['other hook', 'test a'])
 })

@@ -1,6 +1,12 @@
 /** Who asks for something. What one holder has may be what its next request waits for. */
 export interface Asker {
   readonly holder: string
+  /** A holder that gives nothing back before this one is through: it waits for whatever this one waits for. */
+  readonly within?: string | undefined
+}
+
+function holdersOf({ holder, within }: Asker): string[] {
+  return within === undefined ? [holder] : [holder, within]
 }
 
 /** Which holders wait for something, in this line or elsewhere. */
@@ -9,15 +15,17 @@ export class Waits {
   /** Somebody began to wait, or stopped. */
   onChange: () => void = () => {}
 
-  begin(holder: string): void {
-    this.#counts.set(holder, (this.#counts.get(holder) ?? 0) + 1)
+  begin(asker: Asker): void {
+    for (const holder of holdersOf(asker)) this.#counts.set(holder, (this.#counts.get(holder) ?? 0) + 1)
     this.onChange()
   }
 
-  end(holder: string): void {
-    const left = (this.#counts.get(holder) ?? 0) - 1
-    if (left > 0) this.#counts.set(holder, left)
-    else this.#counts.delete(holder)
+  end(asker: Asker): void {
+    for (const holder of holdersOf(asker)) {
+      const left = (this.#counts.get(holder) ?? 0) - 1
+      if (left > 0) this.#counts.set(holder, left)
+      else this.#counts.delete(holder)
+    }
   }
 
   has(holder: string): boolean {
@@ -37,11 +45,11 @@ export type Beyond = 'deadlock' | 'stall' | undefined
  *
  * One exception keeps it going: a holder that has something and asks for more may wait for itself, or two for each
  * other. When every holder of what was granted waits, here or elsewhere, nothing can come back by itself; then the
- * first request of such a holder is granted, beyond what there is if need be.
+ * first request of such a holder, or of one within it, is granted, beyond what there is if need be.
  *
- * Not every wait can be seen: a guest that a hook of a test file holds may be kept for tests that wait as holders of
- * their own. So where nothing has moved for a while, the first in line is granted beyond what there is too: one at a time,
- * each after another such while. A budget that is slightly overdrawn is better than a run that stands still.
+ * Not every wait can be seen: a program may keep a guest until something happens that kvitest knows nothing of. So where
+ * nothing has moved for a while, the first in line is granted beyond what there is too: one at a time, each after another
+ * such while. A budget that is slightly overdrawn is better than a run that stands still.
  */
 export class WaitingLine<R extends Asker> {
   readonly #offer: (request: R, beyond: Beyond) => boolean
@@ -76,7 +84,7 @@ export class WaitingLine<R extends Asker> {
 
   ask(request: R): void {
     this.#waiting.push(request)
-    this.#waits.begin(request.holder)
+    this.#waits.begin(request)
     this.advance()
     if (!this.#stall) this.moved()
   }
@@ -99,7 +107,7 @@ export class WaitingLine<R extends Asker> {
   leave(request: R): boolean {
     const at = this.#waiting.indexOf(request)
     if (at >= 0) this.#waiting.splice(at, 1)
-    if (at >= 0) this.#waits.end(request.holder)
+    if (at >= 0) this.#waits.end(request)
     const wasGranted = this.#granted.delete(request)
     this.advance()
     if (wasGranted || this.#waiting.length === 0) this.moved()
@@ -123,14 +131,14 @@ export class WaitingLine<R extends Asker> {
     if (this.#offer(first, undefined)) return this.#grant(first)
     const holders = new Set([...this.#granted].map(({ holder }) => holder))
     if (![...holders].every((holder) => this.#waits.has(holder))) return false
-    const stuck = this.#waiting.find(({ holder }) => holders.has(holder))
+    const stuck = this.#waiting.find((request) => holdersOf(request).some((holder) => holders.has(holder)))
     return stuck !== undefined && this.#offer(stuck, 'deadlock') && this.#grant(stuck)
   }
 
   #grant(request: R): true {
     this.#waiting.splice(this.#waiting.indexOf(request), 1)
     this.#granted.add(request)
-    this.#waits.end(request.holder)
+    this.#waits.end(request)
     this.moved()
     return true
   }

@@ -23,13 +23,26 @@ function savedLabs({ savedLabs: saved }: HostsReport): string {
   return saved.map(({ kernel, bytes }) => `${kernel} (${gibibytes(bytes)})`).join(', ')
 }
 
+function leaseRows({ leases }: HostsReport): [string, string][] {
+  if (!leases || leases.length === 0) return [['leases', 'none: no guest runs']]
+  const lines = leases.map(
+    ({ guest, pid, cpus, memory, state }) =>
+      `${guest} of process ${pid}: ${cpus} vCPU${cpus === 1 ? '' : 's'}, ${gibibytes(memory)}, ${state}`,
+  )
+  return lines.map((line, index) => [index === 0 ? 'leases' : '', line])
+}
+
 function rows(report: HostsReport): [string, string][] {
-  const { calibration, kvm } = report
+  const { calibration, kvm, budget } = report
   const device = { usable: '/dev/kvm', absent: 'no /dev/kvm', 'not permitted': '/dev/kvm: permission denied' }
   return [
     ['kernel', report.kernelRelease],
     ['cpus', String(report.cpus)],
     ['memory', `${gibibytes(report.memoryAvailable)} available`],
+    ['budget', `${budget.cpus} vCPUs of guests: ${budget.from.cpus}`],
+    ['', `${gibibytes(budget.memory)} of guests: ${budget.from.memory}`],
+    ['', `${budget.starts} guests that start at a time: ${budget.from.starts}`],
+    ...leaseRows(report),
     [
       'kvm',
       kvm

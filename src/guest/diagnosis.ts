@@ -23,9 +23,12 @@ const sampleCount = 6
 const sampleGap = 120
 const inspectLimit = 2000
 const symbolLimit = 30_000
-/** Until the kernel begins to answer, until its answer pauses, and for all of it. */
+/**
+ * Until the kernel begins to answer, until its answer pauses, and for all of it. On a busy machine a report stops in its
+ * midst for more than a second; one that ends in a panic ends the guest, which is not waited for in vain.
+ */
 const answerBegins = 8000
-const answerPauses = 800
+const answerPauses = { break: 2000, nmi: 5000 } as const
 const answerLimit = 12_000
 
 /** A loop of so few bytes of code stays where it is. */
@@ -95,15 +98,15 @@ interface Answer {
 
 async function askKernel(subject: DiagnosisSubject, states: VcpuState[]): Promise<Answer[]> {
   const answers: Answer[] = []
-  const ask = async (question: string, act: () => Promise<unknown>) => {
-    const answer = { question, lines: await answerTo(subject, question, act) }
+  const ask = async (by: keyof typeof answerPauses, question: string, act: () => Promise<unknown>) => {
+    const answer = { question, lines: await answerTo(subject, question, act, answerPauses[by]) }
     answers.push(answer)
     return answer.lines.length > 0
   }
   const { machine } = subject
   if (states.some(({ interruptsEnabled }) => interruptsEnabled)) {
     for (const [key, meaning] of Object.entries(breakKeys)) {
-      const heard = await ask(`a break and '${key}' on its console, for ${meaning}`, async () => {
+      const heard = await ask('break', `a break and '${key}' on its console, for ${meaning}`, async () => {
         await machine.sendBreak()
         // Not awaited: a guest that does not read its console never takes it.
         machine.write('serial', Buffer.from(key)).catch(() => {})
@@ -113,7 +116,7 @@ async function askKernel(subject: DiagnosisSubject, states: VcpuState[]): Promis
     if (answers.some(({ lines }) => lines.length > 0)) return answers
   }
   const deaf = states.find(({ interruptsEnabled }) => !interruptsEnabled)?.index ?? 0
-  await ask(`an NMI to vCPU ${deaf}, for its registers and its panic`, () =>
+  await ask('nmi', `an NMI to vCPU ${deaf}, for its registers and its panic`, () =>
     machine.nmi({ vcpu: deaf, ioCheck: true }),
   )
   return answers
@@ -124,6 +127,7 @@ async function answerTo(
   { machine, console }: DiagnosisSubject,
   question: string,
   act: () => Promise<unknown>,
+  pause: number,
 ): Promise<string[]> {
   const lines: string[] = []
   let last = performance.now()
@@ -144,7 +148,7 @@ async function answerTo(
       act().then(() => true),
     )
     while (isTold && !isOver && performance.now() - asked < answerLimit) {
-      if (performance.now() - last > (lines.length > 0 ? answerPauses : answerBegins)) break
+      if (performance.now() - last > (lines.length > 0 ? pause : answerBegins)) break
       await sleep(20)
     }
   } finally {

@@ -1,5 +1,6 @@
 import type { HostCheckpoint, HostMachine } from '../host/machine-host.ts'
 import type { MachineEnd, VcpuState } from '../native/contract.ts'
+import type { KvitestError } from '../native/error.ts'
 import type { SplatAllowance } from '../verdict/expectations.ts'
 import { type GuestEvidence, judge, type ScriptEvidence } from '../verdict/judge.ts'
 import type { Judgement } from '../verdict/types.ts'
@@ -40,6 +41,7 @@ export class GuestEnding {
   #hangPhase: Phase | undefined
   #vcpus: VcpuState[] | undefined
   #failure: string | undefined
+  #crash: string | undefined
   #dmesg: string | undefined
   #stayed = false
   #panicked = false
@@ -158,7 +160,9 @@ export class GuestEnding {
       this.#held = { machine: undefined }
       return
     }
-    this.#failure ??= error instanceof Error ? error.message : String(error)
+    const text = error instanceof Error ? error.message : String(error)
+    if ((error as Partial<KvitestError>)?.code === 'ECRASH') this.#crash ??= text
+    else this.#failure ??= text
     void this.#finish(undefined)
   }
 
@@ -220,6 +224,7 @@ export class GuestEnding {
       bootTimeout: this.#bootTimeout,
       hang: this.#hang,
       failure: this.#failure,
+      crash: this.#crash,
       warnings,
       dmesg: this.#dmesg,
       findings: this.#diagnosis?.findings,

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { HostCheckpoint, HostInfo, HostMachine } from '../host/machine-host.ts'
 import type { KernelInfo } from '../image/kernel.ts'
-import type { MachineEvent, MachineSpec, VcpuState } from '../native/contract.ts'
+import type { MachineEvent, MachineSpec, VcpuState, VmmFault } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import { allowancesAt, type SplatAllowance } from '../verdict/expectations.ts'
 import type { Judgement } from '../verdict/types.ts'
@@ -83,6 +83,7 @@ export class LinuxGuest implements Guest {
   #lastProgress = performance.now()
   #running = 0
   #scriptCount = 0
+  #resets = 0
   readonly #exclusive: Exclusive
   /** The machine is going back, and what is sent now would reach another conversation. */
   #resetting = false
@@ -180,6 +181,10 @@ export class LinuxGuest implements Guest {
 
   get bootTime(): number {
     return this.#bootTime
+  }
+
+  get resets(): number {
+    return this.#resets
   }
 
   get forkedFrom(): Guest['forkedFrom'] {
@@ -307,6 +312,10 @@ export class LinuxGuest implements Guest {
     return await this.#live().inspect()
   }
 
+  async faultVmm(fault: VmmFault): Promise<void> {
+    await this.#live().fault(fault)
+  }
+
   async privateMemory(): Promise<number> {
     return await this.#live().privateMemory()
   }
@@ -350,6 +359,7 @@ export class LinuxGuest implements Guest {
         this.#resetting = false
       }
       await this.#announce(options.clock)
+      this.#resets++
       this.#lastProgress = performance.now()
     })
   }

@@ -101,7 +101,8 @@ class GuestHost implements Host {
       (event) => listener(event),
     )
     const origin = { ...(sidecar as GuestSidecar), kernel: prepared.kernel }
-    const symbols = () => siblingSymbols(this.#machines, { key, spec, moment: origin.moment })
+    const symbols = () =>
+      siblingSymbols(this.#machines, { key, spec, moment: origin.moment, beside: machine })
     const about = { spec, hashes: prepared.hashes }
     const guest = new LinuxGuest(checked, prepared.kernel, { ...this.#place, symbols }, about, origin)
     listener = (event) => guest.onEvent(event)

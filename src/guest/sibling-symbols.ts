@@ -1,5 +1,5 @@
 import { readFile, writeFile } from 'node:fs/promises'
-import type { MachineHost } from '../host/machine-host.ts'
+import type { HostMachine, MachineHost } from '../host/machine-host.ts'
 import { cached, prune } from '../image/cache.ts'
 import type { MachineEvent, MachineSpec } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
@@ -14,6 +14,8 @@ const keptTables = 8
 const operation = 'read the names of the kernel'
 
 export interface SymbolRequest {
+  /** The guest's own machine: another lab may have no such checkpoint, or one with the kernel elsewhere. */
+  beside: HostMachine
   /** Key of the checkpoint that the guest went on from. */
   key: string
   spec: MachineSpec
@@ -33,7 +35,10 @@ export async function siblingSymbols(machines: MachineHost, request: SymbolReque
   return SymbolTable.parse(await readFile(path, 'latin1'))
 }
 
-async function readSibling(machines: MachineHost, { key, spec, moment }: SymbolRequest): Promise<string> {
+async function readSibling(
+  machines: MachineHost,
+  { key, spec, moment, beside }: SymbolRequest,
+): Promise<string> {
   let client: AgentClient | undefined
   const early: MachineEvent[] = []
   let listener = (event: MachineEvent): void => void early.push(event)
@@ -43,6 +48,7 @@ async function readSibling(machines: MachineHost, { key, spec, moment }: SymbolR
       cpus: spec.cpus,
       memory: spec.memory,
       options: { name: `${spec.name}-sibling` },
+      beside,
       make: () => Promise.reject(new KvitestError(operation, 'its checkpoint is gone', { code: 'ENOENT' })),
     },
     (event) => listener(event),

@@ -3,7 +3,7 @@ import type { HostInfo } from '../host/machine-host.ts'
 import type { RawKvm } from '../host/raw/kvm.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
-import type { DeviceChange, DeviceSpec, MachineEnd, VcpuState } from '../native/contract.ts'
+import type { DeviceChange, DeviceSpec, MachineEnd, VcpuState, VmmFault } from '../native/contract.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
 import type { AllowedSplat } from '../verdict/expectations.ts'
 import type { Judgement } from '../verdict/types.ts'
@@ -262,6 +262,13 @@ export interface Guest extends AsyncDisposable {
    * were seen, still count for its verdict. Rejects with EINVAL for a guest that was booted.
    */
   reset(options?: GuestResetOptions): Promise<void>
+  /** Resets so far. */
+  readonly resets: number
+  /**
+   * For tests of what becomes of a run when kvitest's own VMM is at fault: a thread of this guest's machine fails
+   * (`throw`), or takes its process and every guest in it along (`abort`; on the host `local` that is this process).
+   */
+  faultVmm(fault: VmmFault): Promise<void>
   /** What was seen of it so far, for a person who looks into it later. */
   record(): GuestRecord
   /**

@@ -1,6 +1,8 @@
 import { access, constants } from 'node:fs/promises'
 import { availableParallelism, release } from 'node:os'
-import { memoryAvailable } from '../budget/capacity.ts'
+import { type ExplainedCapacity, explainCapacity, memoryAvailable } from '../budget/capacity.ts'
+import { listLeases } from '../budget/listing.ts'
+import type { ListedLease } from '../budget/messages.ts'
 import { runCommand } from '../image/command.ts'
 import { cachedKernels, type KernelPackage } from '../image/debian.ts'
 import { loadAddon } from '../native/addon.ts'
@@ -16,6 +18,10 @@ export interface HostsReport {
   cpus: number
   /** Bytes. */
   memoryAvailable: number
+  /** What guests may take, all together, if nobody runs with limits of his own. */
+  budget: ExplainedCapacity
+  /** Who has some of it now or waits for it; absent when nobody keeps the budget. */
+  leases?: ListedLease[]
   kvmDevice: 'usable' | 'absent' | 'not permitted'
   kvm?: KvmProbe
   calibration?: Calibration
@@ -72,10 +78,13 @@ export async function describeHosts(): Promise<HostsReport> {
     problems.push((error as Error).message)
   }
   const device = await kvmDevice()
+  const leases = await listLeases()
   const report: HostsReport = {
     kernelRelease: release(),
     cpus: availableParallelism(),
     memoryAvailable: memoryAvailable(),
+    budget: explainCapacity(),
+    ...(leases ? { leases } : {}),
     kvmDevice: device,
     ...(local.host ? { kvm: local.host.info.kvm, calibration: local.host.calibration } : {}),
     ...(local.error ? { localError: local.error.message } : {}),

@@ -11,6 +11,7 @@ import type {
   NativeMachine,
   NmiOptions,
   VcpuState,
+  VmmFault,
 } from '../native/contract.ts'
 import { type Calibration, calibrateLocal, canRunLinux } from './calibrate.ts'
 import { CheckpointStore, neverKept } from './checkpoint-store.ts'
@@ -121,6 +122,10 @@ class LocalMachine implements HostMachine {
 
   sendBreak(): Promise<void> {
     return this.#native.sendBreak()
+  }
+
+  fault(fault: VmmFault): Promise<void> {
+    return this.#native.fault(fault)
   }
 
   keepEnd(): Promise<void> {

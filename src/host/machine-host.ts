@@ -68,6 +68,8 @@ export interface CachedForkRequest {
   /** Bytes. */
   memory: number
   options: ForkOptions
+  /** Only where this machine of the host runs, and not by the place's turn: the fork is about it. */
+  beside?: HostMachine
   /** Called when the place has no such checkpoint: boots a machine there, keeps a checkpoint of it, and stops it. */
   make: (place: MakerPlace) => Promise<void>
 }

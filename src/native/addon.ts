@@ -94,6 +94,7 @@ function wrapMachine(machine: NativeMachine): NativeMachine {
     diskSize: (disk) => converted(machine.diskSize(disk)),
     nmi: (options) => converted(machine.nmi(options)),
     sendBreak: () => converted(machine.sendBreak()),
+    fault: (fault) => converted(machine.fault(fault)),
     keepEnd: () => converted(machine.keepEnd()),
     checkpoint: async () => wrapCheckpoint(await converted(machine.checkpoint())),
     reset: (options) => converted(machine.reset(options)),

@@ -157,6 +157,9 @@ export interface VcpuState {
   nmiMasked: boolean
 }
 
+/** A fault of our own VMM that can be asked for. */
+export type VmmFault = 'throw' | 'abort'
+
 export interface NmiOptions {
   /** Default: every vCPU. */
   vcpu?: number
@@ -254,6 +257,11 @@ export interface NativeMachine {
   nmi(options?: NmiOptions): Promise<void>
   /** A break on the serial line: with the key that follows it, a system request to Linux. */
   sendBreak(): Promise<void>
+  /**
+   * For tests of what becomes of a run whose VMM is at fault: the thread of the first vCPU throws, which ends the machine
+   * (`vmm-error`), or aborts, which ends the process and every machine in it.
+   */
+  fault(fault: VmmFault): Promise<void>
   /**
    * From now on the guest's end leaves a checkpoint of what it was then, with which checkpoint() answers after it: for
    * saveCore(). It is not fit to be forked.

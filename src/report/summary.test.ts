@@ -6,6 +6,7 @@ function summaryLines(some: Partial<RunSummary>): string[] {
     verdicts: [],
     forks: 0,
     boots: 0,
+    resets: 0,
     points: [],
     flaky: [],
     expected: [],
@@ -22,11 +23,12 @@ test('guests by verdict, the worst first, and points by result', () => {
       points: ['pass', 'fail', 'pass', 'skip', 'todo'],
       forks: 3,
       boots: 1,
-      leases: { count: 4, waited: 1, longestWait: 1540 },
+      resets: 2,
+      leases: { count: 4, waited: 1, longestWait: 1540, stalled: 0 },
     }),
   ).toEqual([
     '4 guests: 1 panic, 1 skip, 2 pass',
-    '3 forks, 1 boot, 4 leases (1 waited, 1.5 s at most)',
+    '3 forks, 1 boot, 2 resets, 4 leases (1 waited, 1.5 s at most)',
     '5 points: 1 failed, 2 ok, 1 skipped, 1 to do',
   ])
 })
@@ -74,7 +76,12 @@ test('what was expected, what no longer is, and what is wrong with the run are n
   ])
 })
 
+test('guests that a line which stood still let through are counted, even where nothing else is', () => {
+  const leases = { count: 2, waited: 2, longestWait: 15_000, stalled: 1 }
+  expect(summaryLines({ leases })).toEqual(['1 guest started beyond the budget: nothing moved any more'])
+})
+
 test('leases say whether guests had to wait', () => {
-  const leases = { count: 3, waited: 0, longestWait: 0 }
+  const leases = { count: 3, waited: 0, longestWait: 0, stalled: 0 }
   expect(summaryLines({ verdicts: ['pass'], leases })).toContain('0 forks, 0 boots, 3 leases (none waited)')
 })

@@ -7,6 +7,8 @@ export interface LeaseCount {
   waited: number
   /** Milliseconds. */
   longestWait: number
+  /** Granted beyond what there was because nothing moved: nobody knew what they waited for. */
+  stalled: number
 }
 
 /** What a run came to, beyond vitest's own count of tests. */
@@ -16,6 +18,8 @@ export interface RunSummary {
   /** How many of the guests were forked from a checkpoint, and how many booted. */
   forks: number
   boots: number
+  /** How often forks were taken back to their checkpoints. */
+  resets: number
   /** Of the budget; absent where guests need none. */
   leases?: LeaseCount
   /** One a TAP point. */
@@ -54,9 +58,11 @@ const pointNames = {
 
 /** The last lines of a run; none for a run without guests in which nothing was expected or wrong. */
 export function summaryLines(summary: RunSummary): string[] {
-  const { flaky, expected, unexpectedPasses, problems } = summary
+  const { flaky, expected, unexpectedPasses, problems, leases } = summary
+  const stalled = leases?.stalled ?? 0
   return [
     ...guestLines(summary),
+    ...(stalled > 0 ? [`${plural(stalled, 'guest')} started beyond the budget: nothing moved any more`] : []),
     ...listed(
       flaky.length,
       'flaky test',
@@ -69,14 +75,19 @@ export function summaryLines(summary: RunSummary): string[] {
   ]
 }
 
-function guestLines({ verdicts, points, forks, boots, leases }: RunSummary): string[] {
+function guestLines({ verdicts, points, forks, boots, resets, leases }: RunSummary): string[] {
   if (verdicts.length === 0) return []
   const guests = counted(verdicts, verdictOrder, (verdict) => verdict)
   const results = Object.keys(pointNames) as (keyof typeof pointNames)[]
   const named = counted(points, results, (one) => pointNames[one])
   return [
     `${plural(verdicts.length, 'guest')}: ${guests}`,
-    `${plural(forks, 'fork')}, ${plural(boots, 'boot')}${leases ? `, ${leaseText(leases)}` : ''}`,
+    [
+      plural(forks, 'fork'),
+      plural(boots, 'boot'),
+      ...(resets > 0 ? [plural(resets, 'reset')] : []),
+      ...(leases ? [leaseText(leases)] : []),
+    ].join(', '),
     `${plural(points.length, 'point')}${points.length > 0 ? `: ${named}` : ''}`,
   ]
 }

@@ -304,6 +304,13 @@ test.for(['vmm-error', 'internal-error', 'fail-entry'])(
   },
 )
 
+test('so is the end of its process by a signal of its own doing, also during boot', () => {
+  const crash = 'lab:x#1: the process of its VMM was ended by SIGABRT'
+  const lost = { machine: undefined, crash, stopped: false }
+  expect(short(good({ ...lost, phase: 'script' }))).toBe(`vmm-crash: ${crash}`)
+  expect(short(good({ ...lost, phase: 'boot', handshake: false }))).toBe(`vmm-crash: ${crash}`)
+})
+
 test('a fault of our own is infra, also during boot', () => {
   const lost = { machine: undefined, failure: 'the lab died', stopped: false }
   expect(short(good({ ...lost, phase: 'script' }))).toBe('infra: the lab died')

@@ -73,6 +73,8 @@ export interface GuestEvidence {
   findings?: readonly string[] | undefined
   /** The kernel's whole log, of a guest that could be asked for it: the console may lack what is below its level. */
   dmesg?: string | undefined
+  /** The process of the VMM was ended by a signal of its own doing, and the guest with it. One line. */
+  crash?: string | undefined
   /** Our own fault: a lost lab, a broken protocol. One line. */
   failure?: string | undefined
   /** Splats that are known here and make no `oops`; a panic is never one of them. */
@@ -150,7 +152,8 @@ function panic({ machine }: GuestEvidence, splats: Splat[]): Finding {
   if (machine?.panicked) return { verdict: 'panic', reason: 'the guest rang pvpanic' }
 }
 
-function vmmCrash({ machine }: GuestEvidence): Finding {
+function vmmCrash({ machine, crash }: GuestEvidence): Finding {
+  if (crash !== undefined) return { verdict: 'vmm-crash', reason: crash }
   const ours = ['vmm-error', 'internal-error', 'fail-entry']
   if (machine && ours.includes(machine.reason)) return { verdict: 'vmm-crash', reason: machine.detail }
 }

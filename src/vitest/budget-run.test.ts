@@ -1,7 +1,9 @@
 /** Runs that wait for each other's guests, through real vitest processes; their guests are stand-ins. */
+import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { TemporaryProject } from './testing/run-vitest.ts'
 
@@ -124,6 +126,52 @@ test.concurrent.for([1, 2, 3, 4])('test %i', { timeout: 30_000 }, async (number)
     const { status, output } = await files.run()
     expect(`${status} ${output}`).toMatch(/^0 /)
   }
+})
+
+test('a hook that holds a guest for tests that want others does not stop them, nor a file beside', async () => {
+  const text = `
+import { afterAll, beforeAll, test } from 'vitest'
+import { leaseGuest } from ${JSON.stringify(processBudget)}
+const lease = (guest) => leaseGuest({ guest, cpus: 1, memory: 1 })
+let mine
+beforeAll(async () => {
+  mine = await lease('of the hook')
+  mine.started()
+})
+afterAll(() => mine.end())
+test.concurrent.for([1, 2, 3])('test %i', async (number) => {
+  const one = await lease('of test ' + number)
+  one.started()
+  one.end()
+})
+`
+  const events = { KVITEST_LOG: 'events' }
+  using files = project({ 'a.test.ts': text, 'b.test.ts': text }, events, { maxWorkers: 2 })
+  const { status, output } = await files.run()
+  expect(`${status} ${output}`).toMatch(/^0 /)
+  expect(output.match(/guest of test \d starts$/gm)).toHaveLength(6)
+  expect(output).not.toContain('nothing moved')
+})
+
+test('a second run in one process has labs of its own: those of the first have ended', async () => {
+  using files = project({
+    'a.test.ts': `import { existsSync } from 'node:fs'
+import { expect, test } from 'vitest'
+test('somebody serves labs', () => expect(existsSync(process.env.KVITEST_LAB_SOCKET)).toBe(true))
+`,
+    'twice.mjs': `import { startVitest } from 'vitest/node'
+for (const time of ['first', 'second']) {
+  const vitest = await startVitest('test', ['a.test.ts'], { run: true, watch: false })
+  console.log(time, vitest.state.getCountOfFailedTests())
+  await vitest.close()
+}
+process.exit(0)
+`,
+  })
+  const { PATH, HOME } = process.env
+  const env = { PATH, HOME, XDG_RUNTIME_DIR: place, NO_COLOR: '1' }
+  const { stdout } = await promisify(execFile)(process.execPath, ['twice.mjs'], { cwd: files.folder, env })
+  expect(stdout).toMatch(/^first 0$[\s\S]*^second 0$/m)
 })
 
 test('the bottom of a terminal shows what guests do', async () => {

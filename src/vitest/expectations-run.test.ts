@@ -290,6 +290,20 @@ describe.concurrent('a run', { timeout: PATIENCE }, () => {
     await vitest.finished
   })
 
+  test('that watches runs a script again when a file that its header names changes', async () => {
+    const header = '# guest: { files: { /etc/word: ./word.txt } }'
+    using project = new TemporaryProject({
+      'a.tap.sh': script(header, 'echo 1..1', 'echo "ok 1 - a"'),
+      'word.txt': 'one',
+    })
+    const vitest = project.start(['watch', '--reporter=verbose'])
+    await vitest.saw('Waiting for file changes')
+    project.write({ 'word.txt': 'two' })
+    await vitest.saw('RERUN')
+    vitest.kill('SIGTERM')
+    await vitest.finished
+  })
+
   test('of a point alone fails when the whole script skips itself and may not', async () => {
     using project = new TemporaryProject({ 'a.tap.sh': FILES['skip-all/a.tap.sh'] })
     expect((await project.run('-t', 'a')).status).toBe(1)
@@ -311,6 +325,24 @@ describe.concurrent('a run', { timeout: PATIENCE }, () => {
     expect(run.junit).toContain(`<failure message="${line}"`)
     expect(run.status).toBe(1)
     expect((await project.run('--project', 'some*')).status).toBe(0)
+  })
+
+  test('fails for expectations beside tests of a project that does not use the plugin', async () => {
+    const ours = { name: 'ours', include: ['*.tap.sh'], kernels: ['debian:6.12-cloud'] }
+    const others = { test: { name: 'others', include: ['other/*.test.ts'] } }
+    using project = new TemporaryProject(
+      {
+        'a.tap.sh': FIXED,
+        'other/a.test.ts': "import { test } from 'vitest'\ntest('one', () => {})",
+        'other/x.expect.yaml': failures('a.test.ts > one'),
+      },
+      { projects: [ours], others: [others] },
+    )
+    const run = await project.run()
+    expect(run.output).toContain(
+      'other/x.expect.yaml: project others does not use the plugin of kvitest, so nothing is expected of its tests; add plugins: [kvitest()]',
+    )
+    expect(run.status).toBe(1)
   })
 
   test('tells retried points and scripts as flaky, and counts every guest, forked or booted', async () => {

@@ -30,7 +30,9 @@ export function takeLeases(): LeaseCount | undefined {
 /** vitest calls it once a project; no lab starts before a guest needs one. */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   await registerUser(cacheRoot())
-  const mine = place()[KEY] ?? begin(project)
+  const before = place()[KEY]
+  // What a run of before has left there is for its summary: its labs have ended.
+  const mine = before && before.users > 0 ? before : begin(project)
   place()[KEY] = mine
   project.vitest.onCancel((reason) => {
     if (reason === 'keyboard-input') mine.isCancelled = true

@@ -67,5 +67,18 @@ test('leases and waits are counted, each guest once', () => {
   guest('2', 'waiting')
   guest('2', 'starting')
   expect(live.takeLeases()).toMatchObject({ count: 2, waited: 1 })
-  expect(live.takeLeases()).toEqual({ count: 0, waited: 0, longestWait: 0 })
+  expect(live.takeLeases()).toEqual({ count: 0, waited: 0, longestWait: 0, stalled: 0 })
+})
+
+test('what starts beyond the budget, or beyond the room of a lab, is counted and said', () => {
+  const { live, lines, guest } = run({ events: true })
+  guest('1', 'waiting', '1 CPU')
+  const starting = { type: 'guest', key: '1', guest: 'g1', state: 'starting' } as const
+  live.onRun({ ...starting, detail: 'beyond the budget: nothing moved any more', isStalled: true })
+  live.onLab({ name: 'lab:k#1', state: 'crowded', detail: 'beyond its room: nothing moved any more' })
+  expect(lines.slice(1)).toEqual([
+    'kvitest  guest g1 starts beyond the budget: nothing moved any more',
+    'kvitest  lab:k#1 crowded beyond its room: nothing moved any more',
+  ])
+  expect(live.takeLeases()).toMatchObject({ count: 1, stalled: 2 })
 })

@@ -1,4 +1,4 @@
-import type { RunEvent } from '../budget/messages.ts'
+import type { GuestEvent, RunEvent } from '../budget/messages.ts'
 import type { LabEvent } from '../host/index.ts'
 import type { LeaseCount } from '../report/summary.ts'
 
@@ -18,7 +18,7 @@ const words = { waiting: 'waits for', starting: 'starts', running: 'runs', ended
 
 /** What the guests and labs of one run do now, as its processes tell it. */
 export class LiveRun {
-  #leases: LeaseCount = { count: 0, waited: 0, longestWait: 0 }
+  #leases: LeaseCount = { count: 0, waited: 0, longestWait: 0, stalled: 0 }
   readonly #guests = new Map<string, GuestNow>()
   readonly #labs = new Map<string, { state: LabEvent['state']; since: number }>()
   readonly #print: (line: string) => void
@@ -36,7 +36,8 @@ export class LiveRun {
   }
 
   onLab({ name, state, detail }: LabEvent): void {
-    if (state === 'ended') this.#labs.delete(name)
+    if (state === 'crowded') this.#leases.stalled++
+    else if (state === 'ended') this.#labs.delete(name)
     else this.#labs.set(name, { state, since: performance.now() })
     if (this.#hasEvents) this.#print(`kvitest  ${name} ${[state, detail].filter(Boolean).join(' ')}`)
   }
@@ -44,7 +45,7 @@ export class LiveRun {
   /** Since the last time it was asked. */
   takeLeases(): LeaseCount {
     const leases = this.#leases
-    this.#leases = { count: 0, waited: 0, longestWait: 0 }
+    this.#leases = { count: 0, waited: 0, longestWait: 0, stalled: 0 }
     return leases
   }
 
@@ -71,7 +72,7 @@ export class LiveRun {
       .join(', ')
   }
 
-  #onGuest({ key, guest, state, detail }: Extract<RunEvent, { type: 'guest' }>): void {
+  #onGuest({ key, guest, state, detail, isStalled }: GuestEvent): void {
     const now = performance.now()
     const before = this.#guests.get(key)
     // Whoever takes the budget over tells everything again.
@@ -79,6 +80,7 @@ export class LiveRun {
     const took = before ? now - before.since : 0
     if (state === 'ended') this.#guests.delete(key)
     else this.#guests.set(key, { name: guest, state, since: now, ...(detail ? { detail } : {}) })
+    if (isStalled) this.#leases.stalled++
     if (state === 'starting' && before?.state !== 'running') this.#count(before ? took : undefined)
     if (!this.#hasEvents) return
     const after = state === 'running' && before ? `after ${seconds(took)}` : undefined

@@ -19,6 +19,8 @@ export interface GuestMeta {
   reason: string
   /** How it came to be; absent when it did not. */
   start?: 'fork' | 'boot'
+  /** How often it was taken back to its checkpoint; absent when never. */
+  resets?: number
   /** Known splats that were not counted against it, and the entry that allowed each. */
   allowed?: { title: string; source: string }[]
   /** Milliseconds from machine start to the agent's greeting. */

@@ -62,8 +62,9 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         runner: here('./runner.ts'),
         ...(options.hostModule === undefined ? { globalSetup: [here('./global-setup.ts')] } : {}),
         maxConcurrency: 64,
-        hookTimeout: 120_000,
-        testTimeout: 120_000,
+        // What a project says for itself counts; vite would let ours win.
+        hookTimeout: given.test?.hookTimeout ?? 120_000,
+        testTimeout: given.test?.testTimeout ?? 120_000,
         env: {
           ...(options.kernel === undefined ? {} : { KVITEST_KERNEL: options.kernel }),
           ...(options.host === undefined ? {} : { KVITEST_HOST: options.host }),
@@ -85,7 +86,9 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         pattern: /\.ya?ml$/,
         testsToRun: (path) => {
           const tests = vitest.state.getFilepaths()
-          return tests.filter((file) => expectationPaths(file, scope).includes(path))
+          const found = tests.filter((file) => expectationPaths(file, scope).includes(path))
+          // To vitest an empty list says that the change was dealt with.
+          return found.length > 0 ? found : undefined
         },
       })
       const { reporters } = vitest.config

@@ -1,4 +1,4 @@
-import { dirname } from 'node:path'
+import { dirname, relative } from 'node:path'
 import type { TaskMeta } from 'vitest'
 import type {
   TestCase,
@@ -11,7 +11,7 @@ import type {
 import { describeEntry, type ExpectationFile, type Place } from '../verdict/expectations.ts'
 import { type RunTest, staleEntries } from '../verdict/settle.ts'
 import type { Verdict } from '../verdict/types.ts'
-import { type ExpectationScope, expectationFilesFor } from './expectation-files.ts'
+import { type ExpectationScope, expectationFilesFor, expectationPaths } from './expectation-files.ts'
 import { placeOf } from './expected.ts'
 import { guestsOf } from './meta.ts'
 
@@ -68,17 +68,15 @@ export class RunCheck {
   }
 
   async #check(modules: readonly TestModule[], reason: TestRunEndReason): Promise<RunProblem[]> {
-    const projects = await Promise.all(
-      this.#vitest.projects.flatMap((project) => {
-        const api = apiOf(project)
-        return api ? [filesOf(project, api)] : []
-      }),
-    )
-    const empty = projects
-      .filter(({ files }) => files.length === 0)
-      .map(({ project }) => emptyProject(project))
-    if (reason === 'interrupted' || this.#isFiltered()) return empty
-    return [...empty, ...staleProblems(projects, modules)]
+    const all = await Promise.all(this.#vitest.projects.map(filesOf))
+    const projects = all.filter(({ isOurs }) => isOurs)
+    const others = all.filter(({ isOurs }) => !isOurs)
+    const always = [
+      ...projects.filter(({ files }) => files.length === 0).map(({ project }) => emptyProject(project)),
+      ...unheardProblems(projects, others),
+    ]
+    if (reason === 'interrupted' || this.#isFiltered()) return always
+    return [...always, ...staleProblems(projects, modules)]
   }
 
   /** Some tests of a file were left out by the user. */
@@ -94,6 +92,8 @@ export class RunCheck {
 
 interface ProjectFiles {
   project: TestProject
+  /** It uses the plugin. */
+  isOurs: boolean
   scope: ExpectationScope
   /** Absolute, whatever a run was asked for. */
   files: string[]
@@ -106,9 +106,37 @@ function apiOf(project: TestProject): PluginApi['kvitest'] | undefined {
   return undefined
 }
 
-async function filesOf(project: TestProject, api: PluginApi['kvitest']): Promise<ProjectFiles> {
+async function filesOf(project: TestProject): Promise<ProjectFiles> {
   const { testFiles } = await project.globTestFiles()
-  return { project, files: testFiles, scope: { root: project.config.root, listed: api.expectations } }
+  const { expectations: listed } = apiOf(project) ?? { expectations: [] }
+  return {
+    project,
+    isOurs: apiOf(project) !== undefined,
+    files: testFiles,
+    scope: { root: project.config.root, listed },
+  }
+}
+
+function expectationsBeside({ files, scope }: ProjectFiles): Set<string> {
+  const oneEach = new Map(files.map((file) => [dirname(file), file]))
+  return new Set([...oneEach.values()].flatMap((file) => expectationPaths(file, scope)))
+}
+
+/** What lies beside tests of projects without the plugin, which look at no expectations, and of no other. */
+function unheardProblems(ours: readonly ProjectFiles[], others: readonly ProjectFiles[]): RunProblem[] {
+  const heard = new Set(ours.flatMap((files) => [...expectationsBeside(files)]))
+  const unheard = new Map<string, TestProject>()
+  for (const files of others) {
+    for (const path of expectationsBeside(files)) if (!heard.has(path)) unheard.set(path, files.project)
+  }
+  return [...unheard].map(([path, { name, config }]) => {
+    const shown = relative(config.root, path)
+    const project = name ? `project ${name}` : 'the project'
+    return {
+      name: shown,
+      message: `${shown}: ${project} does not use the plugin of kvitest, so nothing is expected of its tests; add plugins: [kvitest()]`,
+    }
+  })
 }
 
 function emptyProject({ name, config }: TestProject): RunProblem {

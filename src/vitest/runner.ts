@@ -1,5 +1,5 @@
 import { type RunnerTestCase, TestRunner, type VitestTestRunner } from 'vitest'
-import { asHolder, setProcessPause } from '../budget/holder.ts'
+import { asHolder, processHolder, setProcessPause } from '../budget/holder.ts'
 import { registerRunner } from './runner-link.ts'
 import { settleTask } from './settle-task.ts'
 import { pauseDeadline } from './test-deadline.ts'
@@ -24,6 +24,8 @@ export default class KvitestRunner extends TestRunner {
     let mine: unknown
     const holder = {
       id: `test ${test.id}`,
+      // What a hook holds is kept for the tests.
+      within: processHolder,
       pause: () => pauseDeadline(mine),
       signal: test.context.signal,
     }

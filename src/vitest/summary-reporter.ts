@@ -50,6 +50,7 @@ function summarise(modules: readonly TestModule[], problems: readonly RunProblem
     verdicts: [],
     forks: 0,
     boots: 0,
+    resets: 0,
     points: [],
     flaky: [],
     expected: [],
@@ -62,6 +63,7 @@ function summarise(modules: readonly TestModule[], problems: readonly RunProblem
       summary.verdicts.push(guest.verdict)
       if (guest.start === 'fork') summary.forks++
       if (guest.start === 'boot') summary.boots++
+      summary.resets += guest.resets ?? 0
     }
     for (const test of module.children.allTests()) addTest(summary, test)
   }

@@ -85,6 +85,7 @@ export const test = base
         accelerator: guest.host.accelerator,
         cpus: guestOptions.cpus ?? 1,
         start: guest.forkedFrom ? 'fork' : 'boot',
+        ...(guest.resets > 0 ? { resets: guest.resets } : {}),
         verdict: end.verdict,
         reason: end.reason,
         ...allowedMeta(end),

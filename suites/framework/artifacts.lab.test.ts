@@ -1,6 +1,6 @@
 /** What a real guest leaves behind when it fails, and whether it leads back to the failure. */
 
-import { execFile, execFileSync } from 'node:child_process'
+import { execFile, execFileSync, spawnSync } from 'node:child_process'
 import {
   closeSync,
   existsSync,
@@ -136,6 +136,24 @@ test('the memory of a guest is an ELF core: what the guest wrote is where it say
   // The kernel's own note, as it keeps it for a crash dump.
   expect(bytes.toString('latin1')).toContain('VMCOREINFO')
   expect(bytes.toString('latin1')).toContain(`OSRELEASE=${guest.kernelRelease}`.slice(0, 40))
+})
+
+const noGdb = spawnSync('gdb', ['--version']).error ? ' (skipped: no gdb)' : undefined
+
+test.skipIf(noGdb)(`gdb opens such a core${noGdb ?? ''}`, async () => {
+  const guest = await host.fork({ name: 'gdb' })
+  const { stdout } = await guest.exec(['cat', '/sys/kernel/vmcoreinfo'])
+  const [address] = stdout.split(' ')
+  const path = join(folder, 'gdb.elf')
+  await guest.saveCore(path)
+  await guest.stop({ force: true })
+  // What stands there is an ELF note: its name follows three words.
+  const name = `x/s ${Number(address) + 12}`
+  const commands = ['info threads', 'p/x $rip', name].flatMap((command) => ['-ex', command])
+  const shown = execFileSync('gdb', ['-batch', '-nx', '-c', path, ...commands], { encoding: 'utf8' })
+  expect(shown).toMatch(/^\* 1 .*LWP/m)
+  expect(shown).toMatch(/^\$1 = 0xffffffff[89a-f]/m)
+  expect(shown).toContain('"VMCOREINFO"')
 })
 
 test('a guest that panicked left its memory, when it was told to keep it', async () => {

@@ -32,6 +32,7 @@ let attempts = 0
 test('second time lucky', async ({ guest }) => {
   expect(await guest.exec(['test', '-e', '/tmp/mark'])).toExitWith(1)
   await guest.writeFile('/tmp/mark', '')
+  await guest.reset()
   expect(++attempts).toBe(2)
 })
 `
@@ -107,7 +108,7 @@ async function run(...args: string[]) {
 test('what is known fails nothing: a failure, a skip, a splat of the kernel; a retry has a fork of its own', async () => {
   const { output, status, junit } = await run('--retry=1')
   expect(output).toMatch(/7 guests: 2 fail, 3 skip, 2 pass/)
-  expect(output).toContain('7 forks, 0 boots')
+  expect(output).toContain('7 forks, 0 boots, 2 resets')
   expect(output).toMatch(/1 flaky test, failed and then passed:\n.*flaky\.test\.ts > second time lucky/)
   expect(junit.match(/<flakyFailure /g)).toHaveLength(1)
   expect(output).toContain('2 expected failures:')
@@ -139,4 +140,37 @@ test('what nobody expects does: a splat that is not allowed, a guest that never 
   expect(output).toContain('3 guests: 1 infra, 1 oops, 1 pass')
   expect(output).toMatch(/oops: WARNING: .* provoke_warn/)
   expect(status).toBe(1)
+})
+
+test('a check of KVM is known to fail by test, host and kernel of the host', async () => {
+  const folder = join(place, 'kvm')
+  await mkdir(folder)
+  const check = JSON.stringify(join(root, 'suites/kvm/check.ts'))
+  await writeFile(
+    join(folder, 'wrong.test.ts'),
+    `import { KVM } from ${JSON.stringify(join(root, 'suites/kvm/requests.ts'))}
+import { check, documented } from ${check}
+const version = documented('KVM_GET_API_VERSION')
+for (const name of ['here', 'elsewhere', 'later']) check(name, version, (b) => b.sys(KVM.GET_API_VERSION), 11)
+`,
+  )
+  const entry = (test: string, more: string) =>
+    `  - { test: 'wrong.test.ts > ${test}', reason: it is 12, link: 'https://example.org/', expires: 2099-12-31, ${more} }\n`
+  await writeFile(
+    join(folder, 'wrong.expect.yaml'),
+    `failures:\n${entry('here', "host: 'lab:*', kernel: '6.12.x'")}${entry('elsewhere', 'host: local')}${entry('later', "kernel: '>=6.13'")}`,
+  )
+  await writeFile(
+    join(folder, 'vitest.config.ts'),
+    `import { kvitest } from 'kvitest/vitest'
+export default { plugins: [kvitest({ host: 'lab:debian:6.12-cloud' })], test: { include: ['*.test.ts'] } }
+`,
+  )
+  const { stdout, stderr } = await startMarked(['vitest', 'run', '--root', folder, '--reporter=verbose'])
+    .finished
+  const output = stdout + stderr
+  expect(output).toMatch(/✓ wrong\.test\.ts > here/)
+  expect(output).toMatch(/[×✗] wrong\.test\.ts > elsewhere/)
+  expect(output).toMatch(/[×✗] wrong\.test\.ts > later/)
+  expect(output).toContain('1 expected failure:')
 })

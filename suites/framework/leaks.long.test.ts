@@ -2,6 +2,7 @@
  * The whole of suites/virtio, ended in every way a run can end; five seconds later nothing of it is left. The table at
  * the end is the one of docs/performance.md.
  */
+import { spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -46,6 +47,7 @@ afterAll(() => {
     'sockets',
     'files',
     'shared memory',
+    'leases',
     'in-process',
   ]
   console.log(
@@ -63,6 +65,18 @@ interface Left {
   files: string[]
   /** System V segments and /dev/shm. */
   shared: string[]
+  /** Whoever keeps the budget of the run, and the leases that he knows of. */
+  leases: string[]
+}
+
+/** As a person would look; only when everything else is gone, or will not go. */
+function leases(): string[] {
+  const { stdout } = spawnSync(join(root, 'scripts/kvitest'), ['doctor', '--json'], {
+    env: { ...process.env, ...env },
+    encoding: 'utf8',
+  })
+  const report = JSON.parse(stdout) as { leases?: { guest: string; state: string }[] }
+  return report.leases?.map(({ guest, state }) => `${guest} ${state}`) ?? []
 }
 
 function sharedMemory(): string[] {
@@ -84,6 +98,7 @@ function look(run: MarkedProcess, sharedBefore: string[]): Left {
     sockets: sockets.filter((line) => line.includes(scratch)),
     files: [...readdirSync(scratch), ...users.map((name) => `users/${name}`)],
     shared: sharedMemory().filter((one) => !sharedBefore.includes(one)),
+    leases: [],
   }
 }
 
@@ -95,18 +110,17 @@ async function leftBy(run: MarkedProcess, sharedBefore: string[]): Promise<Left>
     await sleep(100)
     left = look(run, sharedBefore)
   }
-  return left
+  return { ...left, leases: leases() }
 }
 
 function row(name: string, startedAt: number, left: Left, inProcess = '-'): void {
   const seconds = Math.round((performance.now() - startedAt) / 1000)
-  const { processes, sockets, files, shared } = left
-  table.push(
-    [name, seconds, processes.length, sockets.length, files.length, shared.length, inProcess].join(' | '),
-  )
+  const { processes, sockets, files, shared, leases: held } = left
+  const counts = [processes, sockets, files, shared, held].map((list) => list.length)
+  table.push([name, seconds, ...counts, inProcess].join(' | '))
 }
 
-const nothing: Left = { processes: [], sockets: [], files: [], shared: [] }
+const nothing: Left = { processes: [], sockets: [], files: [], shared: [], leases: [] }
 
 test.for([
   { name: 'its normal end', more: [], failed: 0 },
@@ -132,7 +146,7 @@ test.for([
     left,
     JSON.stringify(result.after) === JSON.stringify(result.before) ? 'as before' : 'more',
   )
-  expect(result.failed > 0).toBe(failed > 0)
+  expect(result.failed > 0, `${stdout}\n${stderr}`).toBe(failed > 0)
   expect(result.after).toEqual(result.before)
   expect(left).toEqual(nothing)
 })

@@ -12,7 +12,7 @@ const client = new BudgetClient({ place, run, limits: { cpus: 2, memory: 2 ** 30
 const leases = new Map<string, Lease>()
 
 async function ask(guest: string, cpus: number): Promise<void> {
-  const lease = await client.lease({ guest, cpus, memory: 2 ** 20, holder: guest })
+  const lease = await client.lease({ guest, cpus, memory: 2 ** 20, holder: { id: guest } })
   leases.set(guest, lease)
   lease.started()
   console.log(`has ${guest}`)

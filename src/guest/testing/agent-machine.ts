@@ -113,6 +113,7 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
     this.say('serial', '[    8.000003] RIP: 0010:told_by_break+0x1/0x20\n')
   }
 
+  async fault(): Promise<void> {}
   async keepEnd(): Promise<void> {}
   async vsockListen(): Promise<void> {}
   async vsockConnect(): Promise<string> {

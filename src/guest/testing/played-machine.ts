@@ -90,6 +90,7 @@ export class PlayedMachine implements HostMachine {
   async setLink(): Promise<void> {}
   async nmi(): Promise<void> {}
   async sendBreak(): Promise<void> {}
+  async fault(): Promise<void> {}
   async keepEnd(): Promise<void> {}
   async readDisk(): Promise<Uint8Array> {
     return new Uint8Array()

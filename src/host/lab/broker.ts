@@ -156,7 +156,7 @@ export class Broker {
   async place(
     request: ClientRequest,
     receiver: SessionReceiver,
-    waiting: Omit<OpenOptions, 'holder'> = {},
+    waiting: Omit<OpenOptions, 'holder' | 'within'> = {},
   ): Promise<Placement> {
     if (request.version !== protocolVersion) {
       throw new KvitestError('use a lab', `version ${request.version} of the lab protocol`, {
@@ -172,8 +172,12 @@ export class Broker {
       }
       this.#pools.set(request.kernel, pool)
     }
-    const { holder } = request
-    return pool.open(request, receiver, { ...waiting, ...(holder === undefined ? {} : { holder }) })
+    const { holder, within } = request
+    return pool.open(request, receiver, {
+      ...waiting,
+      ...(holder === undefined ? {} : { holder }),
+      ...(within === undefined ? {} : { within }),
+    })
   }
 
   /** Ends every session and every lab, saves the labs when asked to; returns when no process is left. */

@@ -7,6 +7,7 @@ import type {
   MachineSpec,
   NmiOptions,
   VcpuState,
+  VmmFault,
 } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
 import { neverKept } from '../checkpoint-store.ts'
@@ -45,13 +46,13 @@ class LabMachine implements HostMachine {
   #epoch = 0
   readonly #holdings: Holdings
   /** Name of the lab it runs in. */
-  readonly #lab: string
+  readonly lab: string
   #stopping: Promise<MachineEnd> | undefined
 
   constructor(connection: LabConnection, lab: string, end: Promise<MachineEnd>, holdings: Holdings) {
     this.#connection = connection
     this.#rpc = connection.rpc
-    this.#lab = lab
+    this.lab = lab
     this.#holdings = holdings
     holdings.machines.add(this)
     this.ended = Promise.race([end, connection.lost])
@@ -139,6 +140,10 @@ class LabMachine implements HostMachine {
     return this.#call(() => this.#rpc.sendBreak())
   }
 
+  fault(fault: VmmFault): Promise<void> {
+    return this.#call(() => this.#rpc.fault(fault))
+  }
+
   keepEnd(): Promise<void> {
     return this.#call(() => this.#rpc.keepEnd())
   }
@@ -148,13 +153,13 @@ class LabMachine implements HostMachine {
     // A session of its own: the checkpoint outlives the machine.
     const connection = this.#holdings.connect(() => {})
     try {
-      await connection.open({ kernel: this.#holdings.kernel, cpus: 0, memory: 0, lab: this.#lab })
+      await connection.open({ kernel: this.#holdings.kernel, cpus: 0, memory: 0, lab: this.lab })
       await connection.rpc.adoptCheckpoint(id)
     } catch (error) {
       connection.close()
       throw error
     }
-    return new LabCheckpoint(connection, this.#lab, id, info, this.#holdings)
+    return new LabCheckpoint(connection, this.lab, id, info, this.#holdings)
   }
 
   reset(options?: ForkOptions): Promise<void> {
@@ -308,11 +313,12 @@ export class LabHost implements MachineHost {
   }
 
   async forkCached(
-    { key, cpus, memory, options, make }: CachedForkRequest,
+    { key, cpus, memory, options, beside, make }: CachedForkRequest,
     onEvent: (event: MachineEvent) => void,
   ): Promise<CachedFork> {
     let sidecar: unknown
-    const want = { kernel: this.#holdings.kernel, cpus, memory, checkpoint: key }
+    const where = beside instanceof LabMachine ? { lab: beside.lab } : {}
+    const want = { kernel: this.#holdings.kernel, cpus, memory, checkpoint: key, ...where }
     const machine = await openMachine(this.#holdings, want, onEvent, async ({ rpc }, lab) => {
       for (let attempt = 0; attempt < makeAttempts; attempt++) {
         const fork = await rpc.forkKept(key, options)

@@ -66,12 +66,14 @@ export class LabConnection {
   }
 
   /** Asks for a session; resolves when its lab runs. */
-  async open(request: Omit<ClientRequest, 'version' | 'holder'>): Promise<OpenedSession> {
+  async open(request: Omit<ClientRequest, 'version' | 'holder' | 'within'>): Promise<OpenedSession> {
     const holder = currentHolder()
+    const own = (id: string) => `${process.pid} ${id}`
     const message: ClientRequest = {
       version: protocolVersion,
       ...request,
-      holder: `${process.pid} ${holder.id}`,
+      holder: own(holder.id),
+      ...(holder.within === undefined ? {} : { within: own(holder.within) }),
     }
     let endWaiting: (() => void) | undefined
     const onAbort = () => {

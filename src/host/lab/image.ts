@@ -17,6 +17,9 @@ const root = fileURLToPath(new URL('../../../', import.meta.url))
 /** Where the project stands in a lab. */
 const labRoot = 'kvitest'
 
+/** What a lab says last, before the exit status as a shell has it: 128 and the signal that ended the server. */
+export const serverEnd = 'kvitest lab: the server ended with status'
+
 /** PID 1 of a lab. A module that does not load is said on the console, which every failure of a lab carries. */
 const init = `#!/bin/sh
 mount -t proc proc /proc
@@ -38,10 +41,13 @@ cd /${labRoot}
 export HOME=/tmp UV_THREADPOOL_SIZE=16 NODE_NO_WARNINGS=1
 port=$(grep -lx ${portName} /sys/class/virtio-ports/*/name | cut -d / -f 5)
 [ -n "$port" ] || echo "kvitest lab: no virtio-serial port named ${portName}"
-# The port gives a page at a time; through a pipe Node reads sixteen. It opens once only, so both share it.
+# The port gives a page at a time; through a pipe Node reads sixteen. It opens once only, so both share it. A named pipe:
+# the end of the server alone is the end, though nothing more comes from the port.
 exec 3<>/dev/$port
-cat <&3 | /bin/node src/host/lab/server.js
-echo "kvitest lab: the server ended with status $?"
+mkfifo /run/rpc
+cat <&3 >/run/rpc &
+/bin/node src/host/lab/server.js </run/rpc
+echo "${serverEnd} $?"
 poweroff -f
 `
 

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 
 import { builtFile } from '../../image/initramfs.ts'
 import type { MachineEnd, MachineEvent, MachineSpec } from '../../native/contract.ts'
 import { startLabs } from '../index.ts'
-import type { HostMachine } from '../machine-host.ts'
+import type { HostMachine, MakerPlace } from '../machine-host.ts'
 import { LabHost } from './client.ts'
 import { LabConnection } from './connection.ts'
 
@@ -296,4 +296,29 @@ test('as many labs as allowed share the guests', async () => {
     'lab:debian:6.12-cloud#2',
   ])
   for (const connection of connections) connection.close()
+
+  // A fork beside a machine is made in its lab, which has the checkpoint, however busy that is.
+  const host = await LabHost.connect(labs.socket, 'debian:6.12-cloud')
+  const spec = await bare('spin')
+  const makers: string[] = []
+  const twin = (options: { beside?: HostMachine } = {}) => {
+    const { cpus, memory } = spec
+    const make = async (place: MakerPlace) => {
+      makers.push('one')
+      const machine = await place.createMachine(spec, () => {})
+      await machine.start()
+      await place.keep(await machine.checkpoint(), {})
+      await machine.stop()
+    }
+    return host.forkCached({ key: 'twin', cpus, memory, options: {}, make, ...options }, () => {})
+  }
+  const first = await twin()
+  const { lab } = first.machine as unknown as { lab: string }
+  const busy = new LabConnection(labs.socket, () => {})
+  await busy.open({ kernel: 'debian:6.12-cloud', cpus: 8, memory: 64 << 20, lab })
+  const second = await twin({ beside: first.machine })
+  expect(second.machine).toMatchObject({ lab })
+  expect(makers).toEqual(['one'])
+  busy.close()
+  await host.close()
 })

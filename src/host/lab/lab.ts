@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { KvitestError } from '../../native/error.ts'
 import { ConsoleTail } from './console-tail.ts'
+import { crashSignal } from './crash-signal.ts'
 import { encodeFrame, FrameReader } from './frame.ts'
 import { type PageSet, saveMemory } from './lab-memory.ts'
 import { type LabAccelerator, spawnQemu } from './qemu.ts'
@@ -299,6 +300,11 @@ export class Lab {
   }
 
   #death(status: number | null, signal: NodeJS.Signals | null): KvitestError {
+    const crash = crashSignal(this.console.text())
+    if (crash) {
+      const detail = `${this.name}: the process of its VMM was ended by ${crash}; ${this.console.summary()}`
+      return new KvitestError('use a lab', detail, { code: 'ECRASH' })
+    }
     const how = signal ? `QEMU was ended by ${signal}` : `QEMU ended with status ${status}`
     const isMissing = status === 127 || /failed to execute qemu/.test(this.console.text())
     const hint = isMissing ? 'install the package qemu-system-x86, or run npm run setup' : undefined

@@ -19,7 +19,8 @@ import { tscKhz } from './tsc.ts'
 export interface LabEvent {
   /** `lab:debian:6.12-cloud#1` */
   name: string
-  state: 'starting' | 'started' | 'restored' | 'ended'
+  /** `crowded`: it takes one more guest than it has room for, because nothing moved. */
+  state: 'starting' | 'started' | 'restored' | 'crowded' | 'ended'
   /** How long it took; why it ended. */
   detail?: string
 }
@@ -41,6 +42,8 @@ const saveLimit = 15_000
 
 /** Of a lab's memory, what its kernel, its files and Node take before any guest: no guest gets that. */
 const labReserve = 384 * 2 ** 20
+/** Below this hardly any guest has room beside that. */
+const leastMemory = 768 * 2 ** 20
 /** What Node and the page tables of guests need beside them, as the server in the lab reckons it. */
 const workSpace = 192 * 2 ** 20
 
@@ -59,6 +62,7 @@ type PreparedLab = Omit<LabOptions, 'name'> & { key: string }
 export interface OpenOptions {
   /** On whose behalf; default: nobody else's. */
   holder?: string
+  within?: string
   /** Called when there is no room now, with one line that says for what it waits. */
   onWaiting?: (what: string) => void
   /** Gives the place up. */
@@ -127,6 +131,7 @@ export class LabPool {
       throw new KvitestError('use a lab', 'the pool of labs was closed', { code: 'ECANCELED' })
     const asking: Asking = {
       holder: options.holder ?? randomUUID(),
+      ...(options.within === undefined ? {} : { within: options.within }),
       want,
       placed: Promise.withResolvers<Place>(),
       place: undefined,
@@ -202,6 +207,13 @@ export class LabPool {
     const memory = KVITEST_LAB_MEMORY
       ? parseSize(KVITEST_LAB_MEMORY)
       : (this.#options.memory ?? powerOfTwo(Math.min(4 * 2 ** 30, Math.max(2 ** 30, share))))
+    if (memory < leastMemory) {
+      throw new KvitestError(
+        'start a lab',
+        `${gibibytes(memory)} of memory, and it needs ${gibibytes(leastMemory)} at least`,
+        { code: 'EINVAL', hint: 'set KVITEST_LAB_MEMORY to more' },
+      )
+    }
     return { accelerator, labs, memory: Math.floor(memory / 2 ** 20) * 2 ** 20 }
   }
 
@@ -219,22 +231,28 @@ export class LabPool {
         },
       )
     }
-    // Who only asks a question, or brings no machine, takes nothing.
-    if (want.cpus === 0 && want.memory === 0) this.#place(asking, this.#find(want, plan, () => true)!)
-    else this.#line.ask(asking)
+    const isFree = want.cpus === 0 && want.memory === 0
+    // Who only asks a question, or brings no machine, takes nothing. Who wants one lab only goes on from something that
+    // is there: it waits for nobody who may go elsewhere.
+    if (isFree || want.lab !== undefined) {
+      this.#place(asking, this.#find(want, plan, () => true)!)
+      if (!isFree) this.#line.adopt(asking)
+    } else this.#line.ask(asking)
   }
 
   /** Called by the line; throws for nobody but the one who asks. */
   #offer(asking: Asking, beyond: Beyond): boolean {
     const { want } = asking
     const plan = this.#planned!
-    // Who wants one lab only goes on from something that is there, and would hold up those who may go elsewhere.
-    const isBound = beyond !== undefined || want.lab !== undefined
     const fits = ({ memory, room }: Place) =>
-      isBound || memory === 0 || memory + want.memory <= room * roomOvercommit
+      beyond !== undefined || memory === 0 || memory + want.memory <= room * roomOvercommit
     try {
       const place = this.#find(want, plan, fits)
       if (place) this.#place(asking, place)
+      if (place && beyond === 'stall') {
+        const name = place.lab?.name ?? `lab:${this.#kernel}`
+        this.#options.onEvent?.({ name, state: 'crowded', detail: 'beyond its room: nothing moved any more' })
+      }
       return place !== undefined
     } catch (error) {
       asking.placed.reject(error)

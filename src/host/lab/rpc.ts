@@ -135,6 +135,8 @@ export interface ClientRequest {
   checkpoint?: string
   /** On whose behalf: sessions of one holder may wait for each other. Default: the connection itself. */
   holder?: string
+  /** As Holder.within. */
+  within?: string
 }
 
 /** The broker's answer to it; first it may say what the session waits for. */

@@ -116,6 +116,7 @@ export class Session {
       diskSize: async (disk) => (await this.#machine()).diskSize(disk),
       nmi: async (options) => (await this.#machine()).nmi(options),
       sendBreak: async () => (await this.#machine()).sendBreak(),
+      fault: async (fault) => (await this.#machine()).fault(fault),
       keepEnd: async () => (await this.#machine()).keepEnd(),
       checkpoint: async () => this.#held(await (await this.#machine()).checkpoint()),
       reset: async (options) => (await this.#machine()).reset(options),

@@ -140,6 +140,8 @@ function standInGuest(options: BootOptions, log: string | undefined, how: 'boot'
     name: options.name ?? 'stand-in',
     kernel: { name: options.kernel ?? 'stand-in', release: '0.0', image: '/dev/null', hash: '0' },
     kernelRelease: RELEASE,
+    resets: 0,
+    faultVmm: notHere,
     host: INFO,
     console: {
       text: () => 'console of the stand-in\n',

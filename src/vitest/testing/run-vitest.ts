@@ -30,6 +30,8 @@ export interface ProjectOptions {
   plugin?: object
   /** Options of kvitestProjects(), once for each call of it. */
   projects?: object[]
+  /** Projects beside those, as vitest's config has them. */
+  others?: object[]
 }
 
 /** A temporary project with the plugin and the stand-in host, and real `vitest` processes in it. */
@@ -153,7 +155,7 @@ export class RunningVitest {
   }
 }
 
-function config({ kernels, test = {}, plugin = {}, projects }: ProjectOptions): string {
+function config({ kernels, test = {}, plugin = {}, projects, others = [] }: ProjectOptions): string {
   const source = (path: string) => JSON.stringify(join(ROOT, path))
   const hostModule = join(ROOT, 'src/vitest/testing/process-host.ts')
   const options = { ...plugin, hostModule }
@@ -163,7 +165,8 @@ import { kvitest, kvitestProjects } from ${source('src/vitest/index.ts')}
 const options = ${JSON.stringify(options)}
 const calls = ${JSON.stringify(calls)}
 const test = ${JSON.stringify(test)}
-const projects = calls.flatMap((call) => kvitestProjects({ ...options, ...call }))
+const others = ${JSON.stringify(others)}
+const projects = [...others, ...calls.flatMap((call) => kvitestProjects({ ...options, ...call }))]
 export default defineConfig(projects.length > 0
   ? { test: { ...test, projects } }
   : { test, plugins: [kvitest(options)] })
