@@ -3,14 +3,15 @@ import {
   guestCode,
   type IoctlOptions,
   ioctlCall,
+  KVM,
   type RawAnswer,
   RawFd,
-  type RawKvm,
+  RawKvm,
   type RawMemory,
   type RawVcpu,
   type RunAnswer,
 } from 'kvitest'
-import { KVM } from './requests.ts'
+import { Recorder } from './record.ts'
 import { changed, pack } from './struct.ts'
 
 /** What a system call came to: the errno's name, `hung`, or the value. */
@@ -46,24 +47,29 @@ export class Bench {
   /** An fd of /dev/kvm. */
   readonly system: RawFd
   readonly areaSize: number
+  readonly recorder: Recorder
   #vm: Promise<RawFd> | undefined
   #vcpu: Promise<RawVcpu> | undefined
   #memory: Promise<RawMemory> | undefined
 
-  private constructor(kvm: RawKvm, system: RawFd, areaSize: number) {
+  private constructor(recorder: Recorder, kvm: RawKvm, system: RawFd, areaSize: number) {
+    this.recorder = recorder
     this.kvm = kvm
     this.system = system
     this.areaSize = areaSize
   }
 
-  static async open(kvm: RawKvm): Promise<Bench> {
+  /** On a session that nothing else uses; ended by `kvm.end()`. */
+  static async open(session: RawKvm): Promise<Bench> {
+    const recorder = new Recorder(session)
+    const kvm = new RawKvm(recorder)
     const as = kvm.nextHandle()
     const system = new RawFd(as)
     const [, size] = await kvm.batch([
       { do: 'open', path: '/dev/kvm', as },
       ioctlCall(system, KVM.GET_VCPU_MMAP_SIZE),
     ])
-    return new Bench(kvm, system, size!.value)
+    return new Bench(recorder, kvm, system, size!.value)
   }
 
   /** The VM that the checks below work on. */

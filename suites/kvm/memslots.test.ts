@@ -1,6 +1,6 @@
+import { CAP, KVM } from 'kvitest'
 import { describe } from 'vitest'
 import { check, deFacto, documented } from './check.ts'
-import { CAP, KVM } from './requests.ts'
 import { pack } from './struct.ts'
 
 const dirtyLog = 1

@@ -1,6 +1,6 @@
+import { KVM } from 'kvitest'
 import { describe } from 'vitest'
 import { check, deFacto, documented } from './check.ts'
-import { KVM } from './requests.ts'
 import { changed, pack, u32 } from './struct.ts'
 
 describe('capabilities', () => {
