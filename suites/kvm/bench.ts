@@ -1,4 +1,5 @@
 import {
+  constant,
   type GuestCode,
   guestCode,
   type IoctlOptions,
@@ -10,7 +11,9 @@ import {
   type RawMemory,
   type RawVcpu,
   type RunAnswer,
+  structOf,
 } from 'kvitest'
+import type { KvmKind } from './fd-kinds.ts'
 import { Recorder } from './record.ts'
 import { changed, pack } from './struct.ts'
 
@@ -51,6 +54,7 @@ export class Bench {
   #vm: Promise<RawFd> | undefined
   #vcpu: Promise<RawVcpu> | undefined
   #memory: Promise<RawMemory> | undefined
+  #fds: Promise<Record<KvmKind, RawFd>> | undefined
 
   private constructor(recorder: Recorder, kvm: RawKvm, system: RawFd, areaSize: number) {
     this.recorder = recorder
@@ -88,6 +92,23 @@ export class Bench {
   memory(): Promise<RawMemory> {
     this.#memory ??= this.kvm.memory(0x10000)
     return this.#memory
+  }
+
+  /** One fd of each kind: a VM with irqchip and PIT and its vCPU 0, a device of VFIO, the VM's statistics. */
+  fds(): Promise<Record<KvmKind, RawFd>> {
+    this.#fds ??= this.#makeFds()
+    return this.#fds
+  }
+
+  async #makeFds(): Promise<Record<KvmKind, RawFd>> {
+    await this.vm(KVM.CREATE_IRQCHIP)
+    await this.vm(KVM.CREATE_PIT2, structOf('kvm_pit_config'))
+    const vm = await this.vmFd()
+    const vcpu = (await this.vcpuOf()).fd
+    const type = constant('KVM_DEV_TYPE_VFIO')
+    const device = await this.kvm.ioctl(vm, KVM.CREATE_DEVICE, structOf('kvm_create_device', { type }))
+    const stats = await this.kvm.ioctl(vm, KVM.GET_STATS_FD)
+    return { sys: this.system, vm, vcpu, dev: device.fd!, stats: stats.fd! }
   }
 
   async addVcpu(id: number): Promise<RawVcpu> {

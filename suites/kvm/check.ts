@@ -112,7 +112,11 @@ function whyNotHere(): string | undefined {
 
 const reason = whyNotHere()
 
-type Body = (context: { bench: Bench; host: { info: HostFacts & { name: string } }; task: Task }) => Promise<void>
+type Body = (context: {
+  bench: Bench
+  host: { info: HostFacts & { name: string } }
+  task: Task
+}) => Promise<void>
 interface Task {
   meta: { kvitestCheck?: CheckMeta }
 }
@@ -166,5 +170,7 @@ export function checkShared(
   exceptions: Exception[] = [],
 ): void {
   const body = bodyOf(claim, observe, expected, exceptions)
-  test.skipIf(reason)(skipped(name), ({ sharedBench, host, task }) => body({ bench: sharedBench, host, task }))
+  test.skipIf(reason)(skipped(name), ({ sharedBench, host, task }) =>
+    body({ bench: sharedBench, host, task }),
+  )
 }

@@ -58,7 +58,7 @@ export class Recorder {
   #note(call: Call, result: Result): void {
     if (call.do === 'open' && result.madeFd)
       this.#kinds.set(call.as, call.path === '/dev/kvm' ? 'sys' : 'other')
-    if (call.do === 'run') this.#noteRun(result)
+    if (call.do === 'run') this.#noteRun(this.#kinds.get(call.vcpu) ?? 'other', result)
     if (call.do !== 'ioctl') return
     const kind = this.#kinds.get(call.fd) ?? 'other'
     if (result.madeFd) this.#kinds.set(call.as!, makes.get(call.request) ?? 'other')
@@ -68,14 +68,15 @@ export class Recorder {
       for (const outcome of outcomesOf(result)) this.#calls.add(`${kind} ${name} ${outcome}`)
   }
 
-  #noteRun(result: Result): void {
-    for (const outcome of outcomesOf(result)) this.#calls.add(`vcpu KVM_RUN ${outcome}`)
+  #noteRun(kind: Kind, result: Result): void {
+    for (const outcome of outcomesOf(result)) this.#calls.add(`${kind} KVM_RUN ${outcome}`)
     const { data, errno } = result
     if (!data) return
     const value = new DataView(data.buffer, data.byteOffset).getUint32(exitReason, true)
     const exit = catalogue.exitReasonByValue(value)?.name
     // With another errno it is what the run before left there.
-    if (exit && (errno === undefined || (errno === 'EINTR' && exit === 'KVM_EXIT_INTR'))) this.#exits.add(exit)
+    if (exit && (errno === undefined || (errno === 'EINTR' && exit === 'KVM_EXIT_INTR')))
+      this.#exits.add(exit)
   }
 }
 

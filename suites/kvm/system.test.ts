@@ -129,19 +129,19 @@ describe('VMs and vCPUs', () => {
   check(
     'a VM is used by the process that made it only',
     process,
-    (b) => b.vm(KVM.CHECK_EXTENSION, CAP.USER_MEMORY, { inChild: true }),
+    (b) => b.vm(KVM.CHECK_EXTENSION, CAP.USER_MEMORY, { inChild: true, deadline: 30_000 }),
     'EIO',
   )
   check(
     'a vCPU is used by the process that made it only',
     process,
-    (b) => b.vcpu(KVM.GET_REGS, new Uint8Array(144), { inChild: true }),
+    (b) => b.vcpu(KVM.GET_REGS, new Uint8Array(144), { inChild: true, deadline: 30_000 }),
     'EIO',
   )
   check(
     '/dev/kvm is used by every process',
     process,
-    (b) => b.sys(KVM.GET_API_VERSION, 0, { inChild: true }),
+    (b) => b.sys(KVM.GET_API_VERSION, 0, { inChild: true, deadline: 30_000 }),
     12,
   )
   check(
