@@ -1,13 +1,15 @@
 import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config'
 import { guestWorkers, kvitestProjects } from './src/vitest/index.ts'
+import { kvmReport } from './suites/kvm/report/reporter.ts'
 
 /** The behaviour checks of KVM, on each of these hosts. */
 function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfiguration[] {
   return Object.entries(hosts).map(([name, host]) => ({
     extends: true,
+    plugins: [kvmReport()],
     test: {
       name: `kvm (${name})`,
-      include: ['suites/kvm/**/*.test.ts'],
+      include: ['suites/kvm/*.test.ts'],
       env: { KVITEST_HOST: host },
       testTimeout: 60_000,
       hookTimeout: 180_000,
@@ -25,7 +27,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'unit',
-          include: ['src/**/*.test.ts', 'fixtures/**/*.test.ts'],
+          include: ['src/**/*.test.ts', 'fixtures/**/*.test.ts', 'suites/kvm/report/*.test.ts'],
           exclude: ['**/*.lab.test.ts', '**/*.long.test.ts'],
           testTimeout: 60_000,
         },

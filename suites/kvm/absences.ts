@@ -1,5 +1,5 @@
 import type { IoctlName } from 'kvitest'
-import type { Exception } from './check.ts'
+import type { Exception } from './claim.ts'
 
 /** Ioctls that a host does not serve, and why: its kernel is older, or was built or runs without them. */
 export interface Absence {
@@ -33,6 +33,11 @@ export const absences: Absence[] = [
     ioctls: ['KVM_GET_NESTED_STATE', 'KVM_SET_NESTED_STATE'],
     where: [{ accelerator: 'software' }],
     why: 'its guests have no virtualisation of their own',
+  },
+  {
+    ioctls: ['KVM_SMI'],
+    where: [{ accelerator: 'software' }],
+    why: 'it has no system management mode',
   },
   {
     ioctls: ['KVM_GET_ONE_REG', 'KVM_SET_ONE_REG', 'KVM_GET_REG_LIST'],

@@ -2,7 +2,8 @@ import { catalogue, ioctlCall, KVM } from 'kvitest'
 import { describe } from 'vitest'
 import { exceptionsWhereAbsent } from './absences.ts'
 import { type Bench, type Outcome, outcomeOf } from './bench.ts'
-import { check, checkShared, deFacto, documented, type Exception } from './check.ts'
+import { check, checkShared } from './check.ts'
+import { deFacto, documented, type Exception } from './claim.ts'
 import { ioctls, type KvmKind, kindsOf, unknownAnswer } from './fd-kinds.ts'
 
 /** No memory is there, and it is not NULL, which some ioctls take for "none". */

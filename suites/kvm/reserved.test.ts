@@ -2,7 +2,8 @@ import { catalogue, type IoctlOptions, ioctlCall, type StructName } from 'kvites
 import { describe } from 'vitest'
 import { exceptionsWhereAbsent } from './absences.ts'
 import { type Bench, outcomeOf } from './bench.ts'
-import { checkShared, deFacto, documented, type Exception } from './check.ts'
+import { checkShared } from './check.ts'
+import { deFacto, documented, type Exception } from './claim.ts'
 import { unknownAnswer } from './fd-kinds.ts'
 import { type Base, bases, isReserved, notInput, type Place, placesIn } from './reserved.ts'
 

@@ -1,6 +1,7 @@
 import { CAP, KVM } from 'kvitest'
 import { describe } from 'vitest'
-import { check, deFacto, documented } from './check.ts'
+import { check } from './check.ts'
+import { deFacto, documented } from './claim.ts'
 import { pack, u32 } from './struct.ts'
 
 /** A request of KVM's type that no kernel knows. */

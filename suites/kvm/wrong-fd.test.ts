@@ -1,7 +1,8 @@
 import { catalogue, ioctlCall, KVM } from 'kvitest'
 import { describe } from 'vitest'
 import { type Bench, type Outcome, outcomeOf } from './bench.ts'
-import { checkShared, deFacto } from './check.ts'
+import { checkShared } from './check.ts'
+import { deFacto } from './claim.ts'
 import { ioctls, type KvmKind, kindsOf, kvmKinds, unknownAnswer } from './fd-kinds.ts'
 
 /** No memory is there, and it is not NULL, which some ioctls take for "none". */
