@@ -1,10 +1,10 @@
 import fc from 'fast-check'
-import { CAP, constant, fieldOf, KVM, offsetOf, sizeOf, structOf, withFields } from 'kvitest'
+import { CAP, constant, fieldOf, ioctlCall, KVM, offsetOf, sizeOf, structOf, withFields } from 'kvitest'
 import { describe } from 'vitest'
 import { type Bench, outcomeOf } from './bench.ts'
 import { check } from './check.ts'
 import { deFacto, documented } from './claim.ts'
-import { bits, canonical, roundTrip, type State } from './roundtrip.ts'
+import { bits, canonical, holdsForAll, notBack, roundTrip, type State } from './roundtrip.ts'
 import { pack, u64 } from './struct.ts'
 
 const regs: State<'kvm_regs'> = { struct: 'kvm_regs', get: KVM.GET_REGS, set: KVM.SET_REGS }
@@ -44,20 +44,22 @@ async function segment(
   name: 'cs' | 'ds' | 'es' | 'fs' | 'gs' | 'ss' | 'tr' | 'ldt',
   field: (typeof segmentFields)[number],
 ) {
-  const read = () => b.get(KVM.GET_SREGS, sizeOf('kvm_sregs'))
-  const before = await read()
+  const { fd } = await b.vcpuOf()
+  const before = await b.get(KVM.GET_SREGS, sizeOf('kvm_sregs'))
   const at = offsetOf('kvm_sregs', name)
   const part = (bytes: Uint8Array) => bytes.slice(at, at + sizeOf('kvm_segment'))
-  const value = { base: canonical, limit: bits(16), selector: bits(16) }[field]
-  const property = fc.asyncProperty(value, async (wanted) => {
-    const changed = withFields(part(before), 'kvm_segment', { [field]: wanted })
-    const set = await b.vcpu(KVM.SET_SREGS, withFields(before, 'kvm_sregs', { [name]: changed }))
-    if (set !== 0) throw new Error(`0x${wanted.toString(16)}: ${set}`)
-    const back = fieldOf(part(await read()), 'kvm_segment', field)
-    if (back !== wanted) throw new Error(`0x${wanted.toString(16)} came back as 0x${back.toString(16)}`)
+  return holdsForAll(b, {
+    values: { base: canonical, limit: bits(16), selector: bits(16) }[field],
+    calls: (wanted) => {
+      const changed = withFields(part(before), 'kvm_segment', { [field]: wanted })
+      return [
+        ioctlCall(fd, KVM.SET_SREGS, withFields(before, 'kvm_sregs', { [name]: changed })),
+        ioctlCall(fd, KVM.GET_SREGS, structOf('kvm_sregs')),
+      ]
+    },
+    judge: (wanted, [set, read]) =>
+      set!.errno ?? notBack(field, wanted, fieldOf(part(read!.data!), 'kvm_segment', field)),
   })
-  const { failed, errorInstance } = await fc.check(property, { numRuns: 15, seed: 0x6b76 })
-  return failed ? (errorInstance as Error).message : 'holds'
 }
 
 describe('what KVM_SET_SREGS takes KVM_GET_SREGS gives', () => {
@@ -88,18 +90,20 @@ describe('what KVM_SET_SREGS takes KVM_GET_SREGS gives', () => {
 describe('other state of a vCPU', () => {
   for (const register of [0, 1, 2, 3]) {
     holds(`DR${register}: any address comes back`, 'KVM_SET_DEBUGREGS', async (b) => {
-      const read = async () => u64(await b.get(KVM.GET_DEBUGREGS, 128), 8 * register)
-      const before = await b.get(KVM.GET_DEBUGREGS, 128)
-      const property = fc.asyncProperty(canonical, async (wanted) => {
-        const set = before.slice()
-        set.set(pack(['u64', wanted]), 8 * register)
-        if ((await b.vcpu(KVM.SET_DEBUGREGS, set)) !== 0)
-          throw new Error(`0x${wanted.toString(16)} is refused`)
-        const back = await read()
-        if (back !== wanted) throw new Error(`0x${wanted.toString(16)} came back as 0x${back.toString(16)}`)
+      const { fd } = await b.vcpuOf()
+      const before = await b.get(KVM.GET_DEBUGREGS, sizeOf('kvm_debugregs'))
+      return holdsForAll(b, {
+        values: canonical,
+        calls: (wanted) => {
+          const set = before.slice()
+          set.set(pack(['u64', wanted]), 8 * register)
+          return [
+            ioctlCall(fd, KVM.SET_DEBUGREGS, set),
+            ioctlCall(fd, KVM.GET_DEBUGREGS, structOf('kvm_debugregs')),
+          ]
+        },
+        judge: (wanted, [set, read]) => set!.errno ?? notBack('it', wanted, u64(read!.data!, 8 * register)),
       })
-      const { failed, errorInstance } = await fc.check(property, { numRuns: 15, seed: 0x6b76 })
-      return failed ? (errorInstance as Error).message : 'holds'
     })
   }
   holds('DR7: its low half comes back', 'KVM_SET_DEBUGREGS', (b) =>
@@ -169,15 +173,19 @@ describe('other state of a vCPU', () => {
   holds("the LAPIC's task priority comes back", 'KVM_SET_LAPIC', async (b) => {
     await b.vm(KVM.CREATE_IRQCHIP)
     const before = await b.get(KVM.GET_LAPIC, sizeOf('kvm_lapic_state'))
-    const property = fc.asyncProperty(fc.integer({ min: 0, max: 255 }), async (priority) => {
-      const wanted = before.slice()
-      wanted[0x80] = priority
-      await b.vcpu(KVM.SET_LAPIC, wanted)
-      const back = (await b.get(KVM.GET_LAPIC, sizeOf('kvm_lapic_state')))[0x80]
-      if (back !== priority) throw new Error(`${priority} came back as ${back}`)
+    const { fd } = await b.vcpuOf()
+    return holdsForAll(b, {
+      values: bits(8),
+      calls: (priority) => {
+        const wanted = before.slice()
+        wanted[0x80] = Number(priority)
+        return [
+          ioctlCall(fd, KVM.SET_LAPIC, wanted),
+          ioctlCall(fd, KVM.GET_LAPIC, structOf('kvm_lapic_state')),
+        ]
+      },
+      judge: (priority, [set, read]) => set!.errno ?? notBack('it', priority, BigInt(read!.data![0x80]!)),
     })
-    const { failed, errorInstance } = await fc.check(property, { numRuns: 10, seed: 0x6b76 })
-    return failed ? (errorInstance as Error).message : 'holds'
   })
   holds('the extended state comes back as it was got', 'KVM_SET_XSAVE', async (b) => {
     const before = await b.get(KVM.GET_XSAVE, sizeOf('kvm_xsave'))
@@ -235,15 +243,18 @@ describe('what KVM_SET_MSRS takes KVM_GET_MSRS gives', () => {
       claim,
       async (b) => {
         await b.setCpuid(await b.supportedCpuid())
-        const property = fc.asyncProperty(values, async (wanted) => {
-          const set = await b.vcpu(KVM.SET_MSRS, one(index, wanted))
-          if (set !== 1) throw new Error(`0x${wanted.toString(16)} is refused`)
-          const { data } = await b.kvm.ioctl((await b.vcpuOf()).fd, KVM.GET_MSRS, one(index, 0n))
-          const back = u64(data!, 16)
-          if (back !== wanted) throw new Error(`0x${wanted.toString(16)} came back as 0x${back.toString(16)}`)
+        const { fd } = await b.vcpuOf()
+        return holdsForAll(b, {
+          values,
+          calls: (wanted) => [
+            ioctlCall(fd, KVM.SET_MSRS, one(index, wanted)),
+            ioctlCall(fd, KVM.GET_MSRS, one(index, 0n)),
+          ],
+          judge: (wanted, [set, read]) =>
+            set!.value === 1
+              ? notBack('it', wanted, u64(read!.data!, 16))
+              : `0x${wanted.toString(16)} is refused`,
         })
-        const { failed, errorInstance } = await fc.check(property, { numRuns: 10, seed: 0x6b76 })
-        return failed ? (errorInstance as Error).message : 'holds'
       },
       'holds',
     )

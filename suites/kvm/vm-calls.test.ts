@@ -60,9 +60,9 @@ describe('clocks of a VM', () => {
     'EINVAL',
     [
       {
-        where: { before: '6.17' },
+        where: { before: '6.18' },
         outcome: 0,
-        why: 'kernels before 6.17 take it, and vCPUs that exist keep theirs',
+        why: 'Linux 6.12 takes it, and vCPUs that exist keep theirs',
       },
     ],
   )

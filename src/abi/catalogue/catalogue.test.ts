@@ -118,11 +118,9 @@ test('what is documented for x86 can be counted', () => {
 })
 
 test('sections are found by what they are about', () => {
-  expect(['KVM_RUN', 'KVM_CAP_SPLIT_IRQCHIP', 'The kvm_run structure'].map((one) => catalogue.section(one))).toEqual([
-    '4.10',
-    '7.5',
-    '5',
-  ])
+  expect(
+    ['KVM_RUN', 'KVM_CAP_SPLIT_IRQCHIP', 'The kvm_run structure'].map((one) => catalogue.section(one)),
+  ).toEqual(['4.10', '7.5', '5'])
   // Renamed since.
   expect([catalogue.section('File descriptors'), catalogueOf('7.3').section('File descriptors')]).toEqual([
     '2',
