@@ -1,15 +1,16 @@
 import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config'
 import { guestWorkers, kvitest, kvitestProjects } from './src/vitest/index.ts'
+import { kvmReport } from './suites/kvm/report/reporter.ts'
 
 /** The behaviour checks of KVM, on each of these hosts. */
 function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfiguration[] {
   return Object.entries(hosts).map(([name, host]) => ({
     extends: true,
-    // With it come the expectations of suites/kvm/*.expect.yaml.
-    plugins: [kvitest({ host })],
+    // With the first come the expectations of suites/kvm/*.expect.yaml.
+    plugins: [kvitest({ host }), kvmReport()],
     test: {
       name: `kvm (${name})`,
-      include: ['suites/kvm/**/*.test.ts'],
+      include: ['suites/kvm/*.test.ts'],
       testTimeout: 60_000,
       hookTimeout: 180_000,
     },
@@ -25,7 +26,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'unit',
-          include: ['src/**/*.test.ts', 'fixtures/**/*.test.ts'],
+          include: ['src/**/*.test.ts', 'fixtures/**/*.test.ts', 'suites/kvm/report/*.test.ts'],
           exclude: ['**/*.lab.test.ts', '**/*.long.test.ts'],
           testTimeout: 60_000,
         },

@@ -1,4 +1,30 @@
 /** The public face of kvitest: exports only. */
+export {
+  CAP,
+  type CapabilityName,
+  type ConstantName,
+  constant,
+  EXIT,
+  type ExitReasonName,
+  type FieldName,
+  type FieldValue,
+  type FieldValues,
+  fieldOf,
+  type IoctlName,
+  KVM,
+  offsetOf,
+  type StructName,
+  sizeOf,
+  structOf,
+  withFields,
+} from './abi/api.ts'
+export {
+  type Catalogue,
+  catalogue,
+  catalogueOf,
+  type ExitReason,
+  type Ioctl,
+} from './abi/catalogue/catalogue.ts'
 export { openHost } from './guest/host.ts'
 export type {
   BootOptions,

@@ -1,59 +1,21 @@
 import { accessSync, constants } from 'node:fs'
+import { inspect } from 'node:util'
 import { test as base, expect } from 'kvitest/test'
 import { Bench } from './bench.ts'
+import { appliesTo, type CheckMeta, type Claim, type Exception, type HostFacts, kernelsOf } from './claim.ts'
 
-/** Where a claim comes from: a section of Documentation/virt/kvm/api.rst, or what tools rely on beside it. */
-export interface Claim {
-  basis: 'documented' | 'de facto'
-  section: string
-}
-
-export const documented = (section: string): Claim => ({ basis: 'documented', section })
-export const deFacto = (section: string): Claim => ({ basis: 'de facto', section })
-
-/** A place where something else is known to come out, and must: a host that got better fails until this is taken out. */
-export interface Exception {
-  where: {
-    accelerator?: 'native' | 'software' | 'tcg' | 'nested'
-    /** Kernels below this version: `6.8`. */
-    before?: string
-    from?: string
-  }
-  outcome: unknown
-  why: string
-}
-
-declare module 'vitest' {
-  interface TaskMeta {
-    /** Of a behaviour check of KVM. */
-    kvitestClaim?: Claim & { exception?: string }
-  }
-}
-
-interface HostFacts {
-  accelerator: string
-  kernelRelease: string
-}
-
-function version(release: string): number {
-  const [major = 0, minor = 0] = release.split('.').map((part) => Number.parseInt(part, 10))
-  return major * 1000 + minor
-}
-
-export function appliesTo({ where }: Exception, host: HostFacts): boolean {
-  const kernel = version(host.kernelRelease)
-  return (
-    (where.accelerator === undefined || where.accelerator === host.accelerator) &&
-    (where.before === undefined || kernel < version(where.before)) &&
-    (where.from === undefined || kernel >= version(where.from))
-  )
-}
-
-export const test = base.extend('kvmBench', async ({ host }, { onCleanup }) => {
-  const kvm = await host.kvm()
-  onCleanup(() => kvm.end())
-  return Bench.open(kvm)
-})
+export const test = base
+  .extend('kvmBench', async ({ host }, { onCleanup }) => {
+    const kvm = await host.kvm()
+    onCleanup(() => kvm.end())
+    return Bench.open(kvm)
+  })
+  // For checks that leave no trace: the session, the VM and the vCPU cost more than their ioctls.
+  .extend('sharedBench', { scope: 'worker' }, async ({ host }, { onCleanup }) => {
+    const kvm = await host.kvm()
+    onCleanup(() => kvm.end())
+    return Bench.open(kvm)
+  })
 
 /** Without a KVM of its own this machine checks nothing, and says so. */
 function whyNotHere(): string | undefined {
@@ -68,6 +30,46 @@ function whyNotHere(): string | undefined {
 
 const reason = whyNotHere()
 
+type Body = (context: {
+  bench: Bench
+  host: { info: HostFacts & { name: string } }
+  task: Task
+}) => Promise<void>
+interface Task {
+  meta: { kvitestCheck?: CheckMeta; kvitestPlace?: { host: string; kernelRelease: string } }
+}
+
+function bodyOf(
+  claim: Claim,
+  observe: (bench: Bench) => Promise<unknown>,
+  expected: unknown,
+  exceptions: Exception[],
+): Body {
+  return async ({ bench, host, task }) => {
+    const exception = exceptions.find((candidate) => appliesTo(candidate, host.info))
+    // No guest of it says where it ran, which entries of *.expect.yaml may ask for: the kernel is the host's.
+    const { name: on, kernelRelease } = host.info
+    task.meta.kvitestPlace = { host: on, kernelRelease }
+    bench.recorder.take()
+    const observed = await observe(bench)
+    const kernels = kernelsOf(exceptions)
+    const culprit = exception?.where.accelerator === undefined ? 'kernel' : 'backend'
+    task.meta.kvitestCheck = {
+      claim,
+      ...(kernels ? { kernels } : {}),
+      ...(exception ? { exception: { why: exception.why, culprit } } : {}),
+      host: host.info.name,
+      accelerator: host.info.accelerator,
+      kernel: host.info.kernelRelease,
+      observed: inspect(observed, { breakLength: Number.POSITIVE_INFINITY, depth: 4, maxStringLength: 200 }),
+      ...bench.recorder.take(),
+    }
+    expect(observed).toEqual(exception ? exception.outcome : expected)
+  }
+}
+
+const skipped = (name: string) => (reason ? `${name} (skipped: ${reason})` : name)
+
 /** One behaviour check: what is observed on a fresh bench is what is expected, but for the exceptions. */
 export function check(
   name: string,
@@ -76,12 +78,20 @@ export function check(
   expected: unknown,
   exceptions: Exception[] = [],
 ): void {
-  test.skipIf(reason)(reason ? `${name} (skipped: ${reason})` : name, async ({ kvmBench, host, task }) => {
-    const exception = exceptions.find((candidate) => appliesTo(candidate, host.info))
-    // No guest of it says where it ran, which entries of *.expect.yaml may ask for: the kernel is the host's.
-    const { name: on, kernelRelease } = host.info
-    task.meta.kvitestPlace = { host: on, kernelRelease }
-    task.meta.kvitestClaim = { ...claim, ...(exception ? { exception: exception.why } : {}) }
-    expect(await observe(kvmBench)).toEqual(exception ? exception.outcome : expected)
-  })
+  const body = bodyOf(claim, observe, expected, exceptions)
+  test.skipIf(reason)(skipped(name), ({ kvmBench, host, task }) => body({ bench: kvmBench, host, task }))
+}
+
+/** As check(), on a bench that all such checks of a worker share: for calls that change nothing. */
+export function checkShared(
+  name: string,
+  claim: Claim,
+  observe: (bench: Bench) => Promise<unknown>,
+  expected: unknown,
+  exceptions: Exception[] = [],
+): void {
+  const body = bodyOf(claim, observe, expected, exceptions)
+  test.skipIf(reason)(skipped(name), ({ sharedBench, host, task }) =>
+    body({ bench: sharedBench, host, task }),
+  )
 }

@@ -1,9 +1,9 @@
-import type { RawFd } from 'kvitest'
+import { KVM, type RawFd } from 'kvitest'
 import { describe } from 'vitest'
 import type { Bench, Outcome } from './bench.ts'
 import { outcomeOf } from './bench.ts'
-import { check, deFacto, documented, type Exception } from './check.ts'
-import { KVM } from './requests.ts'
+import { check } from './check.ts'
+import { deFacto, documented, type Exception } from './claim.ts'
 import { pack } from './struct.ts'
 
 /** struct kvm_irqfd without its fd. */

@@ -1,6 +1,7 @@
+import { CAP, KVM } from 'kvitest'
 import { describe } from 'vitest'
-import { check, deFacto, documented } from './check.ts'
-import { CAP, KVM } from './requests.ts'
+import { check } from './check.ts'
+import { deFacto, documented } from './claim.ts'
 import { pack } from './struct.ts'
 
 const dirtyLog = 1

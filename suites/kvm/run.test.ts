@@ -1,8 +1,8 @@
-import { mmioDataOffset } from 'kvitest'
+import { KVM, mmioDataOffset } from 'kvitest'
 import { describe } from 'vitest'
 import { exitOf, outcomeOf } from './bench.ts'
-import { check, deFacto, documented } from './check.ts'
-import { KVM } from './requests.ts'
+import { check } from './check.ts'
+import { deFacto, documented } from './claim.ts'
 import { pack, u64 } from './struct.ts'
 
 const ascii = (bytes: Uint8Array) => Buffer.from(bytes).toString('latin1')

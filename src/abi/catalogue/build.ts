@@ -303,6 +303,7 @@ export function buildCatalogue(input: CatalogueInput, additions: Additions): Bui
   const taken = new Set([ioctls, capabilities, exitReasons].flatMap((one) => Object.keys(one)))
   return {
     data: {
+      chapters: input.api.chapters,
       ioctls,
       capabilities,
       exitReasons,

@@ -116,3 +116,19 @@ test('what is documented for x86 can be counted', () => {
     'EINTR',
   ])
 })
+
+test('sections are found by what they are about', () => {
+  expect(
+    ['KVM_RUN', 'KVM_CAP_SPLIT_IRQCHIP', 'The kvm_run structure'].map((one) => catalogue.section(one)),
+  ).toEqual(['4.10', '7.5', '5'])
+  // Renamed since.
+  expect([catalogue.section('File descriptors'), catalogueOf('7.3').section('File descriptors')]).toEqual([
+    '2',
+    undefined,
+  ])
+  expect(['KVM_SET_CPUID2', 'KVM_NOTHING', 'constructor'].map((one) => catalogue.section(one))).toEqual([
+    undefined,
+    undefined,
+    undefined,
+  ])
+})

@@ -188,6 +188,20 @@ export class Catalogue {
     return BigInt(this.#find(this.#tables.constants, 'constant', name))
   }
 
+  /**
+   * Number of a section of api.rst in the newest of these versions that has it: of an ioctl or a capability by its name,
+   * of a chapter by its title.
+   */
+  section(name: string): string | undefined {
+    const own = <T>(table: Record<string, T>) => (Object.hasOwn(table, name) ? table[name] : undefined)
+    const chapters = Object.assign({}, ...this.versions.map((one) => catalogueData(one).chapters))
+    return (
+      own(this.#tables.ioctls)?.doc ??
+      own(this.#tables.capabilities)?.doc ??
+      own(chapters as Record<string, string>)
+    )
+  }
+
   /** Ioctls that api.rst documents for an architecture. */
   documented(arch = 'x86'): Ioctl[] {
     return this.ioctls.filter((one) => one.doc !== undefined && isFor(one.arch, arch))

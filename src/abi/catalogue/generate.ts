@@ -121,7 +121,7 @@ export async function writeData(all: readonly CatalogueData[], folder = dataFold
 /** Lines `section.name: was -> is` for what differs, the sources themselves not counted. */
 export function compareData(committed: CatalogueData, made: CatalogueData): string[] {
   const lines: string[] = []
-  const tables = ['ioctls', 'capabilities', 'exitReasons', 'structs', 'constants'] as const
+  const tables = ['chapters', 'ioctls', 'capabilities', 'exitReasons', 'structs', 'constants'] as const
   for (const table of tables) {
     const [before, after] = [committed[table], made[table]] as Record<string, unknown>[]
     for (const name of new Set([...Object.keys(before!), ...Object.keys(after!)])) {

@@ -28,6 +28,8 @@ export interface Section {
 export interface ApiText {
   ioctls: Section[]
   capabilities: Section[]
+  /** Numbers of the chapters, by title. */
+  chapters: Record<string, string>
   /** Exit reasons named in the chapter on struct kvm_run. */
   exitReasons: Set<string>
 }
@@ -103,6 +105,9 @@ export function parseApi(text: string, name: string): ApiText {
   const api: ApiText = {
     ioctls: inChapter(4),
     capabilities: [6, 7, 8].flatMap(inChapter),
+    chapters: Object.fromEntries(
+      sections.filter((one) => !one.number.includes('.')).map((one) => [one.title, one.number]),
+    ),
     exitReasons: new Set(run.flatMap((one) => one.body.match(/\bKVM_EXIT_[A-Z0-9_]+/g) ?? [])),
   }
   const expect = (what: string, count: number, least: number) => {

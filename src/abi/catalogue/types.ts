@@ -54,6 +54,8 @@ export interface CatalogueData {
   version: string
   /** What it was made from; not compared when it is regenerated. */
   sources: Record<string, string>
+  /** Of api.rst: number by title. */
+  chapters: Record<string, string>
   ioctls: Record<string, IoctlData>
   capabilities: Record<string, CapabilityData>
   exitReasons: Record<string, ExitReasonData>

@@ -1,0 +1,135 @@
+import { catalogueOf } from 'kvitest'
+import { absences } from '../absences.ts'
+import { appliesTo } from '../claim.ts'
+import { kindsOf, unknownAnswer } from '../fd-kinds.ts'
+import type { Row } from './rows.ts'
+import { otherArchitectures, unreachedExits, unreachedPairs } from './unreached.ts'
+
+export interface Completeness {
+  lines: string[]
+  /** What has no reason, and reasons that no longer apply. */
+  problems: string[]
+}
+
+interface Part {
+  what: string
+  all: string[]
+  reached: Set<string>
+  /** Reason of each that need not be reached. */
+  reasons: Map<string, string>
+  sometimes: Set<string>
+}
+
+/** The newest version of the catalogue that is not newer than a kernel. */
+export function catalogueFor(release: string): ReturnType<typeof catalogueOf> {
+  const [major = 0, minor = 0] = release.split('.').map((part) => Number.parseInt(part, 10))
+  const older = ['6.1', '6.12', '7.3'].filter((version) => {
+    const [a = 0, b = 0] = version.split('.').map(Number)
+    return a < major || (a === major && b <= minor)
+  })
+  return catalogueOf(older.at(-1) ?? '6.1')
+}
+
+/** Outcomes of each ioctl on fds that it is for. */
+function outcomesOf(rows: readonly Row[], known: ReturnType<typeof catalogueOf>): Map<string, Set<string>> {
+  const kinds = new Map(known.ioctls.map((one) => [one.name, new Set<string>(kindsOf(one))]))
+  const found = new Map<string, Set<string>>()
+  for (const call of new Set(rows.flatMap(({ check }) => check.calls))) {
+    const [kind, name, outcome] = call.split(' ') as [string, string, string]
+    if (kinds.get(name)?.has(kind)) found.set(name, (found.get(name) ?? new Set()).add(`${kind} ${outcome}`))
+  }
+  return found
+}
+
+/** What a host that does not know a request answers proves nothing of the request. */
+function isKnown(outcomes: Set<string>): boolean {
+  return [...outcomes].some((one) => {
+    const [kind, outcome] = one.split(' ') as [keyof typeof unknownAnswer, string]
+    return outcome !== unknownAnswer[kind]
+  })
+}
+
+const errnosOf = (outcomes: Set<string>) => new Set([...outcomes].map((one) => one.split(' ')[1]!))
+
+function partsOf(rows: readonly Row[]): Part[] {
+  const { accelerator, kernel: kernelRelease } = rows[0]!.check
+  const host = { accelerator, kernelRelease }
+  const known = catalogueFor(kernelRelease)
+  const outcomes = outcomesOf(rows, known)
+  const here = <T extends { where: (typeof absences)[number]['where'] }>(list: readonly T[]) =>
+    list.filter(({ where }) => where.some((place) => appliesTo({ where: place, outcome: 0, why: '' }, host)))
+  const served = known.documented().filter(({ name }) => isKnown(outcomes.get(name) ?? new Set()))
+  const pairs = known.errnoPairs()
+  const absent = new Map<string, string>(
+    here(absences).flatMap((one) => one.ioctls.map((name) => [name, one.why])),
+  )
+  const ioctls: Part = {
+    what: 'documented x86 ioctls checked',
+    all: known.documented().map(({ name }) => name),
+    // That a pointer to nothing is refused says that it is there, not what it does.
+    reached: new Set(
+      served
+        .map(({ name }) => name)
+        .filter((name) =>
+          [...errnosOf(outcomes.get(name)!)].some((one) => one !== 'EFAULT' && one !== 'ENOTTY'),
+        ),
+    ),
+    reasons: absent,
+    sometimes: new Set(),
+  }
+  const servedNames = new Set(served.map(({ name }) => name))
+  const pairName = (ioctl: string, code: string) => `${ioctl} ${code}`
+  const exits = here(unreachedExits)
+  return [
+    ioctls,
+    {
+      what: '(ioctl, errno) pairs hit',
+      all: [...new Set(pairs.map(({ ioctl, errno }) => pairName(ioctl, errno.code)))],
+      reached: new Set(
+        pairs
+          .filter(
+            ({ ioctl, errno }) => servedNames.has(ioctl) && errnosOf(outcomes.get(ioctl)!).has(errno.code),
+          )
+          .map(({ ioctl, errno }) => pairName(ioctl, errno.code)),
+      ),
+      reasons: new Map([
+        ...pairs.flatMap(({ ioctl, errno }): [string, string][] => {
+          const why = absent.get(ioctl)
+          return why && !servedNames.has(ioctl) ? [[pairName(ioctl, errno.code), why]] : []
+        }),
+        ...here(unreachedPairs).flatMap(({ ioctl, errnos, why }) =>
+          errnos.map((code): [string, string] => [pairName(ioctl, code), why]),
+        ),
+      ]),
+      sometimes: new Set(),
+    },
+    {
+      what: 'exit reasons of x86 produced',
+      all: known.exitReasons.map(({ name }) => name).filter((name) => !otherArchitectures.test(name)),
+      reached: new Set(rows.flatMap(({ check }) => check.exits)),
+      reasons: new Map(exits.flatMap((one) => one.exits.map((name) => [name, one.why]))),
+      sometimes: new Set(exits.filter((one) => one.sometimes).flatMap((one) => one.exits)),
+    },
+  ]
+}
+
+/** How much of what the catalogue has for this host's kernel its checks really did. All rows are of one host. */
+export function completeness(rows: readonly Row[]): Completeness {
+  const lines: string[] = []
+  const problems: string[] = []
+  for (const { what, all, reached, reasons, sometimes } of partsOf(rows)) {
+    const missing = all.filter((one) => !reached.has(one))
+    lines.push(`${what}: ${all.length - missing.length} of ${all.length}`)
+    for (const [why, names] of Map.groupBy(missing, (one) => reasons.get(one))) {
+      lines.push(`  ${why ?? 'NO REASON'}: ${names.join(', ')}`)
+      if (why === undefined)
+        problems.push(...names.map((name) => `${name}: no check reaches it, and no reason says why`))
+    }
+    for (const [name, why] of reasons) {
+      if (all.includes(name) && reached.has(name) && !sometimes.has(name)) {
+        problems.push(`${name}: a check reaches it now; take the reason out that says "${why}"`)
+      }
+    }
+  }
+  return { lines, problems }
+}
