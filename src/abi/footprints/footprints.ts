@@ -38,6 +38,8 @@ export function namesOf(key: string): string[] {
   const named = key.split('.').filter((part) => /^(KVM|MSR)_/.test(part))
   const capability = named.find((name) => name.startsWith('KVM_CAP_'))
   if (capability !== undefined) return [capability]
+  // Who goes by the list does not mind which are in it; who names one does.
+  if (/^msr\.index\.MSR_/.test(key)) return named
   const ioctl = ioctlOf.find(([pattern]) => pattern.test(key))?.[1]
   return ioctl === undefined ? named : [...named, ioctl]
 }

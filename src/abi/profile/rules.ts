@@ -85,7 +85,7 @@ const rules: Rule[] = [
     reason: 'what was refused is accepted',
   },
   {
-    keys: /^ioctl\./,
+    keys: /^(ioctl|enable)\./,
     kinds: ['another error'],
     class: 'info',
     reason: 'refused as before, with another errno: only who tells errnos apart sees it',

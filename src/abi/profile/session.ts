@@ -11,6 +11,8 @@ export type Entries = Record<string, Value>
 
 /** Calls of one round trip. */
 const batchSize = 256
+/** Milliseconds until a call counts as one that hangs: a busy lab is not told from another kernel. */
+export const patience = 20_000
 /** VMs of askFresh that live together. */
 const vmsAtOnce = 32
 
@@ -84,7 +86,8 @@ export class ProbeSession {
   async calls(calls: RawCall[]): Promise<RawResult[]> {
     const results: RawResult[] = []
     for (let at = 0; at < calls.length; at += batchSize) {
-      results.push(...(await this.kvm.batch(calls.slice(at, at + batchSize))))
+      const group = calls.slice(at, at + batchSize)
+      results.push(...(await this.kvm.batch(group.map((call) => ({ deadline: patience, ...call })))))
     }
     return results
   }
@@ -128,7 +131,9 @@ export class ProbeSession {
       )
       results.push(...(await this.ask(group.map((ask, i) => ({ ...ask, fd: vcpus[i] ?? vms[i]! })))))
       await this.close(...vcpus.filter((fd) => fd !== undefined))
-      await this.kvm.batch([vms.map((fd, i) => ({ do: 'close', fd, thread: `closer ${i}` }))])
+      await this.kvm.batch([
+        vms.map((fd, i) => ({ do: 'close', fd, thread: `closer ${i}`, deadline: patience })),
+      ])
     }
     return results
   }
