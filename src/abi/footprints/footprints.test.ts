@@ -20,7 +20,7 @@ test('the footprint of our own VMM is what its sources name; -u accepts what is 
   )
 
   expect(footprint.uses).toContain('KVM_CREATE_VM')
-  await expect(`${JSON.stringify(footprint, null, 1)}\n`).toMatchFileSnapshot(
+  await expect(`${JSON.stringify(footprint, null, 2)}\n`).toMatchFileSnapshot(
     join(footprintDirectory, 'kvitest-vmm.json'),
   )
 })

@@ -22,23 +22,23 @@ test('a profile is one key a line, sorted as a person reads', () => {
 
   expect(text).toMatchInlineSnapshot(`
     "{
-     "kind": "kvitest KVM profile",
-     "schema": 1,
-     "environment": {},
-     "abi": {
-      "attr.sys.0.9": 1,
-      "attr.sys.0.10": 1,
-      "cap.A.sys": 1,
-      "cap.B.sys": 0
-     },
-     "machine": {
-      "cpuid.supported.0x9.eax": "0x1",
-      "cpuid.supported.0x10.eax": "0x0"
-     },
-     "volatile": [
-      "a",
-      "b"
-     ]
+      "kind": "kvitest KVM profile",
+      "schema": 1,
+      "environment": {},
+      "abi": {
+        "attr.sys.0.9": 1,
+        "attr.sys.0.10": 1,
+        "cap.A.sys": 1,
+        "cap.B.sys": 0
+      },
+      "machine": {
+        "cpuid.supported.0x9.eax": "0x1",
+        "cpuid.supported.0x10.eax": "0x0"
+      },
+      "volatile": [
+        "a",
+        "b"
+      ]
     }
     "
   `)

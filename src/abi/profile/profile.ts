@@ -44,7 +44,7 @@ export function renderProfile(profile: Profile): string {
     machine: sorted(machine),
     volatile: profile.volatile.toSorted(compareKeys),
   }
-  return `${JSON.stringify(parts, null, 1)}\n`
+  return `${JSON.stringify(parts, null, 2)}\n`
 }
 
 function isEntries(value: unknown): value is Entries {
