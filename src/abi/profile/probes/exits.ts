@@ -75,7 +75,7 @@ async function exitsOf(
       exits.push(outcome === 0 && answer.area ? answer.area.exit : String(outcome))
       if (typeof outcome === 'string') break
       // Of a shutdown what RIP is then is nobody's business.
-      if (i > 0 || !['io', 'mmio', 'hlt'].includes(exits[0]!)) continue
+      if (i > 0 || !['io', 'mmio', 'hlt', 'x86-rdmsr'].includes(exits[0]!)) continue
       const regs = await session.get(fd, 'KVM_GET_REGS', structure('kvm_regs', {}))
       if (typeof regs === 'string') continue
       const rip = new DataView(regs.buffer, regs.byteOffset).getBigUint64(
