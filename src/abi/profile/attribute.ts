@@ -36,13 +36,12 @@ function levels(factor: Factor, profiles: readonly Profile[]): string[] {
 }
 
 /**
- * A factor explains a difference when profiles that agree in it agree in the value, and it is not the same everywhere.
- * It is named when it is the only one that does.
+ * A factor explains a difference when profiles that agree in it agree in the value. It is named when it is the
+ * only one that does.
  */
 export function attribute(profiles: readonly Profile[], values: readonly (Value | undefined)[]): Attribution {
   const able = factors.filter((factor) => {
     const level = levels(factor, profiles)
-    if (new Set(level).size === 1) return false
     return level.every((one, i) => isSame(values[level.indexOf(one)], values[i]))
   })
   if (able.length === 0) return 'none'
