@@ -110,6 +110,9 @@ test('a dump of no host, or to no file, leaves nothing', async () => {
   await expect(abi(['dump', '--host', 'local', '-o', directory])).rejects.toThrow(
     `write the profile: ${directory}: EISDIR; give a file`,
   )
+  await expect(abi(['dump', '-o', join(directory, 'absent/p.json')])).rejects.toThrow(
+    'ENOENT; give a file in a directory that is there',
+  )
   expect(await readdir(directory)).toEqual([])
 })
 

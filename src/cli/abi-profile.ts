@@ -1,5 +1,6 @@
 /** `kvitest abi dump|diff`: what a host's KVM is, and what differs between hosts. */
 import { stat } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { parseArgs } from 'node:util'
 import { readFootprints, toolsByKey } from '../abi/footprints/footprints.ts'
 import { compareProfiles, type ProfileClass } from '../abi/profile/diff.ts'
@@ -20,9 +21,13 @@ function pick<T extends string>(option: string, text: string, from: readonly T[]
 
 /** Before the host is opened, which takes seconds. */
 async function checkTarget(path: string): Promise<void> {
-  const found = await stat(path).catch(() => undefined)
-  if (!found?.isDirectory()) return
-  throw new KvitestError('write the profile', `${path}: EISDIR`, { code: 'EISDIR', hint: 'give a file' })
+  const refuse = (code: string, hint: string) =>
+    new KvitestError('write the profile', `${path}: ${code}`, { code, hint, infra: false })
+  const [found, parent] = await Promise.all(
+    [path, dirname(path)].map((one) => stat(one).catch(() => undefined)),
+  )
+  if (found?.isDirectory()) throw refuse('EISDIR', 'give a file')
+  if (!parent?.isDirectory()) throw refuse('ENOENT', 'give a file in a directory that is there')
 }
 
 /** `kvitest abi dump`: returns the exit status. */

@@ -22,8 +22,9 @@ function explained(...places: Place[]): string {
         accelerator,
         'memory.MiB': memory,
         'parameter.kvm_amd.npt': npt,
-        // Only this kernel has it: no parameter that was changed.
-        ...(kernel === '6.12' ? { 'parameter.kvm.new': 'N' } : {}),
+        // Only this kernel has the one, and another default of the other: nobody changed them.
+        ...(kernel === '6.12' ? { 'parameter.kvm.new': 'N', 'parameter.kvm_amd.vls': '0' } : {}),
+        ...(kernel === '6.1' ? { 'parameter.kvm_amd.vls': '1' } : {}),
       },
       abi: { [key]: value },
     }),

@@ -13,13 +13,6 @@ export type Attribution =
   /** Profiles that are alike in a factor differ in the value, for each factor: two together, or something else. */
   | 'none'
 
-/** Parameters that all profiles have: a kernel with more of them is another kernel. */
-function parametersOf(profiles: readonly Profile[]): string[] {
-  return Object.keys(profiles[0]!.environment).filter(
-    (key) => key.startsWith('parameter.') && profiles.every((one) => key in one.environment),
-  )
-}
-
 /** Keys of the environment that make up a factor. */
 const factorKeys: Record<Exclude<Factor, 'module parameters'>, string[]> = {
   kernel: ['kernel.release', 'kernel.version', 'config.hash'],
@@ -29,10 +22,24 @@ const factorKeys: Record<Exclude<Factor, 'module parameters'>, string[]> = {
   memory: ['memory.MiB'],
 }
 
+function readLevels(keys: readonly string[], profiles: readonly Profile[]): string[] {
+  return profiles.map(({ environment }) => keys.map((key) => String(environment[key] ?? '')).join('\n'))
+}
+
+/** Parameters that differ between profiles of one kernel: another kernel's defaults are that kernel's. */
+function setByHand(profiles: readonly Profile[]): string[] {
+  const kernels = readLevels(factorKeys.kernel, profiles)
+  const keys = new Set(profiles.flatMap((profile) => Object.keys(profile.environment)))
+  return [...keys].filter((key) => {
+    if (!key.startsWith('parameter.')) return false
+    const values = readLevels([key], profiles)
+    return values.some((value, i) => value !== values[kernels.indexOf(kernels[i]!)])
+  })
+}
+
 /** What a factor is in each profile. */
 function levels(factor: Factor, profiles: readonly Profile[]): string[] {
-  const keys = factor === 'module parameters' ? parametersOf(profiles) : factorKeys[factor]
-  return profiles.map(({ environment }) => keys.map((key) => String(environment[key] ?? '')).join('\n'))
+  return readLevels(factor === 'module parameters' ? setByHand(profiles) : factorKeys[factor], profiles)
 }
 
 /**
