@@ -10,6 +10,7 @@ const benches: Record<string, () => Promise<{ bench: (argv: string[]) => Promise
   starts: () => import('./starts.ts'),
   tap: () => import('./tap.ts'),
   console: () => import('./console.ts'),
+  abi: () => import('./abi.ts'),
 }
 
 const [name, ...rest] = process.argv.slice(2)

@@ -1,4 +1,4 @@
-/** `kvitest abi catalogue|headers`: what KVM's API is, and what differs between two sets of headers. */
+/** `kvitest abi catalogue|headers|dump|diff`: what KVM's API is, and what differs between headers and between hosts. */
 import { parseArgs } from 'node:util'
 import { type Catalogue, catalogueOf, catalogueVersions } from '../abi/catalogue/catalogue.ts'
 import { compileHeaders, kvmHeaders } from '../abi/headers/compile.ts'
@@ -8,9 +8,12 @@ import { changeClasses, compareHeaders } from '../abi/static/diff.ts'
 import { judge, readSuppressions } from '../abi/static/suppressions.ts'
 import { countByClass, renderChanges } from '../abi/static/text.ts'
 import { KvitestError } from '../native/error.ts'
+import { diff, dump } from './abi-profile.ts'
 
 const usage = `usage: kvitest abi catalogue [--update | --check]
        kvitest abi headers [options] A B
+       kvitest abi dump [--host HOST] [-o FILE]
+       kvitest abi diff [options] A B [C...]
 
 catalogue   counts of the catalogue of KVM's API, for each kernel version in it
   --check     makes it again from Debian's packages and says what differs; exit status 1 when something does
@@ -23,7 +26,18 @@ headers     what a program built for the UAPI headers A meets in B, by class: br
   --header H           a header to compare; may be repeated (default KVM's: linux/kvm.h, asm/kvm.h, kvm_para.h)
   --suppressions FILE  known changes (default src/abi/static/suppressions.yaml)
   --fail-on CLASS      exit status 1 when a change of this class or a worse one is there (default breaking); never
-  --json               all changes as JSON`
+  --json               all changes as JSON
+
+dump        the profile of a host: what its KVM answers, as JSON, one key a line
+  --host HOST          local or lab:KERNEL such as lab:debian:6.1-cloud (default KVITEST_HOST, else local)
+  -o FILE              written there, whole or not at all (default standard output)
+
+diff        what differs between profiles, by class: breaking, tightened, additive, environment, info; of more than two
+            also which one factor explains it (kernel, accelerator, CPU model, SMP, memory, module parameters)
+  --format F           human, json or markdown (default human)
+  --fail-on CLASS      exit status 1 when a change of this class or a worse one is there: breaking (default), tightened,
+                       additive, never
+  --all                lists what belongs to the environment too`
 
 const note = (line: string) => process.stderr.write(`kvitest: ${line}\n`)
 
@@ -148,6 +162,8 @@ export async function abi(argv: string[]): Promise<number> {
   const wantsHelp = argv.some((argument) => argument === '--help' || argument === '-h')
   if (!wantsHelp && action === 'catalogue') return await showCatalogue(rest)
   if (!wantsHelp && action === 'headers') return await compareHeaderTrees(rest)
+  if (!wantsHelp && action === 'dump') return await dump(rest)
+  if (!wantsHelp && action === 'diff') return await diff(rest)
   console.log(usage)
   return action === undefined || wantsHelp ? 0 : 2
 }

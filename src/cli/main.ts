@@ -8,7 +8,7 @@ const usage = `usage: kvitest <command>
   checkpoint save|restore ...         a running guest to a file, and guests that go on from it
   kernel fetch [name...]              fetch kernels into the cache
   kernel config [options] KERNEL      what a kernel's configuration lacks to be a guest, a lab, or debugged
-  abi catalogue|headers ...           KVM's API as data; what differs between two kernels' UAPI headers
+  abi catalogue|headers|dump|diff     KVM's API as data; what differs between kernels' headers, and between hosts
   cache ls|prune                      what the cache holds; less of it
   help                                this text
 

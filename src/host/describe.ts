@@ -49,7 +49,8 @@ async function kvmDevice(): Promise<HostsReport['kvmDevice']> {
   }
 }
 
-async function qemuVersion(): Promise<string | undefined> {
+/** First line of `qemu-system-x86_64 --version`; undefined without QEMU. */
+export async function qemuVersion(): Promise<string | undefined> {
   try {
     return (await runCommand(['qemu-system-x86_64', '--version'])).stdout.toString().split('\n')[0]
   } catch {

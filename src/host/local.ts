@@ -15,6 +15,7 @@ import type {
 } from '../native/contract.ts'
 import { type Calibration, calibrateLocal, canRunLinux } from './calibrate.ts'
 import { CheckpointStore, neverKept } from './checkpoint-store.ts'
+import { type KernelFacts, readKernelFacts } from './kernel-facts.ts'
 import type {
   CachedFork,
   CachedForkRequest,
@@ -236,6 +237,10 @@ export class LocalHost implements MachineHost {
 
   async loadCheckpoint(path: string): Promise<HostCheckpoint> {
     return new LocalCheckpoint(await this.#addon.loadCheckpoint(path), this.#holdings)
+  }
+
+  kernelFacts(): Promise<KernelFacts> {
+    return readKernelFacts(this.info.kernelRelease)
   }
 
   async openRaw(): Promise<RawPlace> {

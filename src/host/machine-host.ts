@@ -7,6 +7,7 @@ import type {
   MachineEvent,
   MachineSpec,
 } from '../native/contract.ts'
+import type { KernelFacts } from './kernel-facts.ts'
 import type { RawPlace } from './raw/place.ts'
 
 /** What a host is, for reports and for choosing one. */
@@ -90,6 +91,7 @@ export interface MachineHost extends AsyncDisposable {
   forkCached(request: CachedForkRequest, onEvent: (event: MachineEvent) => void): Promise<CachedFork>
   /** Reads a file of *this* machine that HostCheckpoint.save() wrote. Rejects with EBADMSG for one it is not. */
   loadCheckpoint(path: string): Promise<HostCheckpoint>
+  kernelFacts(): Promise<KernelFacts>
   /** A session of raw access to the host's KVM; it ends with this user's machines. */
   openRaw(): Promise<RawPlace>
   /** Ends this user's machines on the host, not the host of others. */

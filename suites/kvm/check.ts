@@ -1,8 +1,9 @@
 import { accessSync, constants } from 'node:fs'
 import { inspect } from 'node:util'
 import { test as base, expect } from 'kvitest/test'
+import type { TaskMeta } from 'vitest'
 import { Bench } from './bench.ts'
-import { appliesTo, type CheckMeta, type Claim, type Exception, type HostFacts, kernelsOf } from './claim.ts'
+import { appliesTo, type Claim, type Exception, type HostFacts, kernelsOf } from './claim.ts'
 
 export const test = base
   .extend('kvmBench', async ({ host }, { onCleanup }) => {
@@ -36,7 +37,7 @@ type Body = (context: {
   task: Task
 }) => Promise<void>
 interface Task {
-  meta: { kvitestCheck?: CheckMeta; kvitestPlace?: { host: string; kernelRelease: string } }
+  meta: TaskMeta
 }
 
 function bodyOf(

@@ -202,6 +202,11 @@ export class Catalogue {
     )
   }
 
+  /** Names of constants that begin so, in the header's order. */
+  constantNames(prefix: string): string[] {
+    return Object.keys(this.#tables.constants).filter((name) => name.startsWith(prefix))
+  }
+
   /** Ioctls that api.rst documents for an architecture. */
   documented(arch = 'x86'): Ioctl[] {
     return this.ioctls.filter((one) => one.doc !== undefined && isFor(one.arch, arch))

@@ -11,6 +11,7 @@ import type {
 } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
 import { neverKept } from '../checkpoint-store.ts'
+import type { KernelFacts } from '../kernel-facts.ts'
 import type {
   CachedFork,
   CachedForkRequest,
@@ -347,6 +348,16 @@ export class LabHost implements MachineHost {
     } catch (error) {
       connection.close()
       throw error
+    }
+  }
+
+  async kernelFacts(): Promise<KernelFacts> {
+    const connection = this.#holdings.connect(() => {})
+    try {
+      await connection.open({ kernel: this.#holdings.kernel, cpus: 0, memory: 0 })
+      return await connection.rpc.kernelFacts()
+    } finally {
+      connection.close()
     }
   }
 

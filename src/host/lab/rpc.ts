@@ -11,6 +11,7 @@ import type {
 } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
 import type { RawResult } from '../../native/raw-contract.ts'
+import type { KernelFacts } from '../kernel-facts.ts'
 import type { RawStep } from '../raw/place.ts'
 
 /**
@@ -75,6 +76,7 @@ export interface OwnerFunctions {
 /** What the lab serves to a session. */
 export interface LabFunctions extends MachineControl {
   describe(): Promise<LabDescription>
+  kernelFacts(): Promise<KernelFacts>
   /** Live native resources of the lab's server. */
   counts(): Promise<NativeCounts>
   /** 64 random bytes and the time (milliseconds since 1970) of the lab's kernel. */

@@ -10,6 +10,7 @@ import type {
 import { KvitestError } from '../../native/error.ts'
 import type { NativeRaw } from '../../native/raw-contract.ts'
 import type { CheckpointStore } from '../checkpoint-store.ts'
+import { readKernelFacts } from '../kernel-facts.ts'
 import { makeCalls } from '../raw/place.ts'
 import type { BlobStore } from './blob-store.ts'
 import type { HeldCheckpoints } from './held-checkpoints.ts'
@@ -92,6 +93,7 @@ export class Session {
     const { addon, blobs, kept, held, description } = this.#parts
     return {
       describe: async () => description,
+      kernelFacts: () => readKernelFacts(description.kernelRelease),
       counts: async () => addon.counts(),
       kernelState: async () => ({ random: await readKernelRandom(64), now: Date.now() }),
       ping: async (data) => data,
