@@ -1,3 +1,4 @@
+import type { Pack } from '../image/pack.ts'
 import type {
   CheckpointInfo,
   ForkOptions,
@@ -7,6 +8,7 @@ import type {
   MachineEvent,
   MachineSpec,
 } from '../native/contract.ts'
+import type { ProgramNeed, ProgramPlace } from './program/contract.ts'
 import type { RawPlace } from './raw/place.ts'
 
 /** What a host is, for reports and for choosing one. */
@@ -90,6 +92,8 @@ export interface MachineHost extends AsyncDisposable {
   loadCheckpoint(path: string): Promise<HostCheckpoint>
   /** A session of raw access to the host's KVM; it ends with this user's machines. */
   openRaw(): Promise<RawPlace>
+  /** A place for the programs of a pack, in one lab where the host is of labs; it ends with this user's machines. */
+  openPrograms(pack: Pack, need: ProgramNeed): Promise<ProgramPlace>
   /** Ends this user's machines on the host, not the host of others. */
   close(): Promise<void>
 }
