@@ -1,5 +1,5 @@
 import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config'
-import { guestWorkers, kvitestProjects } from './src/vitest/index.ts'
+import { guestWorkers, kvitest, kvitestProjects } from './src/vitest/index.ts'
 
 /** The behaviour checks of KVM, on each of these hosts. */
 function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfiguration[] {
@@ -57,6 +57,12 @@ export default defineConfig({
         'lab 6.12': 'lab:debian:6.12-cloud',
         'lab 6.1': 'lab:debian:6.1-cloud',
       }),
+      {
+        extends: true,
+        // The compatibility matrix: `npx vitest run --project compat`.
+        plugins: [kvitest()],
+        test: { name: 'compat', include: ['suites/compat/**/*.matrix.ts'] },
+      },
       ...kvitestProjects({
         name: 'virtio',
         include: ['suites/virtio/**/*.tap.*', 'suites/virtio/**/*.test.ts'],

@@ -1,5 +1,7 @@
 /** What the end of a program says about a point. */
 import type { ProgramResult } from '../host/program/contract.ts'
+import { TapStream } from '../tap/stream.ts'
+import type { Point } from '../tap/types.ts'
 import { findSplats } from '../verdict/splat.ts'
 import type { PointResult } from './tool.ts'
 
@@ -10,7 +12,8 @@ export function hostileEnd(result: ProgramResult, deadline: number): PointResult
   const evidence = { output: evidenceOf(result), duration: result.duration }
   const [splat] = findSplats((result.kernelLog ?? []).join('\n'))
   if (splat) return { verdict: 'oops', reason: splat.title, ...evidence }
-  if (result.expired) return { verdict: 'timeout', reason: `not done after ${deadline / 1000} s`, ...evidence }
+  if (result.expired)
+    return { verdict: 'timeout', reason: `not done after ${deadline / 1000} s`, ...evidence }
   return undefined
 }
 
@@ -49,10 +52,52 @@ function assertion({ stdout, stderr }: ProgramResult): string | undefined {
 /** The ends of its streams and the kernel's lines. */
 export function evidenceOf({ stdout, stderr, kernelLog = [] }: ProgramResult): string {
   const part = (title: string, text: string) => (text.trim() ? [`${title}:`, tail(text)] : [])
-  return [...part('stdout', stdout), ...part('stderr', stderr), ...part('kernel', kernelLog.join('\n'))].join('\n')
+  return [...part('stdout', stdout), ...part('stderr', stderr), ...part('kernel', kernelLog.join('\n'))].join(
+    '\n',
+  )
 }
 
 function tail(text: string): string {
   const trimmed = text.trimEnd()
   return trimmed.length <= maxOutput ? trimmed : `...${trimmed.slice(-maxOutput)}`
+}
+
+/**
+ * What a program that prints TAP reports, by the names of its points. A bail-out, a plan that was not kept, an end by
+ * a signal or a splat is a point of its own, named `the run`, which is there whatever happened.
+ */
+export function tapResults(result: ProgramResult, deadline: number): Map<string, PointResult> {
+  const tap = new TapStream()
+  tap.write(Buffer.from(result.stdout))
+  const { points, problems, bailOut } = tap.end()
+  const results = new Map<string, PointResult>()
+  const twice = new Set<string>()
+  for (const point of points) {
+    const name = [...point.path, point.name].join(' > ')
+    if (results.has(name)) twice.add(name)
+    results.set(name, pointResult(point))
+  }
+  const evidence = { output: evidenceOf(result), duration: result.duration }
+  const faults = [
+    ...(bailOut === undefined ? [] : [`bail out: ${bailOut}`]),
+    ...problems,
+    ...[...twice].map((name) => `two points named ${name}`),
+    ...(result.signal ? [`ended by ${result.signal}`] : []),
+    ...(result.status !== 0 && result.status !== null ? [`exit status ${result.status}`] : []),
+  ]
+  const ended: PointResult =
+    faults.length > 0
+      ? { verdict: 'fail', reason: faults.join('; '), ...evidence }
+      : { verdict: 'pass', ...evidence }
+  results.set('the run', hostileEnd(result, deadline) ?? ended)
+  return results
+}
+
+function pointResult(point: Point): PointResult {
+  const output = point.output.join('\n')
+  if (point.result === 'skip') return { verdict: 'skip', reason: point.reason ?? '', output }
+  const isOk = point.result === 'pass' || point.result === 'todo' || point.result === 'todo-pass'
+  return isOk
+    ? { verdict: 'pass', output }
+    : { verdict: 'fail', reason: `not ok ${point.id} - ${point.name}`, output }
 }

@@ -72,7 +72,9 @@ async function build(source: { package: string; version: string }, root: string)
   const make = ['make', '-s', '-k', `-j${availableParallelism()}`, '-C', kvm, 'ARCH=x86_64']
   const result = await runCommand([...make, 'LDFLAGS=-static -pthread', `OUTPUT=${out}`], { package: 'make' })
   const broken = [...result.stderr.matchAll(/^make.*\[[^\]]*?out\/(\S+)\] Error/gm)].map((match) => match[1]!)
-  const built = (await readdir(out, { recursive: true, withFileTypes: true })).filter((entry) => entry.isFile())
+  const built = (await readdir(out, { recursive: true, withFileTypes: true })).filter((entry) =>
+    entry.isFile(),
+  )
   let count = 0
   for (const entry of built) {
     const place = join(entry.parentPath, entry.name)
@@ -110,8 +112,10 @@ export function kvmSelftests(options: SelftestsOptions): Tool {
     const points = (options.only ?? [...built, ...missing.keys()]).toSorted()
     const run = async (place: Parameters<NonNullable<PreparedTool['each']>['run']>[0], point: string) => {
       const error = missing.get(point)
-      if (error !== undefined) return { verdict: 'skip', reason: `does not build: ${error}`, output: '' } as const
-      if (!built.includes(point)) return { verdict: 'infra', reason: `${name} has no ${point}`, output: '' } as const
+      if (error !== undefined)
+        return { verdict: 'skip', reason: `does not build: ${error}`, output: '' } as const
+      if (!built.includes(point))
+        return { verdict: 'infra', reason: `${name} has no ${point}`, output: '' } as const
       const argv = [`/kvm/${point}`, ...(options.arguments?.[point] ?? [])]
       return selftestResult(await place.run({ argv, deadline }), deadline) satisfies PointResult
     }
