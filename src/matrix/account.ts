@@ -68,7 +68,7 @@ function count(records: readonly CellRecord[], expected: number): CellCount {
 
 function countText({ expected, run, excepted }: CellCount): string {
   const missing = expected - run - excepted
-  return `${expected} expected = ${run} run + ${excepted} skipped with a reason${missing > 0 ? ` + ${missing} NOT RUN` : ''}`
+  return `${expected} expected = ${run} run + ${excepted} skipped with a reason${missing > 0 ? ` + ${missing} not run` : ''}`
 }
 
 /** The ids of the expected cells split into axes as their names have them. */

@@ -42,7 +42,10 @@ export class CellRun {
   /** Names of all its points, of a tool that prints them after it has run. */
   async points(): Promise<string[]> {
     const { tool } = await this.opened()
-    return tool.each ? tool.each.points : [...(await this.#runAll()).keys()]
+    if (tool.each) return tool.each.points
+    const all = await this.#runAll()
+    for (const [name, result] of all) this.results.set(name, result)
+    return [...all.keys()]
   }
 
   /** Runs a point, or the whole tool when that gives all of them at once. */

@@ -75,7 +75,8 @@ class Matrix {
         }, 0)
       })
     }
-    afterAll(async (_, suite) => {
+    // biome-ignore lint/correctness/noEmptyPattern: vitest reads the names of fixtures from the pattern
+    afterAll(async ({}, suite) => {
       const records = await this.#records()
       const meta = { name: this.#declaration.name, expected: this.#cells.map(({ id }) => id), cells: records }
       suite.meta.kvitestMatrices = [...(suite.meta.kvitestMatrices ?? []), meta]
@@ -99,7 +100,8 @@ class Matrix {
         test(point, options, (context) => this.#point(run, point, context))
       }
       test(CELL, options, (context) => this.#cell(run, context))
-      afterAll(async (_, suite) => {
+      // biome-ignore lint/correctness/noEmptyPattern: vitest reads the names of fixtures from the pattern
+      afterAll(async ({}, suite) => {
         await run.close()
         suite.meta.kvitestCell = await this.#record(run)
       }, 0)

@@ -17,7 +17,7 @@ export interface SelftestsOptions {
   only?: string[]
   /** Arguments of a binary whose own choice is too much for a small host. */
   arguments?: Record<string, string[]>
-  /** Milliseconds of one binary; default 20 s. */
+  /** Milliseconds of one binary; default 30 s. */
   deadline?: number
 }
 
@@ -102,7 +102,7 @@ async function build(source: { package: string; version: string }, root: string)
 
 /** The selftests of one kernel line, as Debian's newest source of it has them. */
 export function kvmSelftests(options: SelftestsOptions): Tool {
-  const { version, deadline = 20_000 } = options
+  const { version, deadline = 30_000 } = options
   const name = `selftests-${version}`
   const prepare = async (): Promise<PreparedTool> => {
     const source = await sourcePackage(version)
