@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { ProgramPlace } from './contract.ts'
 import { openLocalPrograms } from './local.ts'
-import { busyboxPack, programChecks } from './testing/checks.ts'
+import { programChecks } from './testing/checks.ts'
+import { busyboxPack } from './testing/pack.ts'
 
 describe('a program on this machine', () => {
   let place: ProgramPlace

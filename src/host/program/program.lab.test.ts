@@ -2,7 +2,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openMachineHost } from '../index.ts'
 import type { MachineHost } from '../machine-host.ts'
 import type { ProgramPlace } from './contract.ts'
-import { busyboxPack, programChecks } from './testing/checks.ts'
+import { programChecks } from './testing/checks.ts'
+import { busyboxPack } from './testing/pack.ts'
 
 describe('a program in a lab', () => {
   let host: MachineHost

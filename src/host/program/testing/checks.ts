@@ -1,19 +1,6 @@
 /** What must hold of programs of a pack on every kind of host; the pack is busybox alone. */
-import { copyFile, mkdir, symlink } from 'node:fs/promises'
-import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { staticBusybox } from '../../../image/initramfs.ts'
-import { makePack, type Pack } from '../../../image/pack.ts'
 import type { ProgramPlace } from '../contract.ts'
-
-export function busyboxPack(): Promise<Pack> {
-  return makePack('busybox', 'busybox, sh', async (root) => {
-    await mkdir(join(root, 'bin'))
-    await copyFile(await staticBusybox(), join(root, 'bin/busybox'))
-    for (const name of ['sh', 'sleep', 'setsid']) await symlink('busybox', join(root, 'bin', name))
-    return ['busybox-static']
-  })
-}
 
 export function programChecks(open: () => ProgramPlace): void {
   const sh = (script: string, options: { deadline?: number; outputLimit?: number } = {}) =>
