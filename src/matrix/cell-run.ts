@@ -4,7 +4,7 @@ import type { HostInfo, MachineHost } from '../host/machine-host.ts'
 import type { ProgramPlace } from '../host/program/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import type { Cell } from './declare.ts'
-import type { PointResult, PreparedTool } from './tool.ts'
+import type { PointResult, PreparedTool, ToolPlace } from './tool.ts'
 
 /** The host of a cell, as far as it is needed. */
 export type CellHost = Pick<MachineHost, 'info' | 'openPrograms'>
@@ -12,7 +12,8 @@ export type CellHost = Pick<MachineHost, 'info' | 'openPrograms'>
 interface Opened {
   tool: PreparedTool
   host: HostInfo
-  place: ProgramPlace
+  at: ToolPlace
+  close(): Promise<void>
 }
 
 export class CellRun {
@@ -50,10 +51,10 @@ export class CellRun {
 
   /** Runs a point, or the whole tool when that gives all of them at once. */
   async point(name: string): Promise<PointResult> {
-    const { tool, place } = await this.opened()
+    const { tool, at } = await this.opened()
     const { each } = tool
     const result = each
-      ? await this.#leased(() => each.run(place, name))
+      ? await this.#leased(() => each.run(at, name))
       : ((await this.#runAll()).get(name) ?? missing(name))
     this.results.set(name, result)
     return result
@@ -61,24 +62,32 @@ export class CellRun {
 
   async close(): Promise<void> {
     const opened = await this.#opened?.catch(() => undefined)
-    await opened?.place.close()
+    await opened?.close()
   }
 
   async #open(): Promise<Opened> {
     const { tool, guest } = this.cell
     const prepared = await tool.prepare(guest)
     const host = await this.#openHost()
-    return { tool: prepared, host: host.info, place: await host.openPrograms(prepared.pack, tool.need) }
+    const { pack } = prepared
+    const programs = pack && (await host.openPrograms(pack, tool.need))
+    return {
+      tool: prepared,
+      host: host.info,
+      at: placeAt(this.cell, programs),
+      close: async () => programs?.close(),
+    }
   }
 
   #runAll(): Promise<Map<string, PointResult>> {
-    this.#all ??= this.opened().then(({ tool, place }) => this.#leased(() => tool.all!(place)))
+    this.#all ??= this.opened().then(({ tool, at }) => this.#leased(() => tool.all!(at)))
     return this.#all
   }
 
-  /** Within the machine's budget, as a guest of the tool's size. */
+  /** Within the machine's budget, as a guest of the tool's size; a tool without one sees to that itself. */
   async #leased<T>(run: () => Promise<T>): Promise<T> {
     const { need } = this.cell.tool
+    if (need.cpus === 0) return run()
     const lease = await leaseGuest({ guest: this.cell.id, ...need })
     try {
       lease.started()
@@ -86,6 +95,16 @@ export class CellRun {
     } finally {
       lease.end('pass')
     }
+  }
+}
+
+function placeAt({ host, tool }: Cell, programs: ProgramPlace | undefined): ToolPlace {
+  return {
+    host,
+    get programs() {
+      if (!programs) throw new KvitestError(`tool ${tool.name}`, 'it has no pack', { code: 'ENOENT' })
+      return programs
+    },
   }
 }
 

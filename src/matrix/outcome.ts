@@ -70,13 +70,9 @@ export function tapResults(result: ProgramResult, deadline: number): Map<string,
   const tap = new TapStream()
   tap.write(Buffer.from(result.stdout))
   const { points, problems, bailOut } = tap.end()
-  const results = new Map<string, PointResult>()
-  const twice = new Set<string>()
-  for (const point of points) {
-    const name = [...point.path, point.name].join(' > ')
-    if (results.has(name)) twice.add(name)
-    results.set(name, pointResult(point))
-  }
+  const results = pointResults(points)
+  const names = points.map(nameOf)
+  const twice = new Set(names.filter((name, at) => names.indexOf(name) !== at))
   const evidence = { output: evidenceOf(result), duration: result.duration }
   const faults = [
     ...(bailOut === undefined ? [] : [`bail out: ${bailOut}`]),
@@ -91,6 +87,15 @@ export function tapResults(result: ProgramResult, deadline: number): Map<string,
       : { verdict: 'pass', ...evidence }
   results.set('the run', hostileEnd(result, deadline) ?? ended)
   return results
+}
+
+/** TAP points by their names, those of subtests with the names around them. */
+export function pointResults(points: readonly Point[]): Map<string, PointResult> {
+  return new Map(points.map((point) => [nameOf(point), pointResult(point)]))
+}
+
+function nameOf(point: Point): string {
+  return [...point.path, point.name].join(' > ')
 }
 
 function pointResult(point: Point): PointResult {

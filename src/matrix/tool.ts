@@ -12,18 +12,29 @@ export interface PointResult {
   duration?: number
 }
 
-/** A tool that was packed, and how its points come about. */
+/** Where a cell's tool runs. */
+export interface ToolPlace {
+  /** Programs of the tool's pack. Throws for a tool without one. */
+  readonly programs: ProgramPlace
+  /** Name of the host, for a tool that is no program. */
+  host: string
+}
+
+/** A tool that is at hand, and how its points come about. */
 export interface PreparedTool {
-  pack: Pack
+  /** What is put on the host; absent for what is there anyhow. */
+  pack?: Pack
+  /** sha256: the same hash, the same tool. */
+  hash: string
   /** As the tool says it, or as its package does. */
   version: string
   /** Each point is a run of its own... */
   each?: {
     points: string[]
-    run: (place: ProgramPlace, point: string) => Promise<PointResult>
+    run: (at: ToolPlace, point: string) => Promise<PointResult>
   }
   /** ...or one run has them all. */
-  all?: (place: ProgramPlace) => Promise<Map<string, PointResult>>
+  all?: (at: ToolPlace) => Promise<Map<string, PointResult>>
 }
 
 /** A program of some version that drives KVM. */

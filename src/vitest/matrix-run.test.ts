@@ -144,9 +144,7 @@ describe('a run of matrices', () => {
       encoding: 'utf8',
     })
     expect(status, stderr).toBe(0)
-    const suite = /<testsuite name="good\/m\.matrix\.ts > local > good".*?<\/testsuite>/s.exec(
-      run.junit,
-    )?.[0]
+    const suite = /<testsuite name="good\/m\.matrix\.ts > local > good".*?<\/testsuite>/s.exec(run.junit)?.[0]
     const property = (name: string) => new RegExp(`name="${name}" value="([^"]*)"`).exec(suite ?? '')?.[1]
     expect(property('cell.tool')).toBe('good')
     expect(property('cell.tool.version')).toBe('1.0')

@@ -21,9 +21,11 @@ import type {} from './meta.ts'
 import { collectedFile, isUpdating } from './runner-link.ts'
 
 export type { CellPattern, MatrixDeclaration } from '../matrix/declare.ts'
-export type { PointResult, PreparedTool, Tool } from '../matrix/tool.ts'
+export type { PointResult, PreparedTool, Tool, ToolPlace } from '../matrix/tool.ts'
 export { abiProbe } from '../matrix/tools/probe.ts'
+export { qemu } from '../matrix/tools/qemu.ts'
 export { kvmSelftests } from '../matrix/tools/selftests.ts'
+export { ownVmm } from '../matrix/tools/vmm.ts'
 
 /** The last test of each cell: its points are those that were expected. */
 const CELL = 'cell'
@@ -223,7 +225,7 @@ async function aboutOf(run: CellRun): Promise<Partial<CellRecord>> {
   const { tool, host } = opened
   return {
     toolVersion: tool.version,
-    toolHash: tool.pack.hash,
+    toolHash: tool.hash,
     hostKernel: host.kernelRelease,
     accelerator: host.accelerator,
   }

@@ -9,12 +9,16 @@ export function tapTool(name: string, script: string): Tool {
     name,
     takesGuest: false,
     need: { cpus: 1, memory: 16 << 20 },
-    prepare: async () => ({
-      pack: await busyboxPack(),
-      version: '1.0',
-      all: async (place) =>
-        tapResults(await place.run({ argv: ['/bin/sh', '-c', script], deadline }), deadline),
-    }),
+    prepare: async () => {
+      const pack = await busyboxPack()
+      const argv = ['/bin/sh', '-c', script]
+      return {
+        pack,
+        hash: pack.hash,
+        version: '1.0',
+        all: async ({ programs }) => tapResults(await programs.run({ argv, deadline }), deadline),
+      }
+    },
   }
 }
 

@@ -54,8 +54,9 @@ export function abiProbe({ version, suite, source = ownSource, deadline = 60_000
     const pack = await makePack(name, key, (root) => compile(source, wanted, suite, root))
     return {
       pack,
+      hash: pack.hash,
       version: upstreamVersion(wanted.version),
-      all: async (place) => tapResults(await place.run({ argv: ['/probe'], deadline }), deadline),
+      all: async ({ programs }) => tapResults(await programs.run({ argv: ['/probe'], deadline }), deadline),
     }
   }
   return { name, takesGuest: false, need: { cpus: 1, memory: 64 << 20 }, prepare }

@@ -8,7 +8,7 @@ import { compareVersions, upstreamVersion } from '../../image/debian-version.ts'
 import { makePack } from '../../image/pack.ts'
 import { KvitestError } from '../../native/error.ts'
 import { selftestResult } from '../outcome.ts'
-import type { PointResult, PreparedTool, Tool } from '../tool.ts'
+import type { PointResult, PreparedTool, Tool, ToolPlace } from '../tool.ts'
 
 export interface SelftestsOptions {
   /** Line of the kernel: `6.12`. */
@@ -17,7 +17,9 @@ export interface SelftestsOptions {
   only?: string[]
   /** Arguments of a binary whose own choice is too much for a small host. */
   arguments?: Record<string, string[]>
-  /** Milliseconds of one binary; default 30 s. */
+  /** Binaries that are not run, and why: skips, to be declared as every other. */
+  leaveOut?: Record<string, string>
+  /** Milliseconds of one binary; default 120 s. */
   deadline?: number
 }
 
@@ -90,11 +92,12 @@ async function build(source: { package: string; version: string }, root: string)
   }
   if (count === 0) throw new KvitestError(what, complaint(result), { code: 'ENOEXEC' })
   await mkdir(join(root, dirname(notBuilt)), { recursive: true })
-  const errors = result.stderr.split('\n').filter((line) => /error:|undefined reference/.test(line))
+  // What make says of a target comes after what the compiler said of it.
   const why = (test: string) => {
-    const source = `${test.replace(/^x86_64\//, '')}.c`
-    const line = errors.find((one) => one.includes(source)) ?? errors[0] ?? 'its make failed'
-    return line.replaceAll(`${tree}/`, '').trim()
+    const before = result.stderr.slice(0, result.stderr.indexOf(`out/${test}] Error`))
+    const mine = before.slice(before.lastIndexOf('] Error', before.length - 1) + 1)
+    const error = mine.split('\n').find((line) => /error:|undefined reference/.test(line))
+    return (error ?? 'its make failed').replaceAll(`${tree}/`, '').trim()
   }
   await writeFile(join(root, notBuilt), broken.map((test) => `${test}\t${why(test)}\n`).join(''))
   return [`${name} ${source.version}`]
@@ -102,24 +105,26 @@ async function build(source: { package: string; version: string }, root: string)
 
 /** The selftests of one kernel line, as Debian's newest source of it has them. */
 export function kvmSelftests(options: SelftestsOptions): Tool {
-  const { version, deadline = 30_000 } = options
+  const { version, deadline = 120_000 } = options
   const name = `selftests-${version}`
   const prepare = async (): Promise<PreparedTool> => {
     const source = await sourcePackage(version)
-    const pack = await makePack(name, `1 ${source.package} ${source.version}`, (root) => build(source, root))
+    const pack = await makePack(name, `2 ${source.package} ${source.version}`, (root) => build(source, root))
     const missing = await readNotBuilt(pack.root)
     const built = pack.entries.flatMap(({ path }) => (path.startsWith('kvm/') ? [path.slice(4)] : []))
     const points = (options.only ?? [...built, ...missing.keys()]).toSorted()
-    const run = async (place: Parameters<NonNullable<PreparedTool['each']>['run']>[0], point: string) => {
+    const run = async ({ programs }: ToolPlace, point: string) => {
+      const left = options.leaveOut?.[point]
+      if (left !== undefined) return { verdict: 'skip', reason: left, output: '' } as const
       const error = missing.get(point)
       if (error !== undefined)
         return { verdict: 'skip', reason: `does not build: ${error}`, output: '' } as const
       if (!built.includes(point))
         return { verdict: 'infra', reason: `${name} has no ${point}`, output: '' } as const
       const argv = [`/kvm/${point}`, ...(options.arguments?.[point] ?? [])]
-      return selftestResult(await place.run({ argv, deadline }), deadline) satisfies PointResult
+      return selftestResult(await programs.run({ argv, deadline }), deadline) satisfies PointResult
     }
-    return { pack, version: upstreamVersion(source.version), each: { points, run } }
+    return { pack, hash: pack.hash, version: upstreamVersion(source.version), each: { points, run } }
   }
   return { name, takesGuest: false, need: { cpus: 1, memory: 512 << 20 }, prepare }
 }
