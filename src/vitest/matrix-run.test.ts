@@ -68,13 +68,21 @@ const FILES = {
   'except/m.cells.json': cells(['local > good', 'local > other'], { good: ['a', 'b', 'the run'] }),
 }
 
+const skipped = matrix('skipped', `tools: [${good}]`)
+  .replace('import { defineMatrix', "import { describe } from 'vitest'\nimport { defineMatrix")
+  .replace('defineMatrix({ name', "describe.skip('later', () => defineMatrix({ name")
+  .replace(/\}\)\n$/, '}))\n')
+
 const options = { test: { include: ['**/*.matrix.ts'], maxWorkers: 2 } }
 
 describe('a run of matrices', () => {
   let project: TemporaryProject
   let run: VitestRun
   beforeAll(async () => {
-    project = new TemporaryProject(FILES, options)
+    project = new TemporaryProject(
+      { ...FILES, 'skipped/m.matrix.ts': skipped, 'skipped/m.cells.json': goodCells },
+      options,
+    )
     run = await project.run()
   }, PATIENCE)
   afterAll(() => project[Symbol.dispose]())
@@ -136,6 +144,13 @@ describe('a run of matrices', () => {
     expect(outcome('except')).toMatchObject({ 'local other cell': 'skipped' })
     expect(run.output).toContain('matrix except: 2 expected = 1 run + 1 skipped with a reason\n')
     expect(run.output).toContain('tool other: 1 expected = 0 run + 1 skipped with a reason\n')
+  })
+
+  test('a cell that did not run fails the run', () => {
+    const problem = 'matrix skipped: the cell local > good did not run (infra)'
+    expect(run.output).toContain(problem)
+    expect(run.output.match(/the cell .* did not run/g)).toHaveLength(1)
+    expect(run.junit).toContain(problem)
   })
 
   test('the JUnit file has a suite for each cell, with its axes', () => {

@@ -17,7 +17,7 @@ import { KvitestError } from '../native/error.ts'
 import { settleSkip } from '../verdict/settle.ts'
 import { circumstancesOf, expectationsOf } from './expected.ts'
 import { ScriptFailure } from './failure.ts'
-import type {} from './meta.ts'
+import type { MatrixMeta } from './meta.ts'
 import { collectedFile, isUpdating } from './runner-link.ts'
 
 export type { CellPattern, MatrixDeclaration } from '../matrix/declare.ts'
@@ -42,11 +42,16 @@ export function defineMatrix(declaration: MatrixDeclaration): void {
     })
   }
   // A file of expectations that cannot be read fails the matrix before anything is fetched.
-  expectationsOf(file)
-  new Matrix(declaration, file).register()
+  expectationsOf(file.filepath)
+  const matrix = new Matrix(declaration, file.filepath)
+  // Known before anything runs: a block that is skipped, a run that breaks off, must not hide what was expected.
+  file.meta.kvitestMatrices = [...(file.meta.kvitestMatrices ?? []), matrix.meta]
+  matrix.register()
 }
 
 class Matrix {
+  /** On the file, for the reporters; its cells come when all have ended. */
+  readonly meta: MatrixMeta
   readonly #declaration: MatrixDeclaration
   readonly #file: string
   readonly #cells: Cell[]
@@ -58,6 +63,7 @@ class Matrix {
     this.#declaration = declaration
     this.#file = file
     this.#cells = expandMatrix(declaration)
+    this.meta = { name: declaration.name, expected: this.#cells.map(({ id }) => id), cells: [] }
     this.#expected = readCells(cellsPath(file))
     this.#runs = this.#cells.map((cell) => new CellRun(cell, () => this.#host(cell.host)))
   }
@@ -77,11 +83,8 @@ class Matrix {
         }, 0)
       })
     }
-    // biome-ignore lint/correctness/noEmptyPattern: vitest reads the names of fixtures from the pattern
-    afterAll(async ({}, suite) => {
-      const records = await this.#records()
-      const meta = { name: this.#declaration.name, expected: this.#cells.map(({ id }) => id), cells: records }
-      suite.meta.kvitestMatrices = [...(suite.meta.kvitestMatrices ?? []), meta]
+    afterAll(async () => {
+      this.meta.cells = await this.#records()
       if (isUpdating()) await this.#update()
     }, 0)
   }

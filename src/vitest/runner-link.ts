@@ -16,8 +16,8 @@ const FLUSH_INTERVAL = 250
 /** The runner is loaded by vitest, the session by the module graph of the tests: they meet here. */
 interface Link {
   runner?: VitestTestRunner
-  /** Absolute path of the test file whose tests are being collected. */
-  collecting?: string
+  /** The test file whose tests are being collected. */
+  collecting?: RunnerTestFile
 }
 
 function link(): Link {
@@ -30,12 +30,12 @@ export function registerRunner(runner: VitestTestRunner): void {
   link().runner = runner
 }
 
-export function noteCollecting(file: string): void {
+export function noteCollecting(file: RunnerTestFile): void {
   link().collecting = file
 }
 
 /** The test file whose module runs now; undefined outside of our runner. */
-export function collectedFile(): string | undefined {
+export function collectedFile(): RunnerTestFile | undefined {
   return link().collecting
 }
 

@@ -20,7 +20,7 @@ export default class KvitestRunner extends TestRunner {
 
   override onCollectStart(file: RunnerTestFile): void {
     super.onCollectStart(file)
-    noteCollecting(file.filepath)
+    noteCollecting(file)
   }
 
   async runTask(test: RunnerTestCase): Promise<void> {
