@@ -58,6 +58,12 @@ export default defineConfig({
         'lab 6.12': 'lab:debian:6.12-cloud',
         'lab 6.1': 'lab:debian:6.1-cloud',
       }),
+      {
+        extends: true,
+        // The compatibility matrix: `npx vitest run --project compat`.
+        plugins: [kvitest()],
+        test: { name: 'compat', include: ['suites/compat/**/*.matrix.ts'] },
+      },
       ...kvitestProjects({
         name: 'virtio',
         include: ['suites/virtio/**/*.tap.*', 'suites/virtio/**/*.test.ts'],

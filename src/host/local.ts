@@ -1,4 +1,5 @@
 import { availableParallelism, release, totalmem } from 'node:os'
+import type { Pack } from '../image/pack.ts'
 import { loadAddon } from '../native/addon.ts'
 import type {
   Channel,
@@ -24,6 +25,8 @@ import type {
   HostMachine,
   MachineHost,
 } from './machine-host.ts'
+import type { ProgramPlace } from './program/contract.ts'
+import { openLocalPrograms } from './program/local.ts'
 import { makeCalls, type RawPlace } from './raw/place.ts'
 
 /** The share of this machine's memory that cached checkpoints may hold. */
@@ -37,6 +40,7 @@ interface Holdings {
   checkpoints: Set<LocalCheckpoint>
   store: CheckpointStore<LocalCheckpoint>
   raws: Set<RawPlace>
+  programs: Set<ProgramPlace>
 }
 
 class LocalMachine implements HostMachine {
@@ -194,6 +198,7 @@ export class LocalHost implements MachineHost {
       machines: new Set(),
       checkpoints: new Set(),
       raws: new Set(),
+      programs: new Set(),
       store: new CheckpointStore(Math.floor(totalmem() * checkpointShare)),
     }
     const create = (spec: MachineSpec, onEvent: (event: MachineEvent) => void) =>
@@ -257,11 +262,17 @@ export class LocalHost implements MachineHost {
     return place
   }
 
+  async openPrograms(pack: Pack): Promise<ProgramPlace> {
+    const place = openLocalPrograms(pack)
+    this.#holdings.programs.add(place)
+    return place
+  }
+
   async close(): Promise<void> {
-    const { machines, checkpoints, store, raws } = this.#holdings
+    const { machines, checkpoints, store, raws, programs } = this.#holdings
     await Promise.allSettled([
       ...[...machines].map((machine) => machine.stop()),
-      ...[...raws].map((raw) => raw.close()),
+      ...[...raws, ...programs].map((place) => place.close()),
     ])
     store.close()
     for (const checkpoint of checkpoints) await checkpoint.release()

@@ -1,3 +1,4 @@
+import type { Pack } from '../image/pack.ts'
 import type {
   CheckpointInfo,
   ForkOptions,
@@ -8,6 +9,7 @@ import type {
   MachineSpec,
 } from '../native/contract.ts'
 import type { KernelFacts } from './kernel-facts.ts'
+import type { ProgramNeed, ProgramPlace } from './program/contract.ts'
 import type { RawPlace } from './raw/place.ts'
 
 /** What a host is, for reports and for choosing one. */
@@ -94,6 +96,8 @@ export interface MachineHost extends AsyncDisposable {
   kernelFacts(): Promise<KernelFacts>
   /** A session of raw access to the host's KVM; it ends with this user's machines. */
   openRaw(): Promise<RawPlace>
+  /** A place for the programs of a pack, in one lab where the host is of labs; it ends with this user's machines. */
+  openPrograms(pack: Pack, need: ProgramNeed): Promise<ProgramPlace>
   /** Ends this user's machines on the host, not the host of others. */
   close(): Promise<void>
 }

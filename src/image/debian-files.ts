@@ -22,7 +22,7 @@ const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg'
  * The package lists of one suite (`trixie-backports`), kept apart from this machine's own sources and verified with
  * Debian's own keys; without a suite, this machine's.
  */
-async function listsOf(suite: string | undefined, isFresh = false): Promise<Lists> {
+export async function listsOf(suite: string | undefined, isFresh = false): Promise<Lists> {
   if (suite === undefined) return isFresh ? refresh() : (await findServedOnce()).lists
   const root = cachePath('apt', 'suites', suite)
   const sources = join(root, 'sources.list')

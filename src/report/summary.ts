@@ -30,6 +30,8 @@ export interface RunSummary {
   expected: { name: string; entry: string }[]
   /** Tests that passed though an entry says that they fail; they failed the run. */
   unexpectedPasses: { name: string; entry: string }[]
+  /** Of the matrices of a run: their cells as they were expected and as they ran. */
+  cells?: string[]
   /** What is wrong with the run as a whole, one line each; any of it failed the run. */
   problems: string[]
 }
@@ -56,13 +58,14 @@ const pointNames = {
   'todo-pass': 'to do that pass',
 } as const
 
-/** The last lines of a run; none for a run without guests in which nothing was expected or wrong. */
+/** The last lines of a run; none for a run without guests and cells in which nothing was expected or wrong. */
 export function summaryLines(summary: RunSummary): string[] {
   const { flaky, expected, unexpectedPasses, problems, leases } = summary
   const stalled = leases?.stalled ?? 0
   return [
     ...guestLines(summary),
     ...(stalled > 0 ? [`${plural(stalled, 'guest')} started beyond the budget: nothing moved any more`] : []),
+    ...(summary.cells ?? []),
     ...listed(
       flaky.length,
       'flaky test',

@@ -1,5 +1,12 @@
 import { expect, test } from 'vitest'
-import { allowanceFor, allowancesAt, entryFor, isExpired, parseExpectations } from './expectations.ts'
+import {
+  allowanceFor,
+  allowancesAt,
+  describeEntry,
+  entryFor,
+  isExpired,
+  parseExpectations,
+} from './expectations.ts'
 
 const file = 'suites/a.expect.yaml'
 const text = `
@@ -40,6 +47,12 @@ test('an entry matches by test, kernel and host', () => {
     entryFor('skips', [parsed], name, here),
   ]
   expect(others).toEqual(others.map(() => undefined))
+})
+
+test('what mends it is shown with an entry', () => {
+  const fixed = `skips: [{ test: a, reason: r, fixed-by: 'v6.13 (0123456789ab)' }]`
+  const [entry] = parseExpectations(fixed, file).skips
+  expect(describeEntry(entry!)).toBe(`${file}:1: r, fixed by v6.13 (0123456789ab)`)
 })
 
 test('the nearest file that names a test decides', () => {

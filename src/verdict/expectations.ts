@@ -16,6 +16,8 @@ export interface Entry {
   host?: string
   /** The last day it is believed, `2027-01-31`, as the machine's calendar has it; only a skip may go without. */
   expires?: string
+  /** What mends it: a commit, a version. Where the entry is no longer true, a reader knows why. */
+  'fixed-by'?: string
 }
 
 /** A test that is known to fail. */
@@ -68,9 +70,9 @@ export interface SplatAllowance extends AllowedSplat {
 }
 
 const keys = {
-  failures: ['test', 'reason', 'link', 'kernel', 'host', 'expires'],
-  splats: ['pattern', 'reason', 'link', 'kernel', 'host', 'expires'],
-  skips: ['test', 'reason', 'link', 'kernel', 'host', 'expires'],
+  failures: ['test', 'reason', 'link', 'kernel', 'host', 'expires', 'fixed-by'],
+  splats: ['pattern', 'reason', 'link', 'kernel', 'host', 'expires', 'fixed-by'],
+  skips: ['test', 'reason', 'link', 'kernel', 'host', 'expires', 'fixed-by'],
 } as const
 const required = {
   failures: ['test', 'reason', 'link', 'expires'],
@@ -192,8 +194,9 @@ export function allowanceFor(
 }
 
 /** `a.expect.yaml:3: flaky wake-up, https://example.org/1` */
-export function describeEntry({ source, reason, link }: Entry): string {
-  return `${source}: ${reason}${link === undefined ? '' : `, ${link}`}`
+export function describeEntry({ source, reason, link, 'fixed-by': fix }: Entry): string {
+  const more = [...(link === undefined ? [] : [link]), ...(fix === undefined ? [] : [`fixed by ${fix}`])]
+  return [`${source}: ${reason}`, ...more].join(', ')
 }
 
 /** From the day after `expires` on, in local time. */

@@ -2,6 +2,7 @@ import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { dirname, relative, resolve } from 'node:path'
 import type { SerializedError, TestError } from 'vitest'
 import type { Reporter, TestCase, TestModule, TestRunEndReason, TestSuite, Vitest } from 'vitest/node'
+import type { CellRecord } from '../matrix/account.ts'
 import {
   type JUnitCase,
   type JUnitOutcome,
@@ -62,7 +63,10 @@ export class JUnitReporter implements Reporter {
 export default JUnitReporter
 
 function suitesOf(module: TestModule, run: Run): JUnitSuite[] {
-  const blocks: Block[] = [...module.children.suites()].filter((suite) => suite.meta().kvitestGuest)
+  const blocks: Block[] = [...module.children.allSuites()].filter((suite) => {
+    const { kvitestGuest, kvitestCell } = suite.meta()
+    return (kvitestGuest && suite.parent === module) || kvitestCell
+  })
   const own = suiteOf(module, module, run, new Set(blocks))
   const perGuest = blocks.map((block) => suiteOf(block, module, run, new Set()))
   return own.cases.length > 0 || perGuest.length === 0 ? [own, ...perGuest] : perGuest
@@ -74,7 +78,8 @@ function suiteOf(block: Block, module: TestModule, run: Run, without: ReadonlySe
     (test) => !ancestors(test).some((one) => without.has(one)),
   )
   const guest = block.meta().kvitestGuest
-  const title = [file, ...(block.type === 'suite' ? [block.name] : [])].join(' > ')
+  const cell = cellOf(block, module)
+  const title = [file, ...pathOf(block)].join(' > ')
   const cases = [...blockErrors(block, file, without), ...tests.map((test) => caseOf(test, file, run))]
   const starts = cases.flatMap((one) => one.startTime ?? [])
   const startTime = starts.length > 0 ? starts.reduce((a, b) => Math.min(a, b)) : undefined
@@ -83,10 +88,35 @@ function suiteOf(block: Block, module: TestModule, run: Run, without: ReadonlySe
     file,
     ...(startTime === undefined ? {} : { startTime }),
     duration: cases.reduce((sum, one) => sum + one.duration, 0),
-    properties: properties(guest, module.project.name),
+    properties: { ...properties(guest, module.project.name), ...cellProperties(cell) },
     cases,
-    ...outputOf(guest ? [guest] : []),
+    ...outputOf(guest ? [guest] : [], cell?.differences?.join('\n')),
   }
+}
+
+/** As it is known when all cells have ended: then it has been compared with its baseline. */
+function cellOf(block: Block, module: TestModule): CellRecord | undefined {
+  const early = block.meta().kvitestCell
+  const cells = (module.meta().kvitestMatrices ?? []).flatMap((matrix) => matrix.cells)
+  return early && (cells.find(({ matrix, id }) => matrix === early.matrix && id === early.id) ?? early)
+}
+
+function cellProperties(cell: CellRecord | undefined): Record<string, string> {
+  if (!cell) return {}
+  const all = {
+    'cell.matrix': cell.matrix,
+    'cell.tool': cell.tool,
+    'cell.tool.version': cell.toolVersion,
+    'cell.tool.sha256': cell.toolHash,
+    'cell.host': cell.host,
+    'cell.guest': cell.guest,
+    'cell.verdict': cell.verdict,
+    'cell.reason': cell.reason || undefined,
+    host: cell.host,
+    'host.kernel': cell.hostKernel,
+    accelerator: cell.accelerator,
+  }
+  return Object.fromEntries(Object.entries(all).flatMap(([name, value]) => (value ? [[name, value]] : [])))
 }
 
 /** The consoles, and a line for each file as Jenkins' and GitLab's importers read them. */

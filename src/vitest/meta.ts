@@ -1,4 +1,5 @@
 import type { TaskMeta } from 'vitest'
+import type { CellRecord } from '../matrix/account.ts'
 import type { Point } from '../tap/types.ts'
 import type { Place } from '../verdict/expectations.ts'
 import type { Judgement, Verdict } from '../verdict/types.ts'
@@ -56,6 +57,13 @@ export interface ExpectedMeta {
   failure: string
 }
 
+/** A matrix, the cells it is expected to have, and those that it had in this run. */
+export interface MatrixMeta {
+  name: string
+  expected: string[]
+  cells: CellRecord[]
+}
+
 declare module 'vitest' {
   interface TaskMeta {
     /** The guest of this block, file or test; of several the one that stands for them. */
@@ -68,6 +76,10 @@ declare module 'vitest' {
     kvitestExpected?: ExpectedMeta
     /** The entry that expected a failure of a test that passes. */
     kvitestUnexpectedPass?: { source: string }
+    /** The cell of this block. */
+    kvitestCell?: CellRecord
+    /** The matrices of this file. */
+    kvitestMatrices?: MatrixMeta[]
   }
 }
 

@@ -8,6 +8,7 @@ import type {
   TestSpecification,
   Vitest,
 } from 'vitest/node'
+import { missingCells } from '../matrix/account.ts'
 import { describeEntry, type ExpectationFile, type Place } from '../verdict/expectations.ts'
 import { type RunTest, staleEntries } from '../verdict/settle.ts'
 import type { Verdict } from '../verdict/types.ts'
@@ -76,7 +77,7 @@ export class RunCheck {
       ...unheardProblems(projects, others),
     ]
     if (reason === 'interrupted' || this.#isFiltered()) return always
-    return [...always, ...staleProblems(projects, modules)]
+    return [...always, ...lostCells(modules), ...staleProblems(projects, modules)]
   }
 
   /** Some tests of a file were left out by the user. */
@@ -88,6 +89,18 @@ export class RunCheck {
         [testLines, testIds, testNames, testTagsFilter].some((picked) => picked.length > 0),
     )
   }
+}
+
+/** Cells of a run without a filter that are not there: infra, whatever else passed. */
+function lostCells(modules: readonly TestModule[]): RunProblem[] {
+  return modules.flatMap((module) =>
+    (module.meta().kvitestMatrices ?? []).flatMap(({ name, expected, cells }) =>
+      missingCells(expected, cells).map((id) => ({
+        name: `matrix ${name}: ${id}`,
+        message: `matrix ${name}: the cell ${id} did not run (infra)`,
+      })),
+    ),
+  )
 }
 
 interface ProjectFiles {

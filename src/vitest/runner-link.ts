@@ -16,6 +16,8 @@ const FLUSH_INTERVAL = 250
 /** The runner is loaded by vitest, the session by the module graph of the tests: they meet here. */
 interface Link {
   runner?: VitestTestRunner
+  /** The test file whose tests are being collected. */
+  collecting?: RunnerTestFile
 }
 
 function link(): Link {
@@ -26,6 +28,20 @@ function link(): Link {
 
 export function registerRunner(runner: VitestTestRunner): void {
   link().runner = runner
+}
+
+export function noteCollecting(file: RunnerTestFile): void {
+  link().collecting = file
+}
+
+/** The test file whose module runs now; undefined outside of our runner. */
+export function collectedFile(): RunnerTestFile | undefined {
+  return link().collecting
+}
+
+/** `vitest -u`: what is stored beside tests is to be written anew. */
+export function isUpdating(): boolean {
+  return link().runner?.config.snapshotOptions.updateSnapshot === 'all'
 }
 
 /** The root of the project whose test runs here; undefined when our runner is not in use. */

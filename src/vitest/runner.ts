@@ -1,6 +1,6 @@
-import { type RunnerTestCase, TestRunner, type VitestTestRunner } from 'vitest'
+import { type RunnerTestCase, type RunnerTestFile, TestRunner, type VitestTestRunner } from 'vitest'
 import { asHolder, processHolder, setProcessPause } from '../budget/holder.ts'
-import { registerRunner } from './runner-link.ts'
+import { noteCollecting, registerRunner } from './runner-link.ts'
 import { settleTask } from './settle-task.ts'
 import { pauseDeadline } from './test-deadline.ts'
 
@@ -16,6 +16,11 @@ export default class KvitestRunner extends TestRunner {
     super(config)
     registerRunner(this as VitestTestRunner)
     setProcessPause(() => pauseDeadline(this.#deadline))
+  }
+
+  override onCollectStart(file: RunnerTestFile): void {
+    super.onCollectStart(file)
+    noteCollecting(file)
   }
 
   async runTask(test: RunnerTestCase): Promise<void> {

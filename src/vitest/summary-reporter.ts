@@ -1,4 +1,5 @@
 import type { Reporter, TestCase, TestModule, TestRunEndReason, TestSpecification, Vitest } from 'vitest/node'
+import { accountLines, differenceLines } from '../matrix/account.ts'
 import { type RunSummary, summaryLines } from '../report/summary.ts'
 import { takeLeases } from './global-setup.ts'
 import { guestsOf } from './meta.ts'
@@ -64,6 +65,13 @@ function summarise(modules: readonly TestModule[], problems: readonly RunProblem
       if (guest.start === 'fork') summary.forks++
       if (guest.start === 'boot') summary.boots++
       summary.resets += guest.resets ?? 0
+    }
+    for (const { name, expected, cells } of module.meta().kvitestMatrices ?? []) {
+      summary.cells = [
+        ...(summary.cells ?? []),
+        ...accountLines(name, expected, cells),
+        ...cells.flatMap(differenceLines),
+      ]
     }
     for (const test of module.children.allTests()) addTest(summary, test)
   }

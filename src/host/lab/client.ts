@@ -1,3 +1,4 @@
+import type { Pack } from '../../image/pack.ts'
 import type {
   Channel,
   CheckpointInfo,
@@ -20,8 +21,10 @@ import type {
   HostMachine,
   MachineHost,
 } from '../machine-host.ts'
+import type { ProgramNeed, ProgramPlace } from '../program/contract.ts'
 import type { RawPlace } from '../raw/place.ts'
 import { LabConnection, type LabRpc } from './connection.ts'
+import { openLabPrograms } from './programs.ts'
 import { chunkSize, type SavedFormat } from './rpc.ts'
 import { fetchSaved, sendFile, sendFiles, window } from './transfer.ts'
 
@@ -33,6 +36,7 @@ interface Holdings {
   machines: Set<LabMachine>
   checkpoints: Set<LabCheckpoint>
   raws: Set<RawPlace>
+  programs: Set<ProgramPlace>
   connect(onEvent: (event: MachineEvent) => void): LabConnection
   /** The kernel of the labs. */
   kernel: string
@@ -277,13 +281,16 @@ async function openMachine(
 /** The labs of a broker as one host; every machine has its own session, put where there is least to do. */
 export class LabHost implements MachineHost {
   readonly info: HostInfo
+  readonly #socketPath: string
   readonly #holdings: Holdings
 
   private constructor(socketPath: string, kernel: string, info: HostInfo) {
+    this.#socketPath = socketPath
     this.#holdings = {
       machines: new Set(),
       checkpoints: new Set(),
       raws: new Set(),
+      programs: new Set(),
       connect: (onEvent) => new LabConnection(socketPath, onEvent),
       kernel,
     }
@@ -381,10 +388,17 @@ export class LabHost implements MachineHost {
     return place
   }
 
+  async openPrograms(pack: Pack, need: ProgramNeed): Promise<ProgramPlace> {
+    const { kernel, programs } = this.#holdings
+    const place = await openLabPrograms(this.#socketPath, kernel, pack, need)
+    programs.add(place)
+    return place
+  }
+
   async close(): Promise<void> {
-    const { machines, checkpoints, raws } = this.#holdings
+    const { machines, checkpoints, raws, programs } = this.#holdings
     await Promise.allSettled([...machines].map((machine) => machine.stop()))
-    for (const raw of raws) await raw.close()
+    for (const place of [...raws, ...programs]) await place.close()
     for (const checkpoint of checkpoints) await checkpoint.release()
   }
 

@@ -32,13 +32,17 @@ export class LabConnection {
   #onWaiting: (what: string) => void = () => {}
   #isClosed = false
 
-  constructor(socketPath: string, onEvent: (event: MachineEvent) => void) {
+  constructor(
+    socketPath: string,
+    onEvent: (event: MachineEvent) => void,
+    onOutput: ClientFunctions['output'] = () => {},
+  ) {
     this.lost = this.#lost.promise
     this.lost.catch(() => {})
     this.#opened.promise.catch(() => {})
     this.#socket = connect(socketPath)
     const { rpc, receive } = openRpc<LabFunctions, ClientFunctions>(
-      { event: onEvent },
+      { event: onEvent, output: onOutput },
       ['consumed'],
       (message) => {
         this.#socket.write(encodeFrame(frameKind.data, message))

@@ -1,5 +1,6 @@
 import { deserialize, serialize } from 'node:v8'
 import { type BirpcReturn, createBirpc } from 'birpc'
+import type { PackEntry } from '../../image/pack-entry.ts'
 import type {
   CheckpointInfo,
   ForkOptions,
@@ -12,13 +13,14 @@ import type {
 import { KvitestError } from '../../native/error.ts'
 import type { RawResult } from '../../native/raw-contract.ts'
 import type { KernelFacts } from '../kernel-facts.ts'
+import type { OutputStream, ProgramEnd, ProgramRequest } from '../program/contract.ts'
 import type { RawStep } from '../raw/place.ts'
 
 /**
  * The RPC between a client and a lab. One session is one connection, and holds at most one machine: what one
  * client does or fails to do ends with its session.
  */
-export const protocolVersion = 3
+export const protocolVersion = 4
 
 /** Name of the virtio-serial port that carries the sessions. */
 export const portName = 'org.kvitest.rpc'
@@ -50,7 +52,7 @@ export interface LabStatus {
   /** Sessions that are open. */
   sessions: number
   counts: NativeCounts
-  /** The lab's kernel is tainted by something that it was not at boot: a warning, an oops... */
+  /** The lab's kernel is tainted by something that it was not at boot (a warning, an oops...), or a program ran in it. */
   isTainted: boolean
   contents: LabContents
 }
@@ -116,11 +118,17 @@ export interface LabFunctions extends MachineControl {
   loadCheckpoint(sha256: string): Promise<LabCheckpointInfo>
   /** RawPlace.batch() of the session's one session of raw access, which begins with the first call. */
   raw(steps: RawStep[]): Promise<RawResult[]>
+  /** Makes the session's one root for programs; its files are blobs that ensureBlob named before. */
+  openRoot(entries: PackEntry[]): Promise<void>
+  /** As ProgramPlace.run(), in that root; output comes as the client's `output`, all of it before the answer. */
+  runProgram(request: ProgramRequest): Promise<ProgramEnd>
 }
 
 /** What a client serves to the lab. */
 export interface ClientFunctions {
   event(event: MachineEvent): void
+  /** Of the session's program. */
+  output(stream: OutputStream, data: Uint8Array): void
 }
 
 /** The first frame of a client. */

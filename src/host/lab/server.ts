@@ -55,6 +55,7 @@ function contents(): LabContents {
 /** Bits of the kernel's taint (admin-guide/tainted-kernels.rst), a decimal number. */
 const readTaint = () => readFile('/proc/sys/kernel/tainted', 'utf8')
 const taintAtBoot = await readTaint()
+let hasRunPrograms = false
 
 const owner = openRpc<OwnerFunctions, ServerFunctions>(
   {
@@ -66,7 +67,7 @@ const owner = openRpc<OwnerFunctions, ServerFunctions>(
     status: async () => ({
       sessions: sessions.size,
       counts: addon.counts(),
-      isTainted: (await readTaint()) !== taintAtBoot,
+      isTainted: hasRunPrograms || (await readTaint()) !== taintAtBoot,
       contents: contents(),
     }),
   },
@@ -95,6 +96,9 @@ await link.receive(process.stdin, (client, payload) => {
       kept,
       held,
       description,
+      onProgram: () => {
+        hasRunPrograms = true
+      },
       post: (message) => link.send(client, message),
     })
     sessions.set(client, session)

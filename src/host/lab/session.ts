@@ -14,6 +14,7 @@ import { readKernelFacts } from '../kernel-facts.ts'
 import { makeCalls } from '../raw/place.ts'
 import type { BlobStore } from './blob-store.ts'
 import type { HeldCheckpoints } from './held-checkpoints.ts'
+import { LabRoot } from './lab-root.ts'
 import {
   type ClientFunctions,
   chunkSize,
@@ -41,6 +42,8 @@ export interface SessionParts {
   /** The sessions', by id. */
   held: HeldCheckpoints
   description: LabDescription
+  /** A program is about to run: what it does to the lab's kernel nobody knows. */
+  onProgram: () => void
   post: (message: Buffer) => void
 }
 
@@ -50,16 +53,23 @@ export class Session {
   readonly #receive: (message: Buffer) => void
   #creating: Promise<NativeMachine> | undefined
   #raw: Promise<NativeRaw> | undefined
+  #root: Promise<LabRoot> | undefined
   #ended = false
 
   constructor(parts: SessionParts) {
     this.#parts = parts
-    const { rpc, receive } = openRpc<ClientFunctions, LabFunctions>(this.#functions(), ['event'], parts.post)
+    const { rpc, receive } = openRpc<ClientFunctions, LabFunctions>(
+      this.#functions(),
+      ['event', 'output'],
+      parts.post,
+    )
     this.#onEvent = (event) => void rpc.event(event)
+    this.#onOutput = (stream, data) => void rpc.output(stream, data)
     this.#receive = receive
   }
 
   readonly #onEvent: (event: MachineEvent) => void
+  readonly #onOutput: ClientFunctions['output']
 
   readonly #listener = (event: MachineEvent) => {
     if (!this.#ended) this.#onEvent(event)
@@ -69,11 +79,12 @@ export class Session {
     if (!this.#ended) this.#receive(message)
   }
 
-  /** Stops the machine, whatever state it is in, and raw access, and lets go of the session's files and checkpoints. */
+  /** Stops the machine and the program, whatever state they are in, and raw access, and lets go of the session's files and checkpoints. */
   async end(): Promise<void> {
     this.#ended = true
     this.#parts.kept.release(this)
     await this.#parts.held.release(this)
+    await (await this.#root?.catch(() => undefined))?.remove()
     await this.#parts.blobs.release(this)
     const [raw, machine] = await Promise.all([
       this.#raw?.catch(() => undefined),
@@ -90,7 +101,7 @@ export class Session {
   }
 
   #functions(): LabFunctions {
-    const { addon, blobs, kept, held, description } = this.#parts
+    const { addon, blobs, kept, held, description, onProgram } = this.#parts
     return {
       describe: async () => description,
       kernelFacts: () => readKernelFacts(description.kernelRelease),
@@ -146,6 +157,21 @@ export class Session {
       raw: async (steps) => {
         this.#raw ??= addon.openRaw()
         return makeCalls(await this.#raw, steps)
+      },
+      openRoot: async (entries) => {
+        if (this.#root)
+          throw new KvitestError('open a pack', 'the session has one already', { code: 'EBUSY' })
+        this.#root = LabRoot.make('/run/roots', entries, blobs)
+        await this.#root
+      },
+      runProgram: async (request) => {
+        const root = await this.#root
+        if (!root || this.#ended)
+          throw new KvitestError('run a program', 'the session has no pack', { code: 'ENOENT' })
+        onProgram()
+        return root.run(request, (stream, data) => {
+          if (!this.#ended) this.#onOutput(stream, data)
+        })
       },
       loadCheckpoint: async (sha256) => {
         try {

@@ -1,0 +1,132 @@
+/** Counting a run's cells: expected = run + skipped with a reason, in all and by each axis. */
+import type { PointResult } from './tool.ts'
+
+/** One cell of a run, for the reporters. */
+export interface CellRecord {
+  matrix: string
+  id: string
+  tool: string
+  toolVersion?: string
+  /** sha256 of its pack. */
+  toolHash?: string
+  host: string
+  hostKernel?: string
+  accelerator?: string
+  guest?: string
+  /** Why it was not run. */
+  excepted?: string
+  verdict: PointResult['verdict']
+  reason: string
+  /** Points by verdict. */
+  points: Partial<Record<PointResult['verdict'], number>>
+  /** Against the baseline cell, a line each: `-name: pass`, `+name: fail (reason)`. */
+  differences?: string[]
+  /** Host of the baseline cell; absent for that one itself. */
+  baseline?: string
+}
+
+const worstFirst: PointResult['verdict'][] = ['infra', 'oops', 'timeout', 'fail', 'skip', 'pass']
+
+/** The verdict of a cell from its points; `skip` only when all of them skipped. */
+export function cellVerdict(
+  results: Iterable<PointResult>,
+): Pick<CellRecord, 'verdict' | 'reason' | 'points'> {
+  const all = [...results]
+  if (all.length === 0) return { verdict: 'infra', reason: 'no point ran', points: {} }
+  const points: CellRecord['points'] = {}
+  for (const { verdict } of all) points[verdict] = (points[verdict] ?? 0) + 1
+  const order = worstFirst.filter((verdict) => points[verdict])
+  // A skip beside passes makes no cell a skipped one.
+  const verdict = order.find((one) => one !== 'skip' || order.length === 1)!
+  const first = all.find((one) => one.verdict === verdict)
+  return { verdict, reason: verdict === 'pass' ? '' : (first?.reason ?? ''), points }
+}
+
+/** What two cells of one tool came to differently: the diff that is shown, a point with two lines. */
+export function compareCells(
+  baseline: ReadonlyMap<string, PointResult>,
+  candidate: ReadonlyMap<string, PointResult>,
+): string[] {
+  const show = ({ verdict, reason }: PointResult) => `${verdict}${reason ? ` (${reason})` : ''}`
+  return [...candidate].flatMap(([name, result]) => {
+    const before = baseline.get(name)
+    if (!before || before.verdict === result.verdict) return []
+    return [`-${name}: ${show(before)}`, `+${name}: ${show(result)}`]
+  })
+}
+
+export interface CellCount {
+  expected: number
+  run: number
+  excepted: number
+}
+
+function count(records: readonly CellRecord[], expected: number): CellCount {
+  const excepted = records.filter((one) => one.excepted !== undefined).length
+  return { expected, run: records.length - excepted, excepted }
+}
+
+function countText({ expected, run, excepted }: CellCount): string {
+  const missing = expected - run - excepted
+  return `${expected} expected = ${run} run + ${excepted} skipped with a reason${missing > 0 ? ` + ${missing} not run` : ''}`
+}
+
+/** The ids of the expected cells split into axes as their names have them. */
+function axes(id: string): [string, string][] {
+  const [host = '', tool = '', guest] = id.split(' > ')
+  return [
+    ['host', host],
+    ['tool', tool],
+    ...(guest === undefined ? [] : [['guest', guest] as [string, string]]),
+  ]
+}
+
+/** The lines of one matrix at the end of a run. */
+export function accountLines(
+  matrix: string,
+  expected: readonly string[],
+  ran: readonly CellRecord[],
+): string[] {
+  const lines = [`matrix ${matrix}: ${countText(count(ran, expected.length))}`]
+  const values = new Map<string, string[]>()
+  for (const id of expected) {
+    for (const [axis, value] of axes(id))
+      values.set(`${axis} ${value}`, [...(values.get(`${axis} ${value}`) ?? []), id])
+  }
+  const order = ['host', 'tool', 'guest']
+  const sorted = [...values].toSorted(
+    ([a], [b]) => order.indexOf(a.split(' ')[0]!) - order.indexOf(b.split(' ')[0]!),
+  )
+  for (const [value, ids] of sorted) {
+    const mine = ran.filter(({ id }) => ids.includes(id))
+    const verdicts = worstFirst.flatMap((verdict) => {
+      const number = mine.filter((one) => one.excepted === undefined && one.verdict === verdict).length
+      return number > 0 ? [`${number} ${verdict}`] : []
+    })
+    lines.push(
+      `  ${value}: ${countText(count(mine, ids.length))}${verdicts.length > 0 ? `; ${verdicts.join(', ')}` : ''}`,
+    )
+  }
+  return lines
+}
+
+/** Cells that were expected and are not there. */
+export function missingCells(expected: readonly string[], ran: readonly CellRecord[]): string[] {
+  const there = new Set(ran.map(({ id }) => id))
+  return expected.filter((id) => !there.has(id))
+}
+
+/** Lines of one cell's diff that are shown at the end of a run; the JUnit file has all. */
+const shownDifferences = 24
+
+/** How a cell differs from its baseline, as a diff; nothing where it does not. */
+export function differenceLines({ id, baseline, differences = [] }: CellRecord): string[] {
+  if (baseline === undefined || differences.length === 0) return []
+  const points = differences.length / 2
+  const more = differences.length - shownDifferences
+  return [
+    `${id} differs from ${baseline} in ${points} point${points === 1 ? '' : 's'}:`,
+    ...differences.slice(0, shownDifferences).map((line) => `  ${line}`),
+    ...(more > 0 ? [`  ... ${more / 2} more in the JUnit file`] : []),
+  ]
+}

@@ -1,0 +1,50 @@
+import type { ProgramNeed, ProgramPlace } from '../host/program/contract.ts'
+import type { Pack } from '../image/pack.ts'
+
+/** What one point of a tool came to. */
+export interface PointResult {
+  verdict: 'pass' | 'fail' | 'skip' | 'timeout' | 'oops' | 'infra'
+  /** One line; of a skip the tool's own. */
+  reason?: string
+  /** What the tool and the host's kernel said, bounded. */
+  output: string
+  /** Milliseconds; absent where many points came out of one run. */
+  duration?: number
+}
+
+/** Where a cell's tool runs. */
+export interface ToolPlace {
+  /** Programs of the tool's pack. Throws for a tool without one. */
+  readonly programs: ProgramPlace
+  /** Name of the host, for a tool that is no program. */
+  host: string
+}
+
+/** A tool that is at hand, and how its points come about. */
+export interface PreparedTool {
+  /** What is put on the host; absent for what is there anyhow. */
+  pack?: Pack
+  /** sha256: the same hash, the same tool. */
+  hash: string
+  /** As the tool says it, or as its package does. */
+  version: string
+  /** Each point is a run of its own... */
+  each?: {
+    points: string[]
+    run: (at: ToolPlace, point: string) => Promise<PointResult>
+  }
+  /** ...or one run has them all. */
+  all?: (at: ToolPlace) => Promise<Map<string, PointResult>>
+}
+
+/** A program of some version that drives KVM. */
+export interface Tool {
+  /** `selftests-6.12`: unique in a matrix. */
+  name: string
+  /** It boots a Linux guest, so the axis of guest kernels is one of its own. */
+  takesGuest: boolean
+  /** Of the host, with the guests it runs. */
+  need: ProgramNeed
+  /** Fetches, builds and packs it; cached by content. */
+  prepare(guest: string | undefined): Promise<PreparedTool>
+}

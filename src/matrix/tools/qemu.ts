@@ -1,0 +1,107 @@
+/** QEMU of Debian: boots a guest kernel with KVM, in which a smoke script prints TAP. */
+import { copyFile, mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { copyData, copyPrograms, fetchPackageTree } from '../../image/debian-closure.ts'
+import { textHash } from '../../image/hash.ts'
+import { busyboxEntries, entriesHash, staticBusybox } from '../../image/initramfs.ts'
+import { type NewcEntry, writeNewc } from '../../image/newc.ts'
+import { makePack } from '../../image/pack.ts'
+import { resolveKernel } from '../../image/resolve.ts'
+import { tapResults } from '../outcome.ts'
+import type { PreparedTool, Tool } from '../tool.ts'
+import { smokeScript } from './smoke.ts'
+
+export interface QemuOptions {
+  /** `7.2` */
+  version: string
+  /** Suite of Debian that serves it; default this machine's own. */
+  suite?: string
+  /** Milliseconds until the guest must have switched itself off; default 120 s. */
+  deadline?: number
+}
+
+const firmware = [
+  'usr/share/seabios/bios-256k.bin',
+  'usr/share/qemu/kvmvapic.bin',
+  'usr/share/qemu/linuxboot_dma.bin',
+  'usr/share/qemu/pvh.bin',
+]
+
+/** Results go to the second serial port: no message of the kernel can get between them. */
+function init(release: string): string {
+  return `#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+exec </dev/null >/dev/ttyS1 2>&1
+stty -F /dev/ttyS1 -opost
+${smokeScript(release)}
+sync
+poweroff -f
+`
+}
+
+async function smokeInitramfs(release: string): Promise<{ entries: NewcEntry[]; hash: string }> {
+  const entries: NewcEntry[] = [
+    ...(await busyboxEntries()),
+    { type: 'file', path: 'init', mode: 0o755, data: Buffer.from(init(release)) },
+    { type: 'character', path: 'dev/console', mode: 0o600, major: 5, minor: 1 },
+    ...['proc', 'sys', 'tmp'].map((path): NewcEntry => ({ type: 'directory', path, mode: 0o755 })),
+  ]
+  return { entries, hash: await entriesHash(entries) }
+}
+
+/** The console comes while the guest runs: QEMU writes to no socket, which standard error may be. */
+const withConsole = `
+/bin/busybox mkfifo /tmp/console
+/bin/busybox cat /tmp/console >&2 &
+"$@"
+status=$?
+# A writer, for a QEMU that ended before it was one.
+exec 4<>/tmp/console
+exec 4>&-
+wait
+exit $status
+`
+
+const argv = [
+  ...['/bin/busybox', 'sh', '-c', withConsole, 'qemu'],
+  '/usr/bin/qemu-system-x86_64',
+  ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', '256M'],
+  ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-nic', 'none'],
+  ...['-device', 'virtio-rng-pci,addr=1'],
+  ...['-kernel', '/guest/kernel', '-initrd', '/guest/initramfs'],
+  ...['-append', 'console=ttyS0 panic=-1'],
+  ...['-serial', 'file:/tmp/console', '-serial', 'stdio'],
+]
+
+/** QEMU at a version that Debian serves, with its libraries and firmware, and a guest kernel of the matrix. */
+export function qemu({ version, suite, deadline = 120_000 }: QemuOptions): Tool {
+  const name = `qemu-${version}`
+  const prepare = async (guest: string | undefined): Promise<PreparedTool> => {
+    const tree = await fetchPackageTree(
+      'qemu-system-x86',
+      (one) => one.split(':').at(-1)!.startsWith(version),
+      suite,
+    )
+    const kernel = await resolveKernel(guest)
+    const { entries, hash } = await smokeInitramfs(kernel.release)
+    const key = `2 ${tree.origin} ${kernel.hash} ${hash} ${textHash(firmware.join(' '))}`
+    const pack = await makePack(name, key, async (root) => {
+      await copyPrograms(tree.path, ['usr/bin/qemu-system-x86_64'], root)
+      await copyData(tree.path, firmware, root)
+      await copyFile(await staticBusybox(), join(root, 'usr/bin/busybox'))
+      await mkdir(join(root, 'guest'))
+      await copyFile(kernel.image, join(root, 'guest/kernel'))
+      await writeNewc(join(root, 'guest/initramfs'), entries)
+      return [tree.origin, `${kernel.name} ${kernel.release}`]
+    })
+    return {
+      pack,
+      hash: pack.hash,
+      version: tree.version,
+      all: async ({ programs }) => tapResults(await programs.run({ argv, deadline }), deadline),
+    }
+  }
+  return { name, takesGuest: true, need: { cpus: 1, memory: 384 << 20 }, prepare }
+}

@@ -1,0 +1,194 @@
+/** Matrices through real vitest processes: their tools are shell scripts on this machine, which drive no KVM. */
+import { spawnSync } from 'node:child_process'
+import { join, resolve } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { TemporaryProject, type VitestRun } from './testing/run-vitest.ts'
+
+const ROOT = resolve(import.meta.dirname, '../..')
+const SCHEMA = join(ROOT, 'src/report/junit.xsd')
+const PATIENCE = 300_000
+
+/** A matrix file with these fields; `sh` makes a tool of a script. */
+function matrix(name: string, fields: string): string {
+  return `import { defineMatrix } from '${ROOT}/src/vitest/matrix.ts'
+import { absentTool, tapTool } from '${ROOT}/src/matrix/testing/tap-tool.ts'
+const sh = (name, ...lines) => tapTool(name, lines.join('\\n'))
+defineMatrix({ name: '${name}', hosts: ['local'], ${fields} })
+`
+}
+
+function cells(ids: string[], points: Record<string, string[]>): string {
+  return JSON.stringify({ cells: ids, points })
+}
+
+const entry = (test: string) =>
+  `- { test: '${test}', reason: known, link: "https://example.org/1", expires: 2999-12-31 }`
+
+const good = `sh('good', 'echo ok 1 - a', 'echo ok 2 - b', 'echo 1..2')`
+const goodCells = cells(['local > good'], { good: ['a', 'b', 'the run'] })
+
+/** One folder a case, all in one run. */
+const FILES = {
+  'good/m.matrix.ts': matrix('good', `tools: [${good}]`),
+  'good/m.cells.json': goodCells,
+  'lost/m.matrix.ts': matrix('lost', `tools: [sh('good', 'echo ok 1 - a', 'echo 1..1')]`),
+  'lost/m.cells.json': goodCells,
+  'lost/x.expect.yaml': `failures:\n${entry('m.matrix.ts > local > good > b')}\n`,
+  'found/m.matrix.ts': matrix(
+    'found',
+    `tools: [sh('good', 'for i in a b c; do echo ok - $i; done', 'echo 1..3')]`,
+  ),
+  'found/m.cells.json': goodCells,
+  'empty/m.matrix.ts': matrix(
+    'empty',
+    `tools: [{ ...${good}, prepare: async () => ({ ...(await ${good}.prepare()), all: async () => new Map() }) }]`,
+  ),
+  'empty/m.cells.json': cells(['local > good'], { good: [] }),
+  'absent/m.matrix.ts': matrix('absent', `tools: [absentTool('good')]`),
+  'absent/m.cells.json': goodCells,
+  'absent/x.expect.yaml': `failures:\n${entry('m.matrix.ts > local > *')}\n`,
+  'cells/m.matrix.ts': matrix('cells', `tools: [${good}]`),
+  'cells/m.cells.json': cells(['local > good', 'lab:x > good'], { good: ['a', 'b', 'the run'] }),
+  'skips/m.matrix.ts': matrix(
+    'skips',
+    `tools: [sh('good', 'echo "ok 1 - a # SKIP too old"', 'echo "ok 2 - b # SKIP too new"', 'echo 1..2')]`,
+  ),
+  'skips/m.cells.json': goodCells,
+  'skips/x.expect.yaml': `skips:\n- { test: 'm.matrix.ts > local > good > a', reason: 'it is old' }\n`,
+  'known/m.matrix.ts': matrix(
+    'known',
+    `tools: [sh('good', 'echo not ok 1 - a', 'echo ok 2 - b', 'echo 1..2')]`,
+  ),
+  'known/m.cells.json': goodCells,
+  'known/x.expect.yaml': `failures:\n${entry('m.matrix.ts > local > good > a')}\n${entry('m.matrix.ts > local > good > b')}\n`,
+  'except/m.matrix.ts': matrix(
+    'except',
+    `tools: [${good}, sh('other')], except: [{ tool: 'other', reason: 'wants hardware' }]`,
+  ),
+  'except/m.cells.json': cells(['local > good', 'local > other'], { good: ['a', 'b', 'the run'] }),
+}
+
+const skipped = matrix('skipped', `tools: [${good}]`)
+  .replace('import { defineMatrix', "import { describe } from 'vitest'\nimport { defineMatrix")
+  .replace('defineMatrix({ name', "describe.skip('later', () => defineMatrix({ name")
+  .replace(/\}\)\n$/, '}))\n')
+
+const options = { test: { include: ['**/*.matrix.ts'], maxWorkers: 2 } }
+
+describe('a run of matrices', () => {
+  let project: TemporaryProject
+  let run: VitestRun
+  beforeAll(async () => {
+    project = new TemporaryProject(
+      { ...FILES, 'skipped/m.matrix.ts': skipped, 'skipped/m.cells.json': goodCells },
+      options,
+    )
+    run = await project.run()
+  }, PATIENCE)
+  afterAll(() => project[Symbol.dispose]())
+
+  const outcome = (folder: string) => {
+    const found = Object.entries(run.files[`${folder}/m.matrix.ts`]!)
+    return Object.fromEntries(found.map(([name, { status }]) => [name, status]))
+  }
+  const failure = (folder: string, name: string) =>
+    run.files[`${folder}/m.matrix.ts`]![name]!.failureMessages.join('\n')
+
+  test('each point of each cell is a test', () => {
+    expect(run.status).toBe(1)
+    expect(outcome('good')).toEqual({
+      'the cells are those that are stored': 'passed',
+      'local good a': 'passed',
+      'local good b': 'passed',
+      'local good the run': 'passed',
+      'local good cell': 'passed',
+    })
+  })
+
+  test('a point that the tool does not report is infra, which no entry excuses', () => {
+    expect(outcome('lost')).toMatchObject({ 'local good a': 'passed', 'local good b': 'failed' })
+    expect(failure('lost', 'local good b')).toContain('infra: the tool ran and did not report b')
+    expect(failure('lost', 'local good cell')).toContain('points of good: -b; write them with vitest -u')
+  })
+
+  test('a point that nobody expected fails its cell', () => {
+    expect(outcome('found')).toMatchObject({ 'local good a': 'passed', 'local good cell': 'failed' })
+    expect(failure('found', 'local good cell')).toContain('points of good: +c')
+  })
+
+  test('a cell without a point is infra', () => {
+    expect(failure('empty', 'local good cell')).toContain('infra: the tool has no point')
+  })
+
+  test('a tool that cannot be had is infra in each point, which no entry excuses', () => {
+    expect(outcome('absent')).toMatchObject({ 'local good a': 'failed', 'local good cell': 'failed' })
+    expect(failure('absent', 'local good a')).toContain('infra: the archive has it no more')
+  })
+
+  test('cells other than the stored ones fail the file', () => {
+    expect(failure('cells', 'the cells are those that are stored')).toContain('cells of cells: -lab:x > good')
+    expect(outcome('cells')).toMatchObject({ 'local good a': 'passed' })
+  })
+
+  test('a skip is one only where it is declared', () => {
+    expect(outcome('skips')).toMatchObject({ 'local good a': 'skipped', 'local good b': 'failed' })
+    expect(failure('skips', 'local good b')).toContain('skipped (too new), and nothing declares that it may')
+  })
+
+  test('an expected failure passes, an unexpected pass fails', () => {
+    expect(outcome('known')).toMatchObject({ 'local good a': 'passed', 'local good b': 'failed' })
+    expect(failure('known', 'local good b')).toContain('unexpected pass: known/x.expect.yaml:3')
+  })
+
+  test('a cell that is excepted stays in the count, with its reason', () => {
+    expect(outcome('except')).toMatchObject({ 'local other cell': 'skipped' })
+    expect(run.output).toContain('matrix except: 2 expected = 1 run + 1 skipped with a reason\n')
+    expect(run.output).toContain('tool other: 1 expected = 0 run + 1 skipped with a reason\n')
+  })
+
+  test('a cell that did not run fails the run', () => {
+    const problem = 'matrix skipped: the cell local > good did not run (infra)'
+    expect(run.output).toContain(problem)
+    expect(run.output.match(/the cell .* did not run/g)).toHaveLength(1)
+    expect(run.junit).toContain(problem)
+  })
+
+  test('the JUnit file has a suite for each cell, with its axes', () => {
+    const file = join(project.folder, 'test-results/junit.xml')
+    const { status, stderr } = spawnSync('xmllint', ['--noout', '--schema', SCHEMA, file], {
+      encoding: 'utf8',
+    })
+    expect(status, stderr).toBe(0)
+    const suite = /<testsuite name="good\/m\.matrix\.ts > local > good".*?<\/testsuite>/s.exec(run.junit)?.[0]
+    const property = (name: string) => new RegExp(`name="${name}" value="([^"]*)"`).exec(suite ?? '')?.[1]
+    expect(property('cell.tool')).toBe('good')
+    expect(property('cell.tool.version')).toBe('1.0')
+    expect(property('cell.tool.sha256')).toMatch(/^[0-9a-f]{64}$/)
+    expect(property('cell.host')).toBe('local')
+    expect(property('cell.verdict')).toBe('pass')
+    expect(suite).toMatch(/<testcase [^>]*name="local > good > a"/)
+  })
+})
+
+describe('the stored cells', () => {
+  test(
+    'are written by vitest -u, and hold from then on; -t picks a point of one cell',
+    async () => {
+      using project = new TemporaryProject({ 'm.matrix.ts': matrix('m', `tools: [${good}]`) }, options)
+      const first = await project.run()
+      expect(first.status).toBe(1)
+      expect(first.tests['the cells are those that are stored']!.failureMessages.join()).toContain(
+        '+local > good',
+      )
+      expect((await project.run('-u')).status).toBe(0)
+      expect(JSON.parse(project.read('m.cells.json'))).toEqual(JSON.parse(goodCells))
+      const third = await project.run('-t', 'good > b$')
+      expect(third.status).toBe(0)
+      expect(third.tests).toMatchObject({
+        'local good a': { status: 'skipped' },
+        'local good b': { status: 'passed' },
+      })
+    },
+    PATIENCE,
+  )
+})

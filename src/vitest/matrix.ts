@@ -1,0 +1,235 @@
+/** For `*.matrix.ts` files: `import { defineMatrix, kvmSelftests } from 'kvitest/matrix'`. */
+import { afterAll, describe, type TestContext, test } from 'vitest'
+import { type HostChoice, openMachineHost } from '../host/index.ts'
+import type { MachineHost } from '../host/machine-host.ts'
+import { type CellRecord, cellVerdict, compareCells } from '../matrix/account.ts'
+import { CellRun, infraError } from '../matrix/cell-run.ts'
+import {
+  cellsPath,
+  difference,
+  type ExpectedCells,
+  pointsKey,
+  readCells,
+  writeCells,
+} from '../matrix/cells-file.ts'
+import { type Cell, expandMatrix, type MatrixDeclaration } from '../matrix/declare.ts'
+import { KvitestError } from '../native/error.ts'
+import { settleSkip } from '../verdict/settle.ts'
+import { circumstancesOf, expectationsOf } from './expected.ts'
+import { ScriptFailure } from './failure.ts'
+import type { MatrixMeta } from './meta.ts'
+import { collectedFile, isUpdating } from './runner-link.ts'
+
+export type { CellPattern, MatrixDeclaration } from '../matrix/declare.ts'
+export type { PointResult, PreparedTool, Tool, ToolPlace } from '../matrix/tool.ts'
+export { abiProbe } from '../matrix/tools/probe.ts'
+export { qemu } from '../matrix/tools/qemu.ts'
+export { kvmSelftests } from '../matrix/tools/selftests.ts'
+export { ownVmm } from '../matrix/tools/vmm.ts'
+
+/** The last test of each cell: its points are those that were expected. */
+const CELL = 'cell'
+/** No time-out of vitest's: a point has its tool's deadline, and the first one waits for the tool and the host. */
+const options = { concurrent: false, timeout: 0 }
+
+/** Registers a matrix: a block for each host, in it one for each cell, in it a test for each point. */
+export function defineMatrix(declaration: MatrixDeclaration): void {
+  const file = collectedFile()
+  if (file === undefined) {
+    throw new KvitestError(`matrix ${declaration.name}`, 'its file runs without the plugin of kvitest', {
+      hint: 'give the project plugins: [kvitest()]',
+      infra: false,
+    })
+  }
+  // A file of expectations that cannot be read fails the matrix before anything is fetched.
+  expectationsOf(file.filepath)
+  const matrix = new Matrix(declaration, file.filepath)
+  // Known before anything runs: a block that is skipped, a run that breaks off, must not hide what was expected.
+  file.meta.kvitestMatrices = [...(file.meta.kvitestMatrices ?? []), matrix.meta]
+  matrix.register()
+}
+
+class Matrix {
+  /** On the file, for the reporters; its cells come when all have ended. */
+  readonly meta: MatrixMeta
+  readonly #declaration: MatrixDeclaration
+  readonly #file: string
+  readonly #cells: Cell[]
+  readonly #expected: ExpectedCells
+  readonly #runs: CellRun[]
+  readonly #hosts = new Map<string, Promise<MachineHost>>()
+
+  constructor(declaration: MatrixDeclaration, file: string) {
+    this.#declaration = declaration
+    this.#file = file
+    this.#cells = expandMatrix(declaration)
+    this.meta = { name: declaration.name, expected: this.#cells.map(({ id }) => id), cells: [] }
+    this.#expected = readCells(cellsPath(file))
+    this.#runs = this.#cells.map((cell) => new CellRun(cell, () => this.#host(cell.host)))
+  }
+
+  register(): void {
+    const { hosts } = this.#declaration
+    test('the cells are those that are stored', options, () => this.#checkCells())
+    for (const host of hosts) {
+      const runs = this.#runs.filter(({ cell }) => cell.host === host)
+      if (runs.length === 0) continue
+      // Hosts side by side; in each one cell after the other, so that its lab is started once.
+      describe(host, { concurrent: true }, () => {
+        for (const run of runs) this.#registerCell(run)
+        afterAll(async () => {
+          const opened = this.#hosts.get(host)
+          await (await opened?.catch(() => undefined))?.close()
+        }, 0)
+      })
+    }
+    afterAll(async () => {
+      this.meta.cells = await this.#records()
+      if (isUpdating()) await this.#update()
+    }, 0)
+  }
+
+  #registerCell(run: CellRun): void {
+    const { cell } = run
+    const names = [cell.tool.name, ...(cell.guest === undefined ? [] : [cell.guest])]
+    const nested = (at: number): void => {
+      if (at < names.length) {
+        describe(names[at]!, { concurrent: false }, () => nested(at + 1))
+        return
+      }
+      if (cell.excepted !== undefined) {
+        test(CELL, options, (context) => context.skip(cell.excepted))
+        return
+      }
+      for (const point of this.#expected.points[pointsKey(cell)] ?? []) {
+        test(point, options, (context) => this.#point(run, point, context))
+      }
+      test(CELL, options, (context) => this.#cell(run, context))
+      // biome-ignore lint/correctness/noEmptyPattern: vitest reads the names of fixtures from the pattern
+      afterAll(async ({}, suite) => {
+        await run.close()
+        suite.meta.kvitestCell = await this.#record(run)
+      }, 0)
+    }
+    nested(0)
+  }
+
+  async #point(run: CellRun, name: string, context: TestContext): Promise<void> {
+    const { host } = await this.#opened(run, context)
+    const result = await run.point(name)
+    const { verdict, reason = '', output } = result
+    if (verdict === 'pass') return
+    if (verdict === 'infra') throw infraError(run.cell, reason)
+    const place = { file: this.#file, line: 1 }
+    if (verdict === 'skip') {
+      const at = { kernelRelease: host.kernelRelease, host: host.name }
+      const path = [run.cell.host, run.cell.tool.name, ...(run.cell.guest ? [run.cell.guest] : []), name]
+      const skip = { name, reason: reason || undefined, declared: [] }
+      const problem = settleSkip(skip, circumstancesOf({ file: this.#file, path }, at))
+      if (problem !== undefined) throw new ScriptFailure(problem, place, { isExcusable: false })
+      context.skip(reason)
+    }
+    const before = this.#baselineOf(run)?.results.get(name)
+    const compared = before
+      ? [`on the baseline: ${before.verdict}${before.reason ? ` (${before.reason})` : ''}`]
+      : []
+    throw new ScriptFailure([`${verdict}: ${reason}`, ...compared, output].join('\n'), place)
+  }
+
+  /** What the cell's tool has and what is stored are the same points, and there are some. */
+  async #cell(run: CellRun, context: TestContext): Promise<void> {
+    await this.#opened(run, context)
+    const points = await run.points()
+    if (points.length === 0) throw infraError(run.cell, 'the tool has no point')
+    if (isUpdating()) return
+    const key = pointsKey(run.cell)
+    const problem = difference(`points of ${key}`, this.#expected.points[key] ?? [], points)
+    if (problem !== undefined) throw infraError(run.cell, problem)
+  }
+
+  /** Where it ran is known to the expectations before anything can fail there. */
+  async #opened(run: CellRun, { task }: TestContext) {
+    task.meta.kvitestPlace = { host: run.cell.host }
+    try {
+      const opened = await run.opened()
+      task.meta.kvitestPlace = { host: run.cell.host, kernelRelease: opened.host.kernelRelease }
+      return opened
+    } catch (error) {
+      // Whatever kept the tool from running says nothing about the kernel.
+      throw infraError(run.cell, error instanceof Error ? error.message : String(error))
+    }
+  }
+
+  #checkCells(): void {
+    if (isUpdating()) return
+    const ids = this.#cells.map(({ id }) => id)
+    const problem = difference(`cells of ${this.#declaration.name}`, this.#expected.cells, ids)
+    if (problem !== undefined) throw new KvitestError(`matrix ${this.#declaration.name}`, `infra: ${problem}`)
+  }
+
+  #host(name: string): Promise<MachineHost> {
+    let host = this.#hosts.get(name)
+    if (!host) {
+      host = openMachineHost(name as HostChoice)
+      this.#hosts.set(name, host)
+    }
+    return host
+  }
+
+  #baselineOf({ cell }: CellRun): CellRun | undefined {
+    const host = this.#declaration.baseline?.host
+    if (host === undefined || host === cell.host) return undefined
+    return this.#runs.find((one) => one.cell.host === host && pointsKey(one.cell) === pointsKey(cell))
+  }
+
+  async #record(run: CellRun): Promise<CellRecord> {
+    const { id, tool, host, guest, excepted } = run.cell
+    const record = {
+      matrix: this.#declaration.name,
+      id,
+      tool: tool.name,
+      host,
+      ...(guest === undefined ? {} : { guest }),
+    }
+    if (excepted !== undefined) return { ...record, excepted, verdict: 'skip', reason: excepted, points: {} }
+    const baseline = this.#baselineOf(run)
+    return {
+      ...record,
+      ...(await aboutOf(run)),
+      ...cellVerdict(run.results.values()),
+      ...(baseline
+        ? { baseline: baseline.cell.host, differences: compareCells(baseline.results, run.results) }
+        : {}),
+    }
+  }
+
+  /** Of the cells that were asked for: -t leaves others out. */
+  async #records(): Promise<CellRecord[]> {
+    const asked = this.#runs.filter((run) => run.isBegun || run.cell.excepted !== undefined)
+    return Promise.all(asked.map((run) => this.#record(run)))
+  }
+
+  async #update(): Promise<void> {
+    const points: Record<string, string[]> = {}
+    for (const run of this.#runs) {
+      const key = pointsKey(run.cell)
+      const known = points[key] ?? this.#expected.points[key]
+      const found = run.isBegun ? await run.points().catch(() => undefined) : undefined
+      const names = found ?? known
+      if (names) points[key] = names
+    }
+    writeCells(cellsPath(this.#file), { cells: this.#cells.map(({ id }) => id), points })
+  }
+}
+
+async function aboutOf(run: CellRun): Promise<Partial<CellRecord>> {
+  const opened = run.isBegun ? await run.opened().catch(() => undefined) : undefined
+  if (!opened) return {}
+  const { tool, host } = opened
+  return {
+    toolVersion: tool.version,
+    toolHash: tool.hash,
+    hostKernel: host.kernelRelease,
+    accelerator: host.accelerator,
+  }
+}
