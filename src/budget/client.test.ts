@@ -73,6 +73,12 @@ class Child {
     this.say('exit')
     await this.#ended
   }
+
+  /** Nothing more is asked of it: it comes to its own end. */
+  async finish(): Promise<void> {
+    this.#process.stdin!.end()
+    await this.#ended
+  }
 }
 
 /** A child that keeps the budget of two CPUs for the others. */
@@ -170,6 +176,19 @@ test('when who keeps the budget is killed another takes over, and knows what the
   expect(c.lines.filter((line) => line.startsWith('has'))).toEqual([])
   b.say('end b')
   await c.saw('has c')
+})
+
+test('a process that had to find another one that keeps the budget comes to its own end', async () => {
+  const server = await startServer()
+  const watcher = await new Watcher('r').begin()
+  const a = new Child('r')
+  a.say('ask a 1')
+  await a.saw('has a')
+  watcher.forget()
+  await server.kill()
+  await watcher.saw('a', 'running')
+  a.say('end a')
+  await a.finish()
 })
 
 test('who takes over grants nothing before those who live have said what they hold', async () => {

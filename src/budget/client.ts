@@ -254,7 +254,11 @@ export class BudgetClient {
       )
     }, firstNotice)
     silent.unref()
-    return promise.finally(() => clearTimeout(silent))
+    const isOurs = await promise
+    clearTimeout(silent)
+    // One that takes the place of another keeps no process alive that the other one did not.
+    this.#keepAlive()
+    return isOurs
   }
 
   #fail(error: Error): void {

@@ -1,6 +1,6 @@
 /**
  * A process that takes leases, for client.test.ts: reads `ask NAME CPUS`, `end NAME` and `exit` from its standard input,
- * and prints `serves`, `has NAME`, `waits NAME TEXT`.
+ * and prints `serves`, `has NAME`, `waits NAME TEXT`. At the end of its input it is left to its own end.
  */
 import { createInterface } from 'node:readline'
 import { BudgetClient, type Lease } from '../client.ts'
@@ -23,6 +23,5 @@ for await (const line of createInterface({ input: process.stdin })) {
   if (command === 'ask') void ask(guest, Number(cpus))
   if (command === 'serve') console.log((await place.serve()) ? 'serves' : 'does not serve')
   if (command === 'end') leases.get(guest)?.end()
-  if (command === 'exit') break
+  if (command === 'exit') process.exit(0)
 }
-process.exit(0)
