@@ -69,7 +69,7 @@ const argv = [
   '/usr/bin/qemu-system-x86_64',
   ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', '256M'],
   ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-nic', 'none'],
-  ...['-device', 'virtio-rng-pci,addr=1'],
+  ...['-device', 'virtio-rng-pci'],
   ...['-kernel', '/guest/kernel', '-initrd', '/guest/initramfs'],
   ...['-append', 'console=ttyS0 panic=-1'],
   ...['-serial', 'file:/tmp/console', '-serial', 'stdio'],
