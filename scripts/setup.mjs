@@ -87,6 +87,7 @@ const needs = [
   ['lz4', () => onPath('lz4')],
   ['xz-utils', () => onPath('xz')],
   ['libxml2-utils', () => onPath('xmllint')],
+  ['rsync', () => onPath('rsync')],
 ]
 
 function missingPackages() {
