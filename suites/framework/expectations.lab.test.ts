@@ -146,10 +146,12 @@ test('a check of KVM is known to fail by test, host and kernel of the host', asy
   const folder = join(place, 'kvm')
   await mkdir(folder)
   const check = JSON.stringify(join(root, 'suites/kvm/check.ts'))
+  const claim = JSON.stringify(join(root, 'suites/kvm/claim.ts'))
   await writeFile(
     join(folder, 'wrong.test.ts'),
-    `import { KVM } from ${JSON.stringify(join(root, 'suites/kvm/requests.ts'))}
-import { check, documented } from ${check}
+    `import { KVM } from 'kvitest'
+import { check } from ${check}
+import { documented } from ${claim}
 const version = documented('KVM_GET_API_VERSION')
 for (const name of ['here', 'elsewhere', 'later']) check(name, version, (b) => b.sys(KVM.GET_API_VERSION), 11)
 `,
