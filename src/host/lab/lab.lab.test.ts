@@ -144,8 +144,8 @@ describe.each(['debian:6.12-cloud', 'debian:6.1-cloud'])('a lab of %s', (kernel)
     await checkpoint.release()
 
     expect(await finish(fork)).toMatchObject({ reason: 'test-exit', code: 3 })
-    expect(run.text()).toBe('AvBC')
     expect(await finish(run)).toMatchObject({ reason: 'test-exit', code: 3 })
+    expect(run.text()).toBe('AvBC')
   })
 
   test('a payload that is none is refused by name of the operation', async () => {
