@@ -44,6 +44,11 @@ const ARTIFACTS: readonly ArtifactsWhen[] = ['failed', 'always', 'none']
 const DEFAULT_CONFIG = /^vite(st)?\.config\.[cm]?[jt]s$/
 const SCRIPT = /\.tap\.[A-Za-z0-9]+$/
 
+/** Of a module that Vite names. */
+function fileOf(id: string): string {
+  return id.replace(/[?#].*$/, '')
+}
+
 /** The Vite plugin: `*.tap.sh` (and other `*.tap.*` scripts) become modules of vitest tests. */
 export function kvitest(options: KvitestOptions = {}): Plugin {
   const hostModule = options.hostModule ?? here('../guest/host.ts')
@@ -78,7 +83,9 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         },
       },
     }),
-    configureVitest({ vitest, project }) {
+    configureVitest({ vitest, project, defineCacheKeyGenerator }) {
+      // A module kept from an older version of this plugin would be run by the newer one; making it anew costs nothing.
+      defineCacheKeyGenerator(({ id }) => (SCRIPT.test(fileOf(id)) ? false : undefined))
       const scope = { root: project.config.root, listed: expectations }
       // No module imports them, so vitest has to be told whose tests to run again.
       vitest.config.watchTriggerPatterns ??= []
@@ -108,7 +115,7 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
       reporters.push(new JUnitReporter({ outputFile: output }) as unknown as (typeof reporters)[number])
     },
     async transform(_code, id) {
-      const file = id.replace(/[?#].*$/, '')
+      const file = fileOf(id)
       if (!SCRIPT.test(file)) return undefined
       const { plan, ...module } = transformScript({
         file,

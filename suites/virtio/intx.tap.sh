@@ -7,7 +7,7 @@
 #   cmdline: pci=nomsi
 #   devices: [virtio-rng]
 #   ports: [{ name: test.echo, peer: echo }, { name: test.hash, peer: sha256 }]
-# timeout: 120s
+# timeout: 240s
 . /lib/kvitest/tap.sh
 
 pci=/sys/bus/pci/devices

@@ -6,7 +6,7 @@
 #   bootTimeout: 120s
 #   devices: [virtio-rng]
 #   ports: [{ name: test.echo, peer: echo }]
-# timeout: 120s
+# timeout: 240s
 # skips: [a function reset is done, random bytes come after a function reset]
 . /lib/kvitest/tap.sh
 
