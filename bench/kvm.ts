@@ -28,8 +28,11 @@ function vitest(args: string[]): Promise<string> {
   const program = join(root, 'node_modules/vitest/vitest.mjs')
   return new Promise((done) => {
     // What it ended with is in the report; its last words are kept for the case that there is none.
-    execFile(process.execPath, [program, ...args], { cwd: root, maxBuffer: 1 << 26 }, (_, __, stderr) =>
-      done(stderr),
+    execFile(
+      process.execPath,
+      [program, ...args],
+      { cwd: root, env: { ...process.env, NO_COLOR: '1' }, maxBuffer: 1 << 26 },
+      (_, __, stderr) => done(stderr),
     )
   })
 }
@@ -45,7 +48,9 @@ async function runOn(host: string, folder: string): Promise<Run> {
     () => undefined,
   )
   if (!report || report.numPassedTests === 0 || report.numFailedTests > 0) {
-    const detail = report ? `${report.numFailedTests} checks failed` : words.split('\n').find((line) => line.includes('Error'))?.trim()
+    const detail = report
+      ? `${report.numFailedTests} checks failed`
+      : words.split('\n').find((line) => /^\w*Error: /.test(line))
     throw new KvitestError('bench of suites/kvm', `${host}: ${detail || 'no report'}`, {
       hint: `npx vitest run --project 'kvm (${host})' shows them`,
     })
