@@ -1,8 +1,19 @@
-import { CAP, constant, fieldOf, KVM, offsetOf, type RawVcpu, sizeOf, structOf, withFields } from 'kvitest'
+import {
+  CAP,
+  constant,
+  fieldOf,
+  KVM,
+  offsetOf,
+  type RawStep,
+  type RawVcpu,
+  sizeOf,
+  structOf,
+  withFields,
+} from 'kvitest'
 import { describe } from 'vitest'
 import { type Bench, exitOf, outcomeOf } from './bench.ts'
 import { check } from './check.ts'
-import { deFacto, documented } from './claim.ts'
+import { deFacto, documented, type Exception } from './claim.ts'
 import { pack } from './struct.ts'
 
 const sync = documented('KVM_CAP_SYNC_REGS')
@@ -58,14 +69,25 @@ const exchange = (b: Bench) => b.run({ immediateExit: true })
 
 /** The bits that KVM_RUN does not refuse of those that no version of the header names. */
 async function takenBits(b: Bench, at: number): Promise<number[]> {
-  const vcpu = await b.guest('io_out')
-  const taken: number[] = []
-  for (let bit = sets.length; bit < 64; bit++) {
-    await vcpu.area.write(at, pack(['u64', 1n << BigInt(bit)]))
-    if (outcomeOf(await exchange(b)) !== 'EINVAL') taken.push(bit)
-  }
-  return taken
+  const { fd, area, thread } = await b.guest('io_out')
+  const bits = Array.from({ length: 64 - sets.length }, (_, i) => sets.length + i)
+  // In one round trip: to a lab each costs some milliseconds.
+  const results = await b.kvm.batch(
+    bits.flatMap((bit): RawStep[] => [
+      { do: 'write', memory: area.handle, offset: at, data: pack(['u64', 1n << BigInt(bit)]) },
+      { do: 'run', vcpu: fd.handle, area: area.handle, thread, immediateExit: true },
+    ]),
+  )
+  return bits.filter((_, i) => outcomeOf(results[2 * i + 1]!) !== 'EINVAL')
 }
+
+const upperHalf: Exception[] = [
+  {
+    where: { from: '6.12', before: '6.15' },
+    outcome: Array.from({ length: 32 }, (_, i) => 32 + i),
+    why: 'since 6.12.25 it compares with a mask of 32 bits; a476cadf8ef1 of 6.15 is not in 6.12',
+  },
+]
 
 describe('registers in kvm_run', () => {
   check(
@@ -74,14 +96,14 @@ describe('registers in kvm_run', () => {
     (b) => b.vm(KVM.CHECK_EXTENSION, CAP.SYNC_REGS),
     constant('KVM_SYNC_X86_VALID_FIELDS'),
   )
-  check('each unknown bit of kvm_valid_regs is refused', sync, (b) => takenBits(b, validAt), [])
-  check('each unknown bit of kvm_dirty_regs is refused', sync, (b) => takenBits(b, dirtyAt), [])
+  check('each unknown bit of kvm_valid_regs is refused', sync, (b) => takenBits(b, validAt), [], upperHalf)
+  check('each unknown bit of kvm_dirty_regs is refused', sync, (b) => takenBits(b, dirtyAt), [], upperHalf)
   check(
     'a refused run leaves the guest where it was',
     deFacto(sync.section),
     async (b) => {
       const vcpu = await b.guest('io_out')
-      await ask(vcpu, 1n << 63n)
+      await ask(vcpu, 1 << sets.length)
       const refused = exitOf(await b.run())
       await ask(vcpu, 0)
       return [refused, ...(await b.exits(2))]
