@@ -11,6 +11,7 @@ const benches: Record<string, () => Promise<{ bench: (argv: string[]) => Promise
   tap: () => import('./tap.ts'),
   console: () => import('./console.ts'),
   abi: () => import('./abi.ts'),
+  kvm: () => import('./kvm.ts'),
 }
 
 const [name, ...rest] = process.argv.slice(2)

@@ -196,7 +196,7 @@ describe('the run protocol', () => {
       {
         where: { before: '6.12' },
         outcome: 'ENOSPC',
-        why: 'as measured on 6.1; which change made it another is not known',
+        why: 'until Linux 6.9 (f5238c2a60f1) the root of the page tables counted as a page of the VM, which has none',
       },
     ],
   )

@@ -164,6 +164,16 @@ describe('memory as a vCPU sees it', () => {
       { where: { before: '6.12' }, outcome: 0, why: 'Linux 6.1 does not look at CPUID here' },
     ],
   )
+  check(
+    'bits of EFER that no CPU has are refused',
+    deFacto('KVM_SET_SREGS'),
+    (b) => b.setSregs({ fields: { efer: 1n << 63n } }),
+    'EINVAL',
+    [
+      software(0, 'as Linux 6.1 does'),
+      { where: { before: '6.12' }, outcome: 0, why: 'Linux 6.1 does not look at EFER here' },
+    ],
+  )
 })
 
 describe('the signal mask of KVM_RUN', () => {
