@@ -15,6 +15,11 @@ export function pointsKey({ tool, guest }: Pick<Cell, 'tool' | 'guest'>): string
   return [tool.name, ...(guest === undefined ? [] : [guest])].join(' > ')
 }
 
+/** The same of a cell's id. */
+export function pointsKeyOf(id: string): string {
+  return id.split(' > ').slice(1).join(' > ')
+}
+
 export function cellsPath(matrixFile: string): string {
   return matrixFile.replace(/(\.matrix)?\.[cm]?ts$/, '.cells.json')
 }
