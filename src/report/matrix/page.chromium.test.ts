@@ -9,6 +9,7 @@ import { hostile, sampleReport } from './testing/run.ts'
 
 const screenshots = resolve(import.meta.dirname, '../../../test-results/screenshots')
 const chromium = findChromium() ?? ''
+const dark = ['--blink-settings=preferredColorScheme=0']
 const page = matrixPage(sampleReport())
 
 /** Each box of the map, its letter, whether it is seen, and how its text stands out from its ground. */
@@ -19,6 +20,7 @@ const lookAtMap = `
     .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0)
   return {
     title: document.title,
+    ground: getComputedStyle(document.body).backgroundColor,
     images: document.images.length,
     scripts: document.scripts.length,
     tooWide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
@@ -33,6 +35,7 @@ const lookAtMap = `
 
 interface Map {
   title: string
+  ground: string
   images: number
   scripts: number
   tooWide: number
@@ -42,12 +45,17 @@ interface Map {
 describe.skipIf(chromium === '')(
   'in Chromium (apt-get install chromium; without it these are skipped)',
   () => {
-    test.for([1280, 390])(
-      'at %i pixels each cell is seen and can be read, and nothing that was said has run',
-      async (width) => {
-        const map = (await lookAt(chromium, page, { width, look: lookAtMap })) as Map
+    test.for([
+      [1280, []],
+      [390, []],
+      [1280, dark],
+    ] as const)(
+      'at %i pixels %s each cell is seen and can be read, and nothing that was said has run',
+      async ([width, options]) => {
+        const map = (await lookAt(chromium, page, { width, options, look: lookAtMap })) as Map
 
         expect(map).toMatchObject({ title: 'old and new: matrix', images: 0, scripts: 0, tooWide: 0 })
+        expect(map.ground).toBe(options.length > 0 ? 'rgb(21, 24, 27)' : 'rgb(251, 251, 250)')
         expect(map.boxes.map(({ letter }) => letter)).toEqual(['P', 'F', 'I', 'P', 'F'])
         expect(map.boxes.filter(({ isSeen }) => !isSeen)).toEqual([])
         // WCAG 2.2, 1.4.3
@@ -72,7 +80,7 @@ describe.skipIf(chromium === '')(
     test.for([
       ['wide', '1280,1500', []],
       ['phone', '500,1700', []],
-      ['dark', '1280,1500', ['--blink-settings=preferredColorScheme=0']],
+      ['dark', '1280,1500', dark],
     ] as const)('%s: a screenshot is kept', async ([name, size, more]) => {
       const folder = mkdtempSync(join(tmpdir(), 'kvitest-page-'))
       try {

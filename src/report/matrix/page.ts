@@ -41,9 +41,9 @@ export function matrixPage(report: MatrixReport): string {
 <body>
 <main>
 <h1 class="said">${matrix}</h1>
-<p class="soft said">${report.file}${report.project ? ` (${report.project})` : ''}, ${report.started}, kvitest ${report.kvitest}</p>
+<p class="soft said">${report.file}${report.project ? ` (${report.project})` : ''}, ${report.started.replace(/T(\d+:\d+).*/, ' $1 UTC')}, kvitest ${report.kvitest}</p>
 <p class="outcome">${outcome(report)}</p>
-<p>${plural(count.expected, 'cell')}: ${countText(count)}${isPart ? '. A part of the matrix: the run had a filter or was interrupted' : ''}</p>
+<p>Cells: ${countText(count)}${isPart ? '. A part of the matrix: the run had a filter or was interrupted' : ''}</p>
 ${problems.length > 0 ? html`<ul class="problems">${problems.map((problem) => html`<li class="said">${problem}</li>\n`)}</ul>` : undefined}
 <h2>The cells</h2>
 <ul class="legend">${legend.map(([kind, letter, text]) => html`<li><span class="letter ${kind}">${letter}</span>${text}</li>`)}</ul>

@@ -9,7 +9,7 @@ export const style = `
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #15181b; --card: #1c2024; --ink: #e6e8ea; --soft: #a0a9b2; --line: #363d44; --code: #252a2f; --link: #8ab9ec;
-    --good: #17443b; --good-ink: #c9eee5; --red: #d8483e; --red-ink: #fff; --known: #59430f; --known-ink: #fbe7bd;
+    --good: #17443b; --good-ink: #c9eee5; --red: #c23a31; --red-ink: #fff; --known: #59430f; --known-ink: #fbe7bd;
     --skip: #343a40; --skip-ink: #ccd2d8; --infra: #8d6cc4; --infra-ink: #111; --minus: #f2938b; --plus: #86d6b3;
   }
 }

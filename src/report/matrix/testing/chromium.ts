@@ -55,7 +55,12 @@ export async function runChromium(program: string, args: string[]): Promise<stri
 export async function lookAt(
   program: string,
   page: string,
-  { width, fragment = '', look }: { width: number; fragment?: string; look: string },
+  {
+    width,
+    fragment = '',
+    options = [],
+    look,
+  }: { width: number; fragment?: string; options?: readonly string[]; look: string },
 ): Promise<unknown> {
   // The page itself lets no script in, so the one that looks stands around it.
   const frame = `<!doctype html><iframe id="f" src="/page${fragment}" style="border:0;width:${width}px;height:800px"></iframe>
@@ -70,7 +75,7 @@ export async function lookAt(
   await new Promise<void>((settle) => void server.listen(0, '127.0.0.1', settle))
   try {
     const { port } = server.address() as AddressInfo
-    const args = ['--virtual-time-budget=5000', '--dump-dom', `http://127.0.0.1:${port}/`]
+    const args = [...options, '--virtual-time-budget=5000', '--dump-dom', `http://127.0.0.1:${port}/`]
     const dom = await runChromium(program, args)
     const found = /<pre id="found">([^<]*)<\/pre>/.exec(dom)
     if (!found) throw new Error(`the page was not looked at: ${dom.slice(0, 400)}`)
