@@ -28,7 +28,7 @@ const lookAtMap = `
       const { color, backgroundColor } = getComputedStyle(box)
       const [dark, bright] = [light(color), light(backgroundColor)].sort((a, b) => a - b)
       const { width, height, left, right } = box.getBoundingClientRect()
-      const isSeen = width > 80 && height > 30 && left >= 0 && right <= window.innerWidth
+      const isSeen = width > 150 && height > 30 && left >= 0 && right <= window.innerWidth
       return { letter: box.querySelector('b').textContent, contrast: (bright + 0.05) / (dark + 0.05), isSeen }
     }),
   }`
