@@ -29,9 +29,11 @@ test('what is put into a template is text', () => {
 test('a cell of the map has its verdict, its counts and what was not expected', () => {
   expect(inMap('lab:debian:6.1-cloud > selftests-6.1')).toBe('good P 1 pass, 1 skip')
   expect(inMap('lab:debian:6.12-cloud > selftests-6.1')).toBe(
-    'red F 1 pass, 2 fail 1 not expected 1 expected',
+    'red F 1 pass, 2 fail 1 not expected, 1 expected, 2 differ',
   )
-  expect(inMap('lab:debian:6.12-cloud > qemu-7.2 > debian:6.12-cloud')).toBe('known F 1 fail 1 expected')
+  expect(inMap('lab:debian:6.12-cloud > qemu-7.2 > debian:6.12-cloud')).toBe(
+    'known F 1 fail 1 expected, 1 differs',
+  )
   expect(inMap('local > selftests-6.1')).toBe('infra I lost')
   expect(page).toContain('title="no such cell"')
 })

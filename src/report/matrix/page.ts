@@ -95,9 +95,14 @@ function hostText(cells: readonly ReportedCell[], host: string): Content {
 
 function mapCell(cell: ReportedCell, anchor: string): Markup {
   const { kind, letter } = cellSign(cell)
-  const known = cell.known > 0 ? html`<small>${cell.known} expected</small>` : undefined
-  const red = cell.red > 0 ? html`<small>${cell.red} not expected</small>` : undefined
-  return html`<a class="cell ${kind}" href="#${anchor}" data-host="${cell.host}" title="${cell.id}: ${verdictText(cell)}"><b>${letter}</b><span>${countsText(cell)}${red}${known}</span></a>`
+  const notes = [
+    ...(cell.red > 0 ? [`${cell.red} not expected`] : []),
+    ...(cell.known > 0 ? [`${cell.known} expected`] : []),
+    ...(cell.differences.length > 0
+      ? [`${cell.differences.length / 2} differ${cell.differences.length === 2 ? 's' : ''}`]
+      : []),
+  ].join(', ')
+  return html`<a class="cell ${kind}" href="#${anchor}" data-host="${cell.host}" title="${cell.id}: ${verdictText(cell)}"><b>${letter}</b><span>${countsText(cell)}${notes ? html`<small>${notes}</small>` : undefined}</span></a>`
 }
 
 function differing(cells: readonly ReportedCell[], anchors: ReadonlyMap<string, string>): Content {
