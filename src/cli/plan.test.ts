@@ -55,10 +55,17 @@ describe('the cells are dealt out', () => {
 
   test('with a pattern that picks just those', () => {
     const { jobs } = planJobs(input)
-    const pattern = new RegExp(jobs[1]!.pattern)
+    const [first, second] = jobs.map((job) => new RegExp(job.pattern))
+    const pattern = second!
     const picked = expected.cells.filter((id) => pattern.test(`${id} > cell`))
     expect(picked).toEqual(jobs[1]!.cells)
     expect(pattern.test('h1 > small2 > cell')).toBe(false)
+    const others = ['h1 > big > a', 'h1 > small > a', 'the cells are those that are stored']
+    expect(others.map((name) => [first!.test(name), pattern.test(name)])).toEqual([
+      [true, false],
+      [false, true],
+      [true, false],
+    ])
   })
 })
 

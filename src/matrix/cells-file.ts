@@ -3,6 +3,9 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { KvitestError } from '../native/error.ts'
 import type { Cell } from './declare.ts'
 
+/** The test that compares them with those that the matrix has. */
+export const CELLS_TEST = 'the cells are those that are stored'
+
 export interface ExpectedCells {
   /** Ids of all cells, those that are excepted too. */
   cells: string[]

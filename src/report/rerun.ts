@@ -35,10 +35,11 @@ export function rerunCommand({ file, project, test, block, host, kernel, config 
   return [...variables, 'npx vitest run', shellWord(path), ...options].join(' ')
 }
 
-/** For vitest's -t: the tests of these describe blocks. */
-export function blocksPattern(blocks: readonly string[]): string {
+/** For vitest's -t: the tests of these describe blocks, and that one. */
+export function blocksPattern(blocks: readonly string[], test?: string): string {
   const names = blocks.map(literalPattern)
-  return `^${names.length === 1 ? names[0] : `(${names.join('|')})`} > `
+  const inBlocks = `${names.length === 1 ? names[0] : `(${names.join('|')})`} > `
+  return test === undefined ? `^${inBlocks}` : `^(${literalPattern(test)}$|${inBlocks})`
 }
 
 /** One word of a POSIX shell that means exactly `text`. */

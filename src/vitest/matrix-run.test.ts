@@ -265,6 +265,11 @@ describe('the reports of a matrix', () => {
       expect(merged.stdout).toContain('matrix old & new: 4 expected = 3 run + 1 skipped with a reason\n')
       expect(merged.stdout.match(/matrix old & new/g)).toHaveLength(1)
       expect(merged.stdout).not.toContain('did not run')
+      const cases = [
+        ...project.read('test-results/junit.xml').matchAll(/<testcase [^>]*name="([^"]*)"/g),
+      ].map((one) => one[1])
+      expect(cases.filter((name) => name === 'local > good > a')).toHaveLength(1)
+      expect(cases.filter((name) => name === 'the cells are those that are stored')).toHaveLength(1)
       expect(seen(JSON.parse(project.read('test-results/matrix/old-new.json')))).toEqual(wholeRun)
     },
     PATIENCE,

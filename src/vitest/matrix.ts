@@ -5,6 +5,7 @@ import type { MachineHost } from '../host/machine-host.ts'
 import { type CellRecord, cellVerdict, compareCells } from '../matrix/account.ts'
 import { CellRun, infraError } from '../matrix/cell-run.ts'
 import {
+  CELLS_TEST,
   cellsPath,
   difference,
   type ExpectedCells,
@@ -72,7 +73,7 @@ class Matrix {
 
   register(): void {
     const { hosts } = this.#declaration
-    test('the cells are those that are stored', options, () => this.#checkCells())
+    test(CELLS_TEST, options, () => this.#checkCells())
     for (const host of hosts) {
       const runs = this.#runs.filter(({ cell }) => cell.host === host)
       if (runs.length === 0) continue

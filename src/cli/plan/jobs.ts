@@ -1,6 +1,6 @@
 /** Deals a matrix's cells out to jobs that take about the same time. */
 import { readFileSync } from 'node:fs'
-import { type ExpectedCells, pointsKeyOf } from '../../matrix/cells-file.ts'
+import { CELLS_TEST, type ExpectedCells, pointsKeyOf } from '../../matrix/cells-file.ts'
 import { KvitestError } from '../../native/error.ts'
 import { MATRIX_FORMAT, type MatrixReport } from '../../report/matrix/report.ts'
 import { blocksPattern, shellWord } from '../../report/rerun.ts'
@@ -70,7 +70,8 @@ export function planJobs({ name, project, file, expected, durations, shards }: P
       const blob = `${blobs}/${at + 1}.json`
       // As the matrix has them: those of a host after each other.
       const own = expected.cells.filter((id) => cells.includes(id))
-      const pattern = blocksPattern(own)
+      // No cell's, so one of them has to have it.
+      const pattern = blocksPattern(own, at === 0 ? CELLS_TEST : undefined)
       // Without a label of its own, a report of the same file takes the place of another job's when they are merged.
       const label = `VITEST_BLOB_LABEL=${shellWord(`${name}-${at + 1}`)}`
       const words = ['npx vitest run', ...(file === undefined ? [] : [shellWord(file)])]
