@@ -9,6 +9,7 @@ const usage = `usage: kvitest <command>
   kernel fetch [name...]              fetch kernels into the cache
   kernel config [options] KERNEL      what a kernel's configuration lacks to be a guest, a lab, or debugged
   abi catalogue|headers|dump|diff     KVM's API as data; what differs between kernels' headers, and between hosts
+  plan --format F [FILE.cells.json]   a matrix's cells as jobs of GitHub Actions, GitLab or Kubernetes
   cache ls|prune                      what the cache holds; less of it
   help                                this text
 
@@ -20,6 +21,7 @@ const commands: Record<string, () => Promise<(argv: string[]) => Promise<number>
   checkpoint: async () => (await import('./checkpoint.ts')).checkpoint,
   kernel: async () => (await import('./kernel.ts')).kernel,
   abi: async () => (await import('./abi.ts')).abi,
+  plan: async () => (await import('./plan.ts')).plan,
   cache: async () => (await import('./cache.ts')).cache,
 }
 

@@ -61,24 +61,20 @@ export interface CellCount {
   excepted: number
 }
 
-function count(records: readonly CellRecord[], expected: number): CellCount {
+export function countCells(records: readonly CellRecord[], expected: number): CellCount {
   const excepted = records.filter((one) => one.excepted !== undefined).length
   return { expected, run: records.length - excepted, excepted }
 }
 
-function countText({ expected, run, excepted }: CellCount): string {
+export function countText({ expected, run, excepted }: CellCount): string {
   const missing = expected - run - excepted
   return `${expected} expected = ${run} run + ${excepted} skipped with a reason${missing > 0 ? ` + ${missing} not run` : ''}`
 }
 
-/** The ids of the expected cells split into axes as their names have them. */
-function axes(id: string): [string, string][] {
+/** The id of a cell split into its axes. */
+export function cellAxes(id: string): { host: string; tool: string; guest?: string } {
   const [host = '', tool = '', guest] = id.split(' > ')
-  return [
-    ['host', host],
-    ['tool', tool],
-    ...(guest === undefined ? [] : [['guest', guest] as [string, string]]),
-  ]
+  return { host, tool, ...(guest === undefined ? {} : { guest }) }
 }
 
 /** The lines of one matrix at the end of a run. */
@@ -87,10 +83,10 @@ export function accountLines(
   expected: readonly string[],
   ran: readonly CellRecord[],
 ): string[] {
-  const lines = [`matrix ${matrix}: ${countText(count(ran, expected.length))}`]
+  const lines = [`matrix ${matrix}: ${countText(countCells(ran, expected.length))}`]
   const values = new Map<string, string[]>()
   for (const id of expected) {
-    for (const [axis, value] of axes(id))
+    for (const [axis, value] of Object.entries(cellAxes(id)))
       values.set(`${axis} ${value}`, [...(values.get(`${axis} ${value}`) ?? []), id])
   }
   const order = ['host', 'tool', 'guest']
@@ -104,7 +100,7 @@ export function accountLines(
       return number > 0 ? [`${number} ${verdict}`] : []
     })
     lines.push(
-      `  ${value}: ${countText(count(mine, ids.length))}${verdicts.length > 0 ? `; ${verdicts.join(', ')}` : ''}`,
+      `  ${value}: ${countText(countCells(mine, ids.length))}${verdicts.length > 0 ? `; ${verdicts.join(', ')}` : ''}`,
     )
   }
   return lines

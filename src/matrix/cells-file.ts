@@ -3,6 +3,9 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { KvitestError } from '../native/error.ts'
 import type { Cell } from './declare.ts'
 
+/** The test that compares them with those that the matrix has. */
+export const CELLS_TEST = 'the cells are those that are stored'
+
 export interface ExpectedCells {
   /** Ids of all cells, those that are excepted too. */
   cells: string[]
@@ -13,6 +16,11 @@ export interface ExpectedCells {
 /** The key of a cell's points. */
 export function pointsKey({ tool, guest }: Pick<Cell, 'tool' | 'guest'>): string {
   return [tool.name, ...(guest === undefined ? [] : [guest])].join(' > ')
+}
+
+/** The same of a cell's id. */
+export function pointsKeyOf(id: string): string {
+  return id.split(' > ').slice(1).join(' > ')
 }
 
 export function cellsPath(matrixFile: string): string {

@@ -26,13 +26,20 @@ export function rerunCommand({ file, project, test, block, host, kernel, config 
       ? `^${literalPattern(test)}$`
       : block === undefined
         ? undefined
-        : `^${literalPattern(block)} > `
+        : blocksPattern([block])
   const options = Object.entries({ '--config': config, '--project': project, '-t': pattern })
     .filter(([, value]) => value)
     .flatMap(([name, value]) => [name, shellWord(value!)])
   // A name that begins with a dash would be an option.
   const path = file.startsWith('-') ? `./${file}` : file
   return [...variables, 'npx vitest run', shellWord(path), ...options].join(' ')
+}
+
+/** For vitest's -t: the tests of these describe blocks, and that one. */
+export function blocksPattern(blocks: readonly string[], test?: string): string {
+  const names = blocks.map(literalPattern)
+  const inBlocks = `${names.length === 1 ? names[0] : `(${names.join('|')})`} > `
+  return test === undefined ? `^${inBlocks}` : `^(${literalPattern(test)}$|${inBlocks})`
 }
 
 /** One word of a POSIX shell that means exactly `text`. */

@@ -47,9 +47,8 @@ export class JUnitReporter implements Reporter {
     const { root, outputFile } = this.#vitest!.config
     const asked = typeof outputFile === 'object' ? outputFile.junit : undefined
     const path = resolve(root, asked ?? this.#options.outputFile ?? 'test-results/junit.xml')
-    const suites = modules.flatMap((module) =>
-      suitesOf(module, { root, interrupted: reason === 'interrupted' }),
-    )
+    const all = modules.flatMap((module) => suitesOf(module, { root, interrupted: reason === 'interrupted' }))
+    const suites = this.#vitest!.config.mergeReports ? withoutLeftOut(all) : all
     if (unhandled.length > 0) suites.push(unhandledSuite(unhandled))
     const problems = await RunCheck.of(this.#vitest!).problems(modules, reason)
     if (problems.length > 0) suites.push(runSuite(problems))
@@ -61,6 +60,20 @@ export class JUnitReporter implements Reporter {
 }
 
 export default JUnitReporter
+
+/** Of jobs that had some tests of a file each: no case for one that was left to another job. */
+function withoutLeftOut(suites: readonly JUnitSuite[]): JUnitSuite[] {
+  const key = ({ classname, name }: JUnitCase) => JSON.stringify([classname, name])
+  const isLeftOut = ({ outcome }: JUnitCase) => outcome.kind === 'skipped' && outcome.reason === undefined
+  const cases = suites.flatMap((suite) => suite.cases)
+  const answered = new Set(cases.filter((one) => !isLeftOut(one)).map(key))
+  return suites
+    .map((suite) => ({
+      ...suite,
+      cases: suite.cases.filter((one) => !isLeftOut(one) || !answered.has(key(one))),
+    }))
+    .filter((suite, at) => suite.cases.length > 0 || suites[at]!.cases.length === 0)
+}
 
 function suitesOf(module: TestModule, run: Run): JUnitSuite[] {
   const blocks: Block[] = [...module.children.allSuites()].filter((suite) => {

@@ -2,6 +2,8 @@
 import { spawnSync } from 'node:child_process'
 import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { planJobs } from '../cli/plan/jobs.ts'
+import type { MatrixReport } from '../report/matrix/report.ts'
 import { TemporaryProject, type VitestRun } from './testing/run-vitest.ts'
 
 const ROOT = resolve(import.meta.dirname, '../..')
@@ -168,6 +170,110 @@ describe('a run of matrices', () => {
     expect(property('cell.verdict')).toBe('pass')
     expect(suite).toMatch(/<testcase [^>]*name="local > good > a"/)
   })
+})
+
+describe('the reports of a matrix', () => {
+  const said = '<script>alert(1)</script>'
+  const files = {
+    'm.matrix.ts': matrix(
+      'old & new',
+      `tools: [sh('good', 'echo ok 1 - a', 'echo "# heard: ${said}"', 'echo not ok 2 - b', 'echo 1..2'), sh('bad', 'echo ok 1 - a', 'echo not ok 2 - b', 'echo 1..2'), absentTool('absent'), sh('other')], except: [{ tool: 'other', reason: 'wants hardware' }]`,
+    ),
+    'm.cells.json': cells(['local > good', 'local > bad', 'local > absent', 'local > other'], {
+      good: ['a', 'b', 'the run'],
+      bad: ['a', 'b', 'the run'],
+      absent: ['a'],
+    }),
+    'x.expect.yaml': `failures:\n${entry('m.matrix.ts > local > good > b')}\n`,
+  }
+  const seen = ({ cells: all }: MatrixReport) =>
+    all.map(({ id, state, verdict, red, points }) => [
+      id,
+      state,
+      verdict,
+      red,
+      points.map(({ name }) => name).join(),
+    ])
+  const wholeRun = [
+    ['local > good', 'run', 'fail', 0, 'a,b,the run'],
+    ['local > bad', 'run', 'fail', 1, 'a,b,the run'],
+    ['local > absent', 'run', 'infra', 2, 'a,cell'],
+    ['local > other', 'excepted', undefined, 0, ''],
+  ]
+
+  test(
+    'say of each cell and point what it came to, and are named at the end of the run',
+    async () => {
+      using project = new TemporaryProject(files, options)
+      const { output } = await project.run()
+      const report: MatrixReport = JSON.parse(project.read('test-results/matrix/old-new.json'))
+      const page = project.read('test-results/matrix/old-new.html')
+
+      expect(output).toContain('    kvitest    report: test-results/matrix/old-new.html\n')
+      expect(seen(report)).toEqual(wholeRun)
+      expect(report).toMatchObject({ matrix: 'old & new', file: 'm.matrix.ts', isPart: false, problems: [] })
+      expect(report.count).toEqual({ expected: 4, run: 3, excepted: 1, missing: 0 })
+      const [good, bad, absent] = report.cells
+      expect(good!.points[1]).toMatchObject({ verdict: 'fail', isRed: false, expected: { reason: 'known' } })
+      expect(good!.points[2]!.output).toContain(said)
+      expect(good).toMatchObject({
+        toolVersion: '1.0',
+        rerun: `npx vitest run m.matrix.ts -t '^local > good > '`,
+      })
+      expect(bad!.points[1]).toMatchObject({ verdict: 'fail', isRed: true, problems: [] })
+      expect(absent!.reason).toContain('the archive has it no more')
+      expect(page).toContain('&lt;script&gt;alert(1)&lt;/script&gt;')
+      expect(page).not.toContain('<script>')
+
+      // Its own command runs that cell, and leaves the report of the whole where it is.
+      const again = /-t '(.*)'$/.exec(bad!.rerun)![1]!
+      await project.vitest('run', '-t', again)
+      const part: MatrixReport = JSON.parse(project.read('test-results/matrix/old-new.part.json'))
+      expect(seen(part)).toEqual([
+        ['local > good', 'left out', undefined, 0, ''],
+        wholeRun[1],
+        ['local > absent', 'left out', undefined, 0, ''],
+        wholeRun[3],
+      ])
+      expect(seen(JSON.parse(project.read('test-results/matrix/old-new.json')))).toEqual(wholeRun)
+    },
+    PATIENCE,
+  )
+
+  test(
+    'of the jobs of a plan are one when they are merged',
+    async () => {
+      using project = new TemporaryProject(files, options)
+      const expected = JSON.parse(files['m.cells.json'])
+      const input = { name: 'm', project: '', file: 'm.matrix.ts', expected, durations: new Map(), shards: 2 }
+      const { jobs, merge } = planJobs(input)
+      const sh = (command: string) =>
+        spawnSync('/bin/sh', ['-c', command], {
+          cwd: project.folder,
+          encoding: 'utf8',
+          env: {
+            ...process.env,
+            NO_COLOR: '1',
+            PATH: `${project.folder}/node_modules/.bin:${process.env.PATH}`,
+          },
+        })
+      // The second has nothing red.
+      expect(jobs.map(({ command }) => sh(command).status)).toEqual([1, 0])
+      const merged = sh(merge)
+
+      expect(merged.status).toBe(1)
+      expect(merged.stdout).toContain('matrix old & new: 4 expected = 3 run + 1 skipped with a reason\n')
+      expect(merged.stdout.match(/matrix old & new/g)).toHaveLength(1)
+      expect(merged.stdout).not.toContain('did not run')
+      const cases = [
+        ...project.read('test-results/junit.xml').matchAll(/<testcase [^>]*name="([^"]*)"/g),
+      ].map((one) => one[1])
+      expect(cases.filter((name) => name === 'local > good > a')).toHaveLength(1)
+      expect(cases.filter((name) => name === 'the cells are those that are stored')).toHaveLength(1)
+      expect(seen(JSON.parse(project.read('test-results/matrix/old-new.json')))).toEqual(wholeRun)
+    },
+    PATIENCE,
+  )
 })
 
 describe('the stored cells', () => {

@@ -5,6 +5,7 @@ import type { MachineHost } from '../host/machine-host.ts'
 import { type CellRecord, cellVerdict, compareCells } from '../matrix/account.ts'
 import { CellRun, infraError } from '../matrix/cell-run.ts'
 import {
+  CELLS_TEST,
   cellsPath,
   difference,
   type ExpectedCells,
@@ -15,8 +16,10 @@ import {
 import { type Cell, expandMatrix, type MatrixDeclaration } from '../matrix/declare.ts'
 import { KvitestError } from '../native/error.ts'
 import { settleSkip } from '../verdict/settle.ts'
+import { boundText } from './bounded-text.ts'
 import { circumstancesOf, expectationsOf } from './expected.ts'
 import { ScriptFailure } from './failure.ts'
+import { CELL } from './matrix-runs.ts'
 import type { MatrixMeta } from './meta.ts'
 import { collectedFile, isUpdating } from './runner-link.ts'
 
@@ -27,8 +30,8 @@ export { qemu } from '../matrix/tools/qemu.ts'
 export { kvmSelftests } from '../matrix/tools/selftests.ts'
 export { ownVmm } from '../matrix/tools/vmm.ts'
 
-/** The last test of each cell: its points are those that were expected. */
-const CELL = 'cell'
+/** Characters of a point's output that its reports have. */
+const maxReported = 16 << 10
 /** No time-out of vitest's: a point has its tool's deadline, and the first one waits for the tool and the host. */
 const options = { concurrent: false, timeout: 0 }
 
@@ -70,7 +73,7 @@ class Matrix {
 
   register(): void {
     const { hosts } = this.#declaration
-    test('the cells are those that are stored', options, () => this.#checkCells())
+    test(CELLS_TEST, options, () => this.#checkCells())
     for (const host of hosts) {
       const runs = this.#runs.filter(({ cell }) => cell.host === host)
       if (runs.length === 0) continue
@@ -118,6 +121,8 @@ class Matrix {
     const { host } = await this.#opened(run, context)
     const result = await run.point(name)
     const { verdict, reason = '', output } = result
+    // For the reports, whatever the test makes of it.
+    context.task.meta.kvitestResult = { ...result, output: boundText(output, maxReported) }
     if (verdict === 'pass') return
     if (verdict === 'infra') throw infraError(run.cell, reason)
     const place = { file: this.#file, line: 1 }

@@ -1,5 +1,6 @@
 import type { TaskMeta } from 'vitest'
 import type { CellRecord } from '../matrix/account.ts'
+import type { PointResult } from '../matrix/tool.ts'
 import type { Point } from '../tap/types.ts'
 import type { Place } from '../verdict/expectations.ts'
 import type { Judgement, Verdict } from '../verdict/types.ts'
@@ -78,6 +79,8 @@ declare module 'vitest' {
     kvitestUnexpectedPass?: { source: string }
     /** The cell of this block. */
     kvitestCell?: CellRecord
+    /** What a point of a cell came to, with its output bounded. */
+    kvitestResult?: PointResult
     /** The matrices of this file. */
     kvitestMatrices?: MatrixMeta[]
   }

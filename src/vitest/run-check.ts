@@ -14,6 +14,7 @@ import { type RunTest, staleEntries } from '../verdict/settle.ts'
 import type { Verdict } from '../verdict/types.ts'
 import { type ExpectationScope, expectationFilesFor, expectationPaths } from './expectation-files.ts'
 import { placeOf } from './expected.ts'
+import { matrixRuns } from './matrix-runs.ts'
 import { guestsOf } from './meta.ts'
 
 /** A fault of a run as a whole, which no test of its own could show. */
@@ -76,12 +77,12 @@ export class RunCheck {
       ...projects.filter(({ files }) => files.length === 0).map(({ project }) => emptyProject(project)),
       ...unheardProblems(projects, others),
     ]
-    if (reason === 'interrupted' || this.#isFiltered()) return always
+    if (reason === 'interrupted' || this.isFiltered) return always
     return [...always, ...lostCells(modules), ...staleProblems(projects, modules)]
   }
 
   /** Some tests of a file were left out by the user. */
-  #isFiltered(): boolean {
+  get isFiltered(): boolean {
     if (this.#vitest.config.testNamePattern || this.#vitest.config.tagsFilter) return true
     return this.#specifications.some(
       ({ testNamePattern, testLines = [], testIds = [], testNames = [], testTagsFilter = [] }) =>
@@ -93,13 +94,11 @@ export class RunCheck {
 
 /** Cells of a run without a filter that are not there: infra, whatever else passed. */
 function lostCells(modules: readonly TestModule[]): RunProblem[] {
-  return modules.flatMap((module) =>
-    (module.meta().kvitestMatrices ?? []).flatMap(({ name, expected, cells }) =>
-      missingCells(expected, cells).map((id) => ({
-        name: `matrix ${name}: ${id}`,
-        message: `matrix ${name}: the cell ${id} did not run (infra)`,
-      })),
-    ),
+  return matrixRuns(modules).flatMap(({ name, expected, cells }) =>
+    missingCells(expected, cells).map((id) => ({
+      name: `matrix ${name}: ${id}`,
+      message: `matrix ${name}: the cell ${id} did not run (infra)`,
+    })),
   )
 }
 

@@ -24,9 +24,11 @@ export function runPlaceVariables(place: RunPlace): Record<string, string> {
   return { [variable]: JSON.stringify(place) }
 }
 
-/** Undefined where the plugin is not used. */
-export function runPlace(): RunPlace | undefined {
-  const text = process.env[variable]
+/** Undefined where the plugin is not used; from a project's own environment in the main process. */
+export function runPlace(
+  environment: Readonly<Record<string, string | undefined>> = process.env,
+): RunPlace | undefined {
+  const text = environment[variable]
   return text ? JSON.parse(text) : undefined
 }
 

@@ -2,6 +2,7 @@ import type { Reporter, TestCase, TestModule, TestRunEndReason, TestSpecificatio
 import { accountLines, differenceLines } from '../matrix/account.ts'
 import { type RunSummary, summaryLines } from '../report/summary.ts'
 import { takeLeases } from './global-setup.ts'
+import { type WrittenReport, writeMatrixReports } from './matrix-report.ts'
 import { guestsOf } from './meta.ts'
 import { RunCheck, type RunProblem } from './run-check.ts'
 
@@ -29,9 +30,11 @@ export class SummaryReporter implements Reporter {
   async onTestRunEnd(modules: readonly TestModule[], _: unknown, reason: TestRunEndReason): Promise<void> {
     const problems = await RunCheck.of(this.#vitest!).problems(modules, reason)
     if (problems.length > 0 && !this.#vitest!.config.watch) process.exitCode = 1
+    // Here and not in a reporter of its own: the last lines name the files, so they must be there.
+    const reports = writeMatrixReports(this.#vitest!, modules, problems, reason)
     if (this.#isForPeople) {
       const leases = takeLeases()
-      const summary = { ...summarise(modules, problems), ...(leases ? { leases } : {}) }
+      const summary = { ...summarise(modules, problems, reports), ...(leases ? { leases } : {}) }
       print(summaryLines(summary), (text) => console.log(text))
     } else {
       print(
@@ -46,7 +49,11 @@ function print(lines: readonly string[], write: (text: string) => void): void {
   if (lines.length > 0) write(`\n${lines.map((line) => `    kvitest  ${line}`).join('\n')}`)
 }
 
-function summarise(modules: readonly TestModule[], problems: readonly RunProblem[]): RunSummary {
+function summarise(
+  modules: readonly TestModule[],
+  problems: readonly RunProblem[],
+  reports: readonly WrittenReport[],
+): RunSummary {
   const summary: RunSummary = {
     verdicts: [],
     forks: 0,
@@ -66,16 +73,14 @@ function summarise(modules: readonly TestModule[], problems: readonly RunProblem
       if (guest.start === 'boot') summary.boots++
       summary.resets += guest.resets ?? 0
     }
-    for (const { name, expected, cells } of module.meta().kvitestMatrices ?? []) {
-      summary.cells = [
-        ...(summary.cells ?? []),
-        ...accountLines(name, expected, cells),
-        ...cells.flatMap(differenceLines),
-      ]
-    }
     for (const test of module.children.allTests()) addTest(summary, test)
   }
-  return summary
+  const cells = reports.flatMap(({ run: { name, expected, cells: ran }, page }) => [
+    ...accountLines(name, expected, ran),
+    ...ran.flatMap(differenceLines),
+    `  report: ${page}`,
+  ])
+  return cells.length > 0 ? { ...summary, cells } : summary
 }
 
 function addTest(summary: RunSummary, test: TestCase): void {
