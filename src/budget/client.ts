@@ -183,7 +183,8 @@ export class BudgetClient {
   /** Only who waits for a lease keeps its process alive. */
   #keepAlive(): void {
     const isWaiting = [...this.#leases.values()].some(({ state }) => state === 'waiting')
-    if (isWaiting) this.#socket?.ref()
+    // Who watches does so until it says that it is over.
+    if (isWaiting || this.#watcher) this.#socket?.ref()
     else this.#socket?.unref()
   }
 

@@ -10,6 +10,7 @@ import { JUnitReporter } from './junit-reporter.ts'
 import type {} from './meta.ts'
 import type { PluginApi } from './run-check.ts'
 import { type ArtifactsWhen, type RunPlace, runPlaceVariables } from './run-place.ts'
+import { sourcesKey } from './sources-key.ts'
 import { SummaryReporter } from './summary-reporter.ts'
 import { transformScript } from './transform/module.ts'
 
@@ -84,8 +85,9 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
       },
     }),
     configureVitest({ vitest, project, defineCacheKeyGenerator }) {
-      // A module kept from an older version of this plugin would be run by the newer one; making it anew costs nothing.
-      defineCacheKeyGenerator(({ id }) => (SCRIPT.test(fileOf(id)) ? false : undefined))
+      // Else a module that vitest keeps from an older version of this plugin would be run by the newer one.
+      const key = sourcesKey(here('./transform'))
+      defineCacheKeyGenerator(({ id }) => (SCRIPT.test(fileOf(id)) ? key : undefined))
       const scope = { root: project.config.root, listed: expectations }
       // No module imports them, so vitest has to be told whose tests to run again.
       vitest.config.watchTriggerPatterns ??= []

@@ -1,6 +1,6 @@
 /** Scripts as test files, through real vitest processes; their guests are stand-ins (testing/process-host.ts). */
 import { spawnSync } from 'node:child_process'
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { TemporaryProject } from './testing/run-vitest.ts'
@@ -45,20 +45,6 @@ describe.concurrent('a run', { timeout: 60_000 }, () => {
     expect(run.output).toContain('Expected: "four"\nReceived: "five"')
     expect(run.output).toContain('two.tap.sh:4:1')
     expect(run.status).toBe(1)
-  })
-
-  test('keeps no module of a script for the next run, which may be one of a newer plugin', async () => {
-    using project = new TemporaryProject(
-      { 'two.tap.sh': TWO, 'other.test.ts': "import { test } from 'vitest'\ntest('other', () => {})\n" },
-      { test: { fsModuleCachePath: 'kept' } },
-    )
-    const run = await project.run()
-    expect(run.tests).toMatchObject({ good: { status: 'passed' }, other: { status: 'passed' } })
-    const kept = readdirSync(join(project.folder, 'kept'), { recursive: true, withFileTypes: true })
-      .filter((one) => one.isFile())
-      .map((one) => readFileSync(join(one.parentPath, one.name), 'utf8'))
-    const isKept = (name: string) => kept.some((text) => text.includes(name))
-    expect([isKept('other.test.ts'), isKept('two.tap.sh')]).toEqual([true, false])
   })
 
   test('settles declared and appended points while the script goes on', async () => {

@@ -39,7 +39,7 @@ test('Ctrl-C once ends the run and leaves nothing', async () => {
   run.child.stdin!.write('\x03')
   await run.finished
   expect(await run.survivors()).toEqual([])
-  expect(readdirSync(place)).toEqual([])
+  await expect.poll(() => readdirSync(place), { timeout: 5000 }).toEqual([])
 })
 
 test('Ctrl-C twice ends the run at once and leaves no process', async () => {
@@ -68,7 +68,7 @@ test('SIGKILL of a worker is a failed run, said so, with nothing left', async ()
   expect(result.status).not.toBe(0)
   expect(`${result.stdout}${result.stderr}`).toMatch(/worker|SIGKILL|exited/i)
   expect(await run.survivors()).toEqual([])
-  expect(readdirSync(place)).toEqual([])
+  await expect.poll(() => readdirSync(place), { timeout: 5000 }).toEqual([])
 })
 
 test("SIGKILL of the lab's QEMU is verdict infra with the lab's last words, and the run ends", async () => {
@@ -81,5 +81,5 @@ test("SIGKILL of the lab's QEMU is verdict infra with the lab's last words, and 
   expect(result.status).not.toBe(0)
   expect(`${result.stdout}${result.stderr}`).toMatch(/infra: .*lab/)
   expect(await run.survivors()).toEqual([])
-  expect(readdirSync(place)).toEqual([])
+  await expect.poll(() => readdirSync(place), { timeout: 5000 }).toEqual([])
 })
