@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "native/little_endian.h"
+#include "native/virtio/ring_queue.h"
 #include "native/virtio/segments.h"
 
 namespace kvitest {
@@ -13,8 +14,6 @@ constexpr std::uint16_t kFlagUsed = 1 << 15;
 constexpr std::uint64_t kIdOffset = 12;
 constexpr std::uint64_t kFlagsOffset = 14;
 constexpr std::uint64_t kEventBytes = 4;  // of an event suppression structure
-constexpr std::uint16_t kMaxQueueSize = 32768;
-constexpr std::uint16_t kWrapCounter = 0x8000;
 
 // struct pvirtq_event_suppress: the flags' values (2.8.10).
 constexpr std::uint16_t kEventDisable = 1;
@@ -33,19 +32,9 @@ struct Position {
   bool wrap;
 };
 
-class PackedQueue : public VirtQueue {
+class PackedQueue : public RingQueue {
  public:
-  PackedQueue(GuestMemory& memory, const QueueLayout& layout, const QueueFeatures& features,
-              VirtioInterrupts& interrupts, const QueueState& state)
-      : memory_(memory),
-        layout_(layout),
-        features_(features),
-        interrupts_(interrupts),
-        state_(state) {}
-
-  std::uint16_t size() const override { return layout_.size; }
-  QueueFault fault() const override { return state_.fault; }
-  QueueState state() const override { return state_; }
+  using RingQueue::RingQueue;
 
   std::optional<DescriptorChain> pop() override {
     if (state_.fault != QueueFault::kNone) return std::nullopt;
@@ -257,20 +246,6 @@ class PackedQueue : public VirtQueue {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     return state_.fault == QueueFault::kNone && is_available(unpack(state_.next));
   }
-
-  std::nullopt_t fail(QueueFault fault) {
-    if (state_.fault == QueueFault::kNone) {
-      state_.fault = fault;
-      interrupts_.needs_reset();
-    }
-    return std::nullopt;
-  }
-
-  GuestMemory& memory_;
-  const QueueLayout layout_;
-  const QueueFeatures features_;
-  VirtioInterrupts& interrupts_;
-  QueueState state_;
 };
 
 }  // namespace

@@ -25,14 +25,6 @@ constexpr std::uint16_t kAvailable = 0x0080;
 constexpr std::uint16_t kUsed = 0x8000;
 constexpr std::uint16_t kWrap = 0x8000;
 
-class CountingInterrupts : public VirtioInterrupts {
- public:
-  void queue_interrupt(std::uint16_t) override {}
-  void config_interrupt() override {}
-  void needs_reset() override { ++resets_asked; }
-  int resets_asked = 0;
-};
-
 struct Slot {
   std::uint64_t address;
   std::uint32_t length;

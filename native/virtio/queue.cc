@@ -1,12 +1,9 @@
 // What split and packed queues share; which of them a driver gets.
 #include "native/virtio/queue.h"
 
+#include "native/virtio/ring_queue.h"
+
 namespace kvitest {
-namespace {
-
-constexpr std::uint16_t kWrapCounter = 0x8000;
-
-}  // namespace
 
 std::string_view to_string(QueueFault fault) {
   switch (fault) {

@@ -18,14 +18,6 @@ constexpr Gpa kIndirectTable = 0x8000;
 constexpr std::uint64_t kRam = 1024 * 1024;
 constexpr std::uint16_t kSize = 8;
 
-class CountingInterrupts : public VirtioInterrupts {
- public:
-  void queue_interrupt(std::uint16_t) override {}
-  void config_interrupt() override {}
-  void needs_reset() override { ++resets_asked; }
-  int resets_asked = 0;
-};
-
 struct Bench {
   explicit Bench(QueueFeatures features = {.indirect = true, .event_index = true})
       : queue(make_split_queue(memory, layout, features, interrupts)) {}

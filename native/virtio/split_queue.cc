@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "native/little_endian.h"
+#include "native/virtio/ring_queue.h"
 #include "native/virtio/segments.h"
 
 namespace kvitest {
@@ -11,7 +12,6 @@ namespace {
 
 constexpr std::uint64_t kRingHeader = 4;  // flags and idx
 constexpr std::uint16_t kAvailableNoInterrupt = 1;
-constexpr std::uint16_t kMaxQueueSize = 32768;
 
 struct Descriptor {
   Gpa address;
@@ -72,18 +72,9 @@ class ChainWalk {
   SegmentList segments_;
 };
 
-class SplitQueue : public VirtQueue {
+class SplitQueue : public RingQueue {
  public:
-  SplitQueue(GuestMemory& memory, const QueueLayout& layout, const QueueFeatures& features,
-             VirtioInterrupts& interrupts, const QueueState& state)
-      : memory_(memory),
-        layout_(layout),
-        features_(features),
-        interrupts_(interrupts),
-        state_(state) {}
-
-  std::uint16_t size() const override { return layout_.size; }
-  QueueFault fault() const override { return state_.fault; }
+  using RingQueue::RingQueue;
 
   std::optional<DescriptorChain> pop() override {
     const std::uint16_t waiting = available();
@@ -98,8 +89,6 @@ class SplitQueue : public VirtQueue {
     if (chain) ++state_.next;
     return chain;
   }
-
-  QueueState state() const override { return state_; }
 
   std::optional<DescriptorChain> retake(const ChainState& saved) override {
     if (state_.fault != QueueFault::kNone) return std::nullopt;
@@ -188,20 +177,6 @@ class SplitQueue : public VirtQueue {
     const std::size_t first_writable = chain.segments().first_writable();
     return DescriptorChain(memory_, head, chain.segments().take(), first_writable);
   }
-
-  std::nullopt_t fail(QueueFault fault) {
-    if (state_.fault == QueueFault::kNone) {
-      state_.fault = fault;
-      interrupts_.needs_reset();
-    }
-    return std::nullopt;
-  }
-
-  GuestMemory& memory_;
-  const QueueLayout layout_;
-  const QueueFeatures features_;
-  VirtioInterrupts& interrupts_;
-  QueueState state_;
 };
 
 }  // namespace

@@ -40,6 +40,15 @@ class TestInterrupts : public InterruptController {
   std::map<std::uint32_t, std::size_t> messages_;
 };
 
+// For a queue without a transport.
+class CountingInterrupts : public VirtioInterrupts {
+ public:
+  void queue_interrupt(std::uint16_t) override {}
+  void config_interrupt() override {}
+  void needs_reset() override { ++resets_asked; }
+  int resets_asked = 0;
+};
+
 // A machine without CPUs around one virtio device in slot 1.
 class TestBoard {
  public:

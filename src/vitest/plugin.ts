@@ -50,6 +50,13 @@ function fileOf(id: string): string {
   return id.replace(/[?#].*$/, '')
 }
 
+let knownKey: string | undefined
+/** Read once, and not at all where no script is. */
+function transformKey(): string {
+  knownKey ??= sourcesKey(here('./transform'))
+  return knownKey
+}
+
 /** The Vite plugin: `*.tap.sh` (and other `*.tap.*` scripts) become modules of vitest tests. */
 export function kvitest(options: KvitestOptions = {}): Plugin {
   const hostModule = options.hostModule ?? here('../guest/host.ts')
@@ -86,8 +93,7 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
     }),
     configureVitest({ vitest, project, defineCacheKeyGenerator }) {
       // Else a module that vitest keeps from an older version of this plugin would be run by the newer one.
-      const key = sourcesKey(here('./transform'))
-      defineCacheKeyGenerator(({ id }) => (SCRIPT.test(fileOf(id)) ? key : undefined))
+      defineCacheKeyGenerator(({ id }) => (SCRIPT.test(fileOf(id)) ? transformKey() : undefined))
       const scope = { root: project.config.root, listed: expectations }
       // No module imports them, so vitest has to be told whose tests to run again.
       vitest.config.watchTriggerPatterns ??= []

@@ -1,11 +1,9 @@
-import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { textHash } from '../image/hash.ts'
 
 /** Names the content of a folder's files: another one whenever any of them changes. */
 export function sourcesKey(folder: string): string {
-  const hash = createHash('sha256')
-  for (const name of readdirSync(folder).sort())
-    hash.update(`${name}\0`).update(readFileSync(join(folder, name)))
-  return hash.digest('hex')
+  const names = readdirSync(folder).sort()
+  return textHash(names.map((name) => `${name}\0${readFileSync(join(folder, name), 'utf8')}`).join('\0'))
 }

@@ -69,30 +69,25 @@ function bodyOf(
   }
 }
 
-const skipped = (name: string) => (reason ? `${name} (skipped: ${reason})` : name)
+type Check = (
+  name: string,
+  claim: Claim,
+  observe: (bench: Bench) => Promise<unknown>,
+  expected: unknown,
+  exceptions?: Exception[],
+) => void
+
+function checkBy(define: (name: string, body: Body) => void): Check {
+  return (name, claim, observe, expected, exceptions = []) =>
+    define(reason ? `${name} (skipped: ${reason})` : name, bodyOf(claim, observe, expected, exceptions))
+}
 
 /** One behaviour check: what is observed on a fresh bench is what is expected, but for the exceptions. */
-export function check(
-  name: string,
-  claim: Claim,
-  observe: (bench: Bench) => Promise<unknown>,
-  expected: unknown,
-  exceptions: Exception[] = [],
-): void {
-  const body = bodyOf(claim, observe, expected, exceptions)
-  test.skipIf(reason)(skipped(name), ({ kvmBench, host, task }) => body({ bench: kvmBench, host, task }))
-}
+export const check = checkBy((name, body) =>
+  test.skipIf(reason)(name, ({ kvmBench, host, task }) => body({ bench: kvmBench, host, task })),
+)
 
 /** As check(), on a bench that all such checks of a worker share: for calls that change nothing. */
-export function checkShared(
-  name: string,
-  claim: Claim,
-  observe: (bench: Bench) => Promise<unknown>,
-  expected: unknown,
-  exceptions: Exception[] = [],
-): void {
-  const body = bodyOf(claim, observe, expected, exceptions)
-  test.skipIf(reason)(skipped(name), ({ sharedBench, host, task }) =>
-    body({ bench: sharedBench, host, task }),
-  )
-}
+export const checkShared = checkBy((name, body) =>
+  test.skipIf(reason)(name, ({ sharedBench, host, task }) => body({ bench: sharedBench, host, task })),
+)

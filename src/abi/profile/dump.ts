@@ -1,11 +1,11 @@
 /** Takes the profile of a host. */
-import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { qemuVersion } from '../../host/describe.ts'
 import { type HostChoice, openMachineHost } from '../../host/index.ts'
 import type { MachineHost } from '../../host/machine-host.ts'
 import { RawKvm } from '../../host/raw/kvm.ts'
 import { readKernelConfig } from '../../image/config/read.ts'
+import { textHash } from '../../image/hash.ts'
 import { resolveKernel } from '../../image/resolve.ts'
 import { KvitestError } from '../../native/error.ts'
 import { catalogue } from '../catalogue/catalogue.ts'
@@ -39,7 +39,7 @@ async function configOf(name: string, own: string | undefined): Promise<Entries>
       ? [...(values ?? [])].map(([symbol, value]) => `CONFIG_${symbol}=${value}`)
       : text.split('\n').filter((line) => line.startsWith('CONFIG_'))
   if (lines.length === 0) return { 'config.hash': 'unknown' }
-  const entries: Entries = { 'config.hash': createHash('sha256').update(lines.join('\n')).digest('hex') }
+  const entries: Entries = { 'config.hash': textHash(lines.join('\n')) }
   for (const line of lines) {
     const [, symbol, value] = /^CONFIG_(\w+)=(.*)$/.exec(line) ?? []
     if (symbol !== undefined && shownOptions.test(symbol)) entries[`config.CONFIG_${symbol}`] = value!
