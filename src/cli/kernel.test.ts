@@ -64,6 +64,22 @@ CONFIG_VIRTIO_PCI=m
 `)
 })
 
+test('the builds that are served are listed, each by a name that stays its own', async () => {
+  await resolveKernel('debian:6.12-cloud')
+  expect(await kernel(['ls', '--json', '6.12'])).toBe(0)
+  const builds = JSON.parse(said) as { name: string; line: string; isOldest: boolean; isNewest: boolean }[]
+  said = ''
+  expect(await kernel(['ls', '6.12'])).toBe(0)
+  const lines = said.trimEnd().split('\n')
+
+  expect(lines.map((line) => line.split(' ')[0])).toEqual(builds.map(({ name }) => name))
+  expect(new Set(builds.map(({ line }) => line))).toEqual(new Set(['6.12']))
+  expect(lines[0]).toContain('oldest of 6.12')
+  expect(lines.at(-1)).toMatch(/newest of 6\.12, in the cache$/)
+  await expect(kernel(['ls', 'all'])).rejects.toThrow('kvitest kernel ls: all is no line of kernels')
+  await expect(kernel(['ls', '2.4'])).rejects.toThrow('debian:2.4-cloud: no such kernel')
+})
+
 test('wrong arguments are named', async () => {
   await expect(kernel(['config'])).rejects.toThrow('kvitest kernel config: 0 kernels; give one')
   await expect(kernel(['config', '--for', 'work', 'x'])).rejects.toThrow(

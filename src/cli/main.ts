@@ -6,6 +6,7 @@ const usage = `usage: kvitest <command>
   doctor [--json]                     what this machine can do, which host each kind of guest will use, and why
   run [options] [-- command...]       one guest from the shell: an interactive shell, or one command
   checkpoint save|restore ...         a running guest to a file, and guests that go on from it
+  kernel ls [LINE...]                 builds that Debian serves, the names by which they go
   kernel fetch [name...]              fetch kernels into the cache
   kernel config [options] KERNEL      what a kernel's configuration lacks to be a guest, a lab, or debugged
   abi catalogue|headers|dump|diff     KVM's API as data; what differs between kernels' headers, and between hosts

@@ -8,6 +8,7 @@ import {
   download,
   findServedOnce,
   hasLists,
+  isRenewable,
   type KernelPackage,
   type Lists,
   privateLists,
@@ -87,7 +88,7 @@ export async function fetchFiles(key: string, wanted: FilesWanted): Promise<stri
       const deb = await download(one, await listsOf(wanted.suite), directory).catch(
         async (error: unknown) => {
           // Lists older than the archive name files that are gone.
-          if ((error as KvitestError).code !== 'ENETUNREACH') throw error
+          if (!isRenewable(error)) throw error
           return download(one, await listsOf(wanted.suite, true), `${directory}.again`).catch(() => {
             throw error
           })

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { KvitestError } from '../native/error.ts'
 import { cached, cachePath, makeDirectory, prune, storageError, withLock } from './cache.ts'
 import { complaint, runCommand } from './command.ts'
-import { compareVersions, upstreamVersion } from './debian-version.ts'
+import { upstreamVersion } from './debian-version.ts'
 
 /** A kernel image package that apt knows, or one that is in the cache. */
 export interface KernelPackage {
@@ -36,10 +36,6 @@ export function matches(wanted: string, candidate: KernelPackage): boolean {
     wanted === upstream ||
     (/^\d+\.\d+$/.test(wanted) && upstream.startsWith(`${wanted}.`))
   )
-}
-
-export function newest(candidates: readonly KernelPackage[]): KernelPackage | undefined {
-  return candidates.toSorted((a, b) => compareVersions(a.version, b.version)).at(-1)
 }
 
 function apt(...argv: string[]): string[] {
@@ -136,6 +132,27 @@ function offline(operation: string, detail: string): KvitestError {
   })
 }
 
+/** The archive answers and has it no more. */
+function gone({ package: name, version }: WantedPackage, detail: string): KvitestError {
+  return new KvitestError(
+    `fetch ${name}`,
+    `${version ?? 'it'} has left the archive, whatever this machine's package lists say (${detail})`,
+    {
+      code: 'ESTALE',
+      hint: 'apt-get update renews the lists; kvitest kernel ls lists the kernels that are served',
+    },
+  )
+}
+
+export function isGone(error: unknown): boolean {
+  return error instanceof KvitestError && error.code === 'ESTALE'
+}
+
+/** Newer package lists may help. */
+export function isRenewable(error: unknown): boolean {
+  return error instanceof KvitestError && (error.code === 'ENETUNREACH' || error.code === 'ESTALE')
+}
+
 interface Served {
   lists: Lists
   packages: KernelPackage[]
@@ -223,7 +240,12 @@ export async function download(wanted: WantedPackage, lists: Lists, directory: s
   await mkdir(directory)
   const result = await runCommand(argv, { cwd: directory, package: 'apt' })
   const deb = (await readdir(directory)).find((file) => file.endsWith('.deb'))
-  if (result.status !== 0 || deb === undefined) throw offline(`fetch ${wanted.package}`, complaint(result))
+  if (result.status !== 0 || deb === undefined) {
+    const detail = complaint(result)
+    throw /\b404\b|not found|Unable to locate|Failed to stat/i.test(`${result.stdout}${result.stderr}`)
+      ? gone(wanted, detail)
+      : offline(`fetch ${wanted.package}`, detail)
+  }
   return join(directory, deb)
 }
 
@@ -235,7 +257,7 @@ export async function fetchUnpacked(wanted: readonly WantedPackage[], target: st
     const { lists } = await findServedOnce()
     const deb = await download(one, lists, directory).catch(async (error: unknown) => {
       // Lists older than the archive name files that are gone; ours can always be renewed.
-      if ((error as KvitestError).code !== 'ENETUNREACH') throw error
+      if (!isRenewable(error)) throw error
       return download(one, await refresh(), `${directory}.again`).catch(() => {
         throw error
       })

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import type { ServedBuild } from './debian-kernel.ts'
 import type { KernelInfo } from './kernel.ts'
 
 /**
@@ -124,6 +125,15 @@ async function ask(name: string, prefix: string[] = []): Promise<Answer> {
   return promise
 }
 
+/** servedBuilds() of a line, in a process of its own. */
+async function served(line: string): Promise<ServedBuild[]> {
+  const path = join(import.meta.dirname, 'debian-kernel.ts')
+  const code = `import { servedBuilds } from ${JSON.stringify(path)}
+    console.log(JSON.stringify(await servedBuilds([process.argv[1]])))`
+  const argv = ['--input-type=module', '-e', code, '--', line]
+  return JSON.parse((await run(process.execPath, argv, { env: environment() })).stdout)
+}
+
 describe('names', () => {
   beforeEach(async () => {
     await publish('6.1.0-9', '6.1.99-1')
@@ -152,6 +162,8 @@ describe('names', () => {
     ['debian:6.1.0-9-cloud', '6.1.0-9-cloud-amd64'],
     ['debian:6.12.117-cloud', '6.12.117+deb12-cloud-amd64'],
     ['debian:6.12.117+deb12-cloud', '6.12.117+deb12-cloud-amd64'],
+    ['debian:6.1-cloud@oldest', '6.1.0-9-cloud-amd64'],
+    ['debian:6.1-cloud@newest', '6.1.0-53-cloud-amd64'],
   ] as const)('%s is %s', async ([name, release]) => {
     expect((await ask(name)).kernel?.release).toBe(release)
   })
@@ -176,6 +188,62 @@ describe('names', () => {
     await update()
 
     expect((await ask('debian:6.12-cloud')).kernel?.packageVersion).toBe('6.12.118-1~deb12u1')
+  })
+
+  test('the oldest build is the next one when it left the archive, whatever the package lists say', async () => {
+    await rm(join(place, 'archive/linux-image-6.1.0-9-cloud-amd64.deb'))
+
+    const { kernel, notes } = await ask('debian:6.1-cloud@oldest')
+
+    expect(kernel?.packageVersion).toBe('6.1.187-1')
+    expect(notes).toContain('6.1.99 has left the archive, looking at the build after it')
+  })
+
+  test('the two ends of a line are remembered apart', async () => {
+    await ask('debian:6.1-cloud@oldest')
+    await ask('debian:6.1-cloud')
+
+    expect((await ask('debian:6.1-cloud@oldest')).kernel?.packageVersion).toBe('6.1.99-1')
+    expect((await ask('debian:6.1-cloud')).kernel?.packageVersion).toBe('6.1.187-1')
+  })
+
+  test('an exact build that left the archive is named, in one line', async () => {
+    await rm(join(place, 'archive/linux-image-6.1.0-9-cloud-amd64.deb'))
+
+    const { error } = await ask('debian:6.1.99-cloud')
+
+    expect(error?.code).toBe('ESTALE')
+    expect(error?.message).toMatch(
+      /^fetch linux-image-6\.1\.0-9-cloud-amd64: 6\.1\.99-1 has left the archive, [^\n]* apt-get update renews the lists/,
+    )
+  })
+
+  test('an exact build that is not served is told with what is', async () => {
+    const { error } = await ask('debian:6.1.150-cloud')
+
+    expect(error?.message).toBe(
+      'find the kernel: debian:6.1.150-cloud: the archive does not serve this build, and it is not in the cache; of 6.1 there is 6.1.99 to 6.1.187; kvitest kernel ls lists the builds; a build that was kept goes by its path',
+    )
+  })
+
+  test('an end of one build is refused', async () => {
+    expect((await ask('debian:6.1.99-cloud@oldest')).error?.message).toBe(
+      'find the kernel: debian:6.1.99-cloud@oldest: @oldest of one exact build; write debian:6.1-cloud@oldest, or debian:6.1.99-cloud',
+    )
+  })
+
+  test('all builds of a line are listed, those of one upstream version by their ABIs', async () => {
+    await publish('6.1.0-54', '6.1.187-2')
+    await update()
+
+    const listed = await served('6.1')
+
+    expect(listed.map(({ name, isOldest, isNewest }) => [name, isOldest, isNewest])).toEqual([
+      ['debian:6.1.99-cloud', true, false],
+      ['debian:6.1.0-53-cloud', false, false],
+      ['debian:6.1.0-54-cloud', false, true],
+    ])
+    for (const { name, release } of listed) expect((await ask(name)).kernel?.release).toBe(release)
   })
 
   test('two processes at once fetch once', async () => {

@@ -1,18 +1,8 @@
-import { access, mkdir, readdir, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { access, readdir, realpath, stat } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { KvitestError } from '../native/error.ts'
-import { cachePath, scratchDirectory } from './cache.ts'
-import {
-  abiName,
-  cachedKernels,
-  fetchKernel,
-  type KernelPackage,
-  listsStamp,
-  matches,
-  newest,
-  servedKernels,
-} from './debian.ts'
-import { compareVersions, upstreamVersion } from './debian-version.ts'
+import { cachedKernels, servedKernels } from './debian.ts'
+import { findDebianKernel, unknownKernel } from './debian-kernel.ts'
 import { fileHash } from './hash.ts'
 import { probeImage } from './image-file.ts'
 import type { KernelInfo } from './kernel.ts'
@@ -107,88 +97,19 @@ async function resolvePath(name: string): Promise<KernelInfo> {
   return found.isDirectory() ? describeDirectory(name, path) : describe(name, { image: path })
 }
 
-function unknownName(name: string, packages: readonly KernelPackage[]): KvitestError {
-  const versions = packages
-    .toSorted((a, b) => compareVersions(b.version, a.version))
-    .map((p) => upstreamVersion(p.version))
-  const lines = new Set(versions.map((version) => version.split('.').slice(0, 2).join('.')))
-  const names = [...lines, ...new Set(versions)].map((version) => `debian:${version}-cloud`)
-  const list = names.length > 0 ? `known: ${names.join(', ')}` : 'names look like debian:6.12-cloud'
-  return new KvitestError('find the kernel', `${name}: no such kernel`, {
-    code: 'ENOENT',
-    hint: `${list}; or give a path`,
-  })
-}
-
-interface Remembered extends KernelPackage {
-  stamp: string
-}
-
-function memoryOf(wanted: string): string {
-  return cachePath('names', `${wanted}.json`)
-}
-
-async function remembered(wanted: string): Promise<Remembered | undefined> {
-  try {
-    return JSON.parse(await readFile(memoryOf(wanted), 'utf8')) as Remembered
-  } catch {
-    return undefined
-  }
-}
-
-async function remember(wanted: string, value: Remembered): Promise<void> {
-  const scratch = join(await scratchDirectory(), 'name')
-  await writeFile(scratch, JSON.stringify(value))
-  await mkdir(dirname(memoryOf(wanted)), { recursive: true })
-  await rename(scratch, memoryOf(wanted))
-  await rm(dirname(scratch), { recursive: true, force: true })
-}
-
-async function describePackage(name: string, chosen: KernelPackage, path: string): Promise<KernelInfo> {
-  const release = `${abiName(chosen.package)}-cloud-amd64`
+async function resolveDebian(name: string, note: (line: string) => void): Promise<KernelInfo> {
+  const { path, release, version } = await findDebianKernel(name, note)
   return describe(name, {
     image: join(path, 'boot', `vmlinuz-${release}`),
     modules: [join(path, 'lib/modules', release)],
-    packageVersion: chosen.version,
+    packageVersion: version,
   })
-}
-
-async function resolveDebian(name: string, note: (line: string) => void): Promise<KernelInfo> {
-  const wanted = /^debian:([\w.+~-]+)-cloud$/.exec(name)?.[1]
-  const local = await cachedKernels()
-  const inCache =
-    wanted === undefined ? undefined : newest(local.filter((candidate) => matches(wanted, candidate)))
-  const isMoving = wanted !== undefined && /^\d+\.\d+$/.test(wanted)
-  const stamp = await listsStamp().catch(() => '')
-  if (wanted !== undefined) {
-    // An exact build does not change; a moving name only when the package lists do.
-    const before = isMoving ? await remembered(wanted) : undefined
-    const settled = isMoving ? (before?.stamp === stamp ? before : undefined) : inCache
-    const isHere =
-      settled && local.some((p) => p.package === settled.package && p.version === settled.version)
-    if (isHere) return describePackage(name, settled, await fetchKernel(settled, note))
-  }
-  try {
-    const packages = await servedKernels()
-    const chosen =
-      wanted === undefined ? undefined : newest(packages.filter((candidate) => matches(wanted, candidate)))
-    if (chosen === undefined || wanted === undefined) throw unknownName(name, packages)
-    const path = await fetchKernel(chosen, note)
-    if (isMoving) await remember(wanted, { ...chosen, stamp: await listsStamp() }).catch(() => {})
-    return await describePackage(name, chosen, path)
-  } catch (error) {
-    if (inCache === undefined) throw error
-    note(
-      `${name}: the archive does not answer, using ${inCache.version} from the cache (${(error as Error).message})`,
-    )
-    return describePackage(name, inCache, await fetchKernel(inCache, note))
-  }
 }
 
 /**
  * Finds a kernel by name (`debian:6.12-cloud` is the newest build of 6.12 that the archive serves,
- * `debian:6.12.115-cloud` and `debian:6.1.0-53-cloud` one exact build) or by the path of a bzImage, an ELF vmlinux
- * or a build tree; fetches it when it is not in the cache.
+ * `debian:6.12-cloud@oldest` the oldest one, `debian:6.12.115-cloud` and `debian:6.1.0-53-cloud` one exact build) or by
+ * the path of a bzImage, an ELF vmlinux or a build tree; fetches it when it is not in the cache.
  *
  * Rejects with a KvitestError of code ENOENT (no such name or path), ENOEXEC (no kernel, or cut short), ENETUNREACH,
  * EILSEQ (damaged package), EROFS, EACCES, ENOSPC (the cache).
@@ -205,5 +126,5 @@ export async function resolveKernel(
     () => false,
   )
   if (looksLikePath || exists) return resolvePath(name)
-  throw unknownName(name, await servedKernels().catch(() => cachedKernels()))
+  throw unknownKernel(name, await servedKernels().catch(() => cachedKernels()))
 }
