@@ -85,8 +85,8 @@ async function listApplets(busybox: string): Promise<string[]> {
     .filter((applet) => applet !== '' && applet !== 'busybox')
 }
 
-/** busybox and a link for each of its applets, as members of an archive. */
-export async function busyboxEntries(): Promise<NewcEntry[]> {
+/** Names of the applets of the static busybox. */
+export async function busyboxApplets(): Promise<string[]> {
   const busybox = await staticBusybox()
   let names = applets.get(busybox)
   if (!names) {
@@ -94,9 +94,14 @@ export async function busyboxEntries(): Promise<NewcEntry[]> {
     applets.set(busybox, names)
     names.catch(() => applets.delete(busybox))
   }
+  return names
+}
+
+/** busybox and a link for each of its applets, as members of an archive. */
+export async function busyboxEntries(): Promise<NewcEntry[]> {
   return [
-    { type: 'file', path: 'bin/busybox', mode: 0o755, source: busybox },
-    ...(await names).map(
+    { type: 'file', path: 'bin/busybox', mode: 0o755, source: await staticBusybox() },
+    ...(await busyboxApplets()).map(
       (name): NewcEntry => ({ type: 'symlink', path: `bin/${name}`, mode: 0o777, target: 'busybox' }),
     ),
   ]

@@ -25,6 +25,7 @@ import { collectedFile, isUpdating } from './runner-link.ts'
 
 export type { CellPattern, MatrixDeclaration } from '../matrix/declare.ts'
 export type { PointResult, PreparedTool, Tool, ToolPlace } from '../matrix/tool.ts'
+export { linuxPerf, type PerfOptions, type PerfVersion } from '../matrix/tools/perf.ts'
 export { abiProbe } from '../matrix/tools/probe.ts'
 export { qemu } from '../matrix/tools/qemu.ts'
 export { kvmSelftests } from '../matrix/tools/selftests.ts'
