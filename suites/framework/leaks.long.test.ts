@@ -146,9 +146,10 @@ test.for([
     left,
     JSON.stringify(result.after) === JSON.stringify(result.before) ? 'as before' : 'more',
   )
+  // What is left is looked at whatever the run came to: a script that is over its time on a busy machine hides no leak.
+  expect.soft(result.after).toEqual(result.before)
+  expect.soft(left).toEqual(nothing)
   expect(result.failed > 0, `${stdout}\n${stderr}`).toBe(failed > 0)
-  expect(result.after).toEqual(result.before)
-  expect(left).toEqual(nothing)
 })
 
 /** Guests of several scripts run by the time some of their points have settled. */
