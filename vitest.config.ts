@@ -47,7 +47,7 @@ export default defineConfig({
         test: {
           // What takes minutes each: `npm run test:long`.
           name: 'long',
-          include: ['src/**/*.long.test.ts', 'suites/framework/**/*.long.test.ts'],
+          include: ['src/**/*.long.test.ts', 'suites/{framework,virtio}/**/*.long.test.ts'],
           testTimeout: 900_000,
           hookTimeout: 180_000,
           globalSetup: ['src/vitest/global-setup.ts'],
@@ -66,7 +66,7 @@ export default defineConfig({
       },
       ...kvitestProjects({
         name: 'virtio',
-        include: ['suites/virtio/**/*.tap.*', 'suites/virtio/**/*.test.ts'],
+        include: ['suites/virtio/**/*.tap.*', 'suites/virtio/**/!(*.long).test.ts'],
       }),
     ],
   },

@@ -88,6 +88,8 @@ const needs = [
   ['xz-utils', () => onPath('xz')],
   ['libxml2-utils', () => onPath('xmllint')],
   ['rsync', () => onPath('rsync')],
+  ['squashfs-tools', () => onPath('mksquashfs')],
+  ['e2fsprogs', () => onPath('debugfs')],
 ]
 
 function missingPackages() {

@@ -88,6 +88,7 @@ static void run_as_init(void) {
     fflush(stdout);
     power(RB_POWER_OFF);
   }
+  setup_packages(&agent.warnings);
   setup_ports(&agent.warnings);
   ports_link();
   agent.init = true;

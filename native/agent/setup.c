@@ -1,5 +1,6 @@
 #include "native/agent/setup.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -125,6 +126,50 @@ void setup_modules(struct warnings* warnings) {
   }
   free(line);
   fclose(list);
+}
+
+static bool read_line(const char* path, char* line, size_t size) {
+  FILE* file = fopen(path, "re");
+  if (!file) return false;
+  bool found = fgets(line, (int)size, file) != NULL;
+  fclose(file);
+  if (found) line[strcspn(line, "\n")] = 0;
+  return found && line[0];
+}
+
+/* Name of the block device with that serial. */
+static bool find_disk(const char* serial, char* name, size_t size) {
+  DIR* disks = opendir("/sys/block");
+  if (!disks) return false;
+  bool found = false;
+  for (struct dirent* entry; !found && (entry = readdir(disks)) != NULL;) {
+    char path[300], present[64];
+    snprintf(path, sizeof path, "/sys/block/%s/serial", entry->d_name);
+    found = read_line(path, present, sizeof present) && strcmp(present, serial) == 0;
+    if (found) snprintf(name, size, "%s", entry->d_name);
+  }
+  closedir(disks);
+  return found;
+}
+
+void setup_packages(struct warnings* warnings) {
+  enum { kLimitMs = 10000, kStepMs = 2 };
+  static const char kMountPoint[] = "/lib/kvitest/packages";
+  char serial[64], name[256], path[300];
+  if (!read_line("/etc/kvitest/packages", serial, sizeof serial)) return;
+  uint64_t end = clock_ms() + kLimitMs;
+  do {
+    if (find_disk(serial, name, sizeof name)) {
+      snprintf(path, sizeof path, "/dev/%s", name);
+      if (mount(path, kMountPoint, "squashfs", MS_RDONLY | MS_NODEV, NULL) < 0) {
+        warn(warnings, "mount the packages (%s): %s", path, strerror(errno));
+      }
+      return;
+    }
+    poll(NULL, 0, kStepMs);
+  } while (clock_ms() < end);
+  warn(warnings, "no disk with the serial %s after %d ms: the packages are not there", serial,
+       kLimitMs);
 }
 
 static void wait_for_port(const char* name, struct warnings* warnings) {

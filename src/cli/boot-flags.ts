@@ -9,6 +9,7 @@ export const bootUsage = `  --kernel K     debian:6.12-cloud, debian:6.1-cloud, 
   --cpus N       virtual CPUs (default 1)
   --memory M     such as 256M or 2G (default 256M)
   --module M     load a kernel module too; may be repeated
+  --package P    have a Debian package in the guest, with all that it depends on; may be repeated
   --file G=F     put file F of this machine at G in the guest; may be repeated
   --cmdline S    appended to the kernel command line
   --entry E      auto, pvh or bzimage: how the kernel is entered (default auto)
@@ -22,6 +23,7 @@ export const bootFlags = {
   cpus: { type: 'string' },
   memory: { type: 'string' },
   module: { type: 'string', multiple: true, default: [] },
+  package: { type: 'string', multiple: true, default: [] },
   file: { type: 'string', multiple: true, default: [] },
   cmdline: { type: 'string' },
   entry: { type: 'string', default: 'auto' },
@@ -33,6 +35,7 @@ export interface BootFlags {
   cpus?: string | undefined
   memory?: string | undefined
   module: string[]
+  package: string[]
   file: string[]
   cmdline?: string | undefined
   entry: string
@@ -45,6 +48,7 @@ export function bootOptions(command: string, flags: BootFlags): BootOptions {
     cpus: parseCpus(command, flags.cpus) ?? 1,
     memory: flags.memory ?? '256M',
     modules: flags.module,
+    packages: flags.package,
     files: Object.fromEntries(flags.file.map((argument) => parseFile(command, argument))),
     ...(flags.kernel ? { kernel: flags.kernel } : {}),
     entry: parseEntry(command, flags.entry),

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { resolve } from 'node:path'
 import type { HostMachine } from '../host/machine-host.ts'
+import { packagesDisk } from '../image/guest-packages.ts'
 import { fileHash } from '../image/hash.ts'
 import type { BlkDevice, DeviceSpec } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
@@ -94,4 +95,21 @@ export async function hashDisks(devices: readonly DeviceSpec[]): Promise<DeviceS
       return { ...device, backing: { file: await hash(backing.file) } }
     }),
   )
+}
+
+/**
+ * A guest with the disk of its packages, behind its other disks, so that their names stay: drivers of virtio-mmio
+ * find theirs after those of PCI.
+ */
+export function withPackages<T extends { devices: DeviceSpec[] }>(options: T, image: string): T {
+  const hasMmio = disksOf(options.devices).some((disk) => disk.transport === 'mmio')
+  const disk: BlkDevice = {
+    type: 'virtio-blk',
+    name: packagesDisk,
+    serial: packagesDisk,
+    backing: { overlay: image },
+    readOnly: true,
+    ...(hasMmio ? { transport: 'mmio' } : {}),
+  }
+  return { ...options, devices: [...options.devices, disk] }
 }

@@ -3,6 +3,7 @@ import { type HostChoice, openMachineHost } from '../host/index.ts'
 import type { CachedFork, HostInfo, MachineHost, MakerPlace } from '../host/machine-host.ts'
 import { RawKvm } from '../host/raw/kvm.ts'
 import { bootImage } from '../image/boot-image.ts'
+import { type GuestPackages, guestPackages, packagesModules } from '../image/guest-packages.ts'
 import { fileHash } from '../image/hash.ts'
 import { buildInitramfs, modulesFor } from '../image/initramfs.ts'
 import type { KernelInfo } from '../image/kernel.ts'
@@ -15,7 +16,7 @@ import { type CheckedOptions, checkOptions } from './boot-options.ts'
 import { restoreCheckpoint } from './checkpoint.ts'
 import { type BootHashes, checkpointKey } from './checkpoint-key.ts'
 import { followConsole } from './console-follow.ts'
-import { hashDisks } from './disk.ts'
+import { hashDisks, withPackages } from './disk.ts'
 import { GuestError } from './error.ts'
 import { type GuestPlace, LinuxGuest } from './guest.ts'
 import { siblingSymbols } from './sibling-symbols.ts'
@@ -34,12 +35,14 @@ interface BootFiles {
   kernel: KernelInfo
   initramfs: { path: string; hash: string }
   image: string
+  packages: GuestPackages | undefined
 }
 
 async function findBootFiles(options: BootOptions, modules: string[]): Promise<BootFiles> {
   const kernel = await resolveKernel(options.kernel)
-  const initramfs = await buildInitramfs({ kernel, modules, files: options.files ?? {} })
-  return { kernel, initramfs, image: await bootImage(kernel, options.entry) }
+  const packages = await guestPackages(options.packages ?? [])
+  const initramfs = await buildInitramfs({ kernel, modules, files: options.files ?? {}, packages })
+  return { kernel, initramfs, image: await bootImage(kernel, options.entry), packages }
 }
 
 function needOf({ checked }: PreparedBoot): GuestNeed {
@@ -129,9 +132,11 @@ class GuestHost implements Host {
   }
 
   async #prepare(options: BootOptions): Promise<PreparedBoot> {
-    const checked = checkOptions(options, this.info.accelerator)
-    const modules = [...modulesFor(checked.devices), ...(options.modules ?? [])]
-    const { kernel, initramfs, image } = await this.#images(options, modules)
+    const asked = checkOptions(options, this.info.accelerator)
+    const needed = options.packages?.length ? packagesModules : []
+    const modules = [...modulesFor(asked.devices), ...needed, ...(options.modules ?? [])]
+    const { kernel, initramfs, image, packages } = await this.#images(options, modules)
+    const checked = packages ? withPackages(asked, packages.image) : asked
     const spec: MachineSpec = {
       name: checked.name,
       cpus: checked.cpus,
@@ -148,10 +153,10 @@ class GuestHost implements Host {
    * of the caller's, who may change it meanwhile, they are looked at once.
    */
   #images(options: BootOptions, modules: string[]): Promise<BootFiles> {
-    const { kernel = '', entry, files = {} } = options
+    const { kernel = '', entry, files = {}, packages = [] } = options
     const isOwn = [kernel, ...modules].some((name) => name.includes('/')) || Object.keys(files).length > 0
     if (isOwn) return findBootFiles(options, modules)
-    const key = JSON.stringify([kernel, entry, modules])
+    const key = JSON.stringify([kernel, entry, modules, packages])
     let found = this.#bootFiles.get(key)
     if (!found) {
       found = findBootFiles(options, modules)

@@ -27,6 +27,11 @@ export interface BootOptions {
   files?: Record<string, string>
   /** Kernel modules to load besides those the devices need. */
   modules?: string[]
+  /**
+   * Debian packages to have in the guest with all that they depend on, from the archive that this machine's apt knows:
+   * `['fio']`. They are on a read-only disk of their own (docs/tap-scripts.md, Packages).
+   */
+  packages?: string[]
   name?: string
   /** Milliseconds from start to the agent's handshake. Default 60 000. */
   bootTimeout?: number

@@ -6,6 +6,7 @@ import type { DeviceSpec } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import { cached, prune } from './cache.ts'
 import { complaint, runCommand } from './command.ts'
+import type { GuestPackages } from './guest-packages.ts'
 import { fileHash } from './hash.ts'
 import type { KernelInfo } from './kernel.ts'
 import { type LoadableModule, loadOrder } from './modules.ts'
@@ -17,6 +18,7 @@ export interface InitramfsOptions {
   modules: readonly string[]
   /** Guest path -> file on this machine, whose permission bits are kept. */
   files?: Record<string, string>
+  packages?: Pick<GuestPackages, 'entries' | 'fallbacks'> | undefined
 }
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
@@ -192,12 +194,14 @@ async function extraEntries(files: Record<string, string>): Promise<NewcEntry[]>
 
 /**
  * The root file system of a Linux guest: busybox with links for all applets, the agent as /init, the TAP shell
- * library, the modules with their dependencies, and extra files. An uncompressed cpio archive with deterministic
+ * library, the modules with their dependencies, what leads to the disk of packages, and extra files. An uncompressed cpio archive with deterministic
  * bytes, cached by content; `hash` is the sha256 of the file.
  */
 export async function buildInitramfs(options: InitramfsOptions): Promise<{ path: string; hash: string }> {
-  const { kernel, modules, files = {} } = options
+  const { kernel, modules, files = {}, packages } = options
+  // Of one path the last one stands.
   const entries: NewcEntry[] = [
+    ...(packages?.fallbacks ?? []),
     ...(await busyboxEntries()),
     { type: 'file', path: 'init', mode: 0o755, source: await builtFile('agent') },
     { type: 'file', path: 'lib/kvitest/tap.sh', mode: 0o644, source: join(root, 'native/agent/tap.sh') },
@@ -207,6 +211,7 @@ export async function buildInitramfs(options: InitramfsOptions): Promise<{ path:
       (path): NewcEntry => ({ type: 'directory', path, mode: 0o755 }),
     ),
     ...moduleEntries(kernel.release, await loadOrder(kernel, modules)),
+    ...(packages?.entries ?? []),
     ...(await extraEntries(files)),
   ]
   const path = await cached(['initramfs', `${await entriesHash(entries)}.cpio`], (target) =>

@@ -29,6 +29,7 @@ const symbols: Record<string, string> = {
   virtio_net: 'VIRTIO_NET',
   virtio_balloon: 'VIRTIO_BALLOON',
   virtio_mmio: 'VIRTIO_MMIO',
+  squashfs: 'SQUASHFS',
   pvpanic_mmio: 'PVPANIC_MMIO',
   pvpanic_pci: 'PVPANIC_PCI',
   kvm: 'KVM',

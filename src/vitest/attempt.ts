@@ -196,6 +196,7 @@ export class Attempt {
       memory: this.#variant.memory,
       devices: placeDisks(devicesOf(guest, this.#variant), folder),
       modules: guest.modules.map((name) => (name.includes('/') ? resolve(folder, name) : name)),
+      packages: guest.packages,
       files: Object.fromEntries(files),
       bootTimeout: guest.bootTimeout,
       allowedSplats: this.#allowedSplats,

@@ -29,6 +29,7 @@ const KEYS = [
   'ports',
   'cmdline',
   'modules',
+  'packages',
   'files',
   'bootTimeout',
   'idleLimit',
@@ -48,6 +49,7 @@ export const DEFAULT_GUEST: ScriptGuest = {
   ring: ['split'],
   ports: [],
   modules: [],
+  packages: [],
   files: {},
   bootTimeout: 60_000,
   fork: 'file',
@@ -76,6 +78,7 @@ export function parseGuest(value: unknown): ScriptGuest {
     ports,
     ...(map.cmdline === undefined ? {} : { cmdline: asText(map.cmdline, ['cmdline']) }),
     modules: asList(map.modules ?? [], ['modules']).map((name, at) => asText(name, ['modules', at])),
+    packages: parsePackages(map.packages ?? []),
     files: parseFiles(map.files ?? {}),
     bootTimeout: durationAt(map.bootTimeout ?? '60s', ['bootTimeout']),
     ...(map.idleLimit === undefined ? {} : { idleLimit: parseIdleLimit(map.idleLimit) }),
@@ -221,6 +224,14 @@ function parsePorts(value: unknown, path: (string | number)[], all: ScriptPort[]
     }
     all.push(port)
     return ports
+  })
+}
+
+function parsePackages(value: unknown): string[] {
+  return asList(value, ['packages']).map((name, at) => {
+    const text = asText(name, ['packages', at])
+    if (/^[a-z0-9][a-z0-9+.-]+$/.test(text)) return text
+    throw new BadValue(['packages', at], `packages: want names of Debian packages, got '${text}'`)
   })
 }
 

@@ -113,7 +113,7 @@ describe('one clear error at script:line for', () => {
     [
       'an unknown key',
       ['# guest: { cpu: 1 }'],
-      "x.tap.sh:2: unknown key 'cpu' in guest; known are cpus, memory, kernel, entry, devices, transport, ring, ports, cmdline, modules, files, bootTimeout, idleLimit, fork",
+      "x.tap.sh:2: unknown key 'cpu' in guest; known are cpus, memory, kernel, entry, devices, transport, ring, ports, cmdline, modules, packages, files, bootTimeout, idleLimit, fork",
     ],
     [
       'an unknown key in a block',

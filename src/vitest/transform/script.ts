@@ -48,6 +48,8 @@ export interface ScriptGuest {
   ports: ScriptPort[]
   cmdline?: string
   modules: string[]
+  /** Of Debian. */
+  packages: string[]
   /** Guest path -> path beside the script. */
   files: Record<string, string>
   /** Milliseconds. */
