@@ -103,6 +103,24 @@ unsigned repeat_of(const Fields& fields) {
   return repeat;
 }
 
+std::optional<raw::Child> child_of(const Fields& call) {
+  if (!call.has("inChild")) return std::nullopt;
+  if (call.value("inChild").IsBoolean()) {
+    return call.flag("inChild") ? std::optional(raw::Child{}) : std::nullopt;
+  }
+  const Fields fields = fields_of(call.value("inChild"), "inChild");
+  raw::Child child;
+  if (fields.has("files")) {
+    child.files = static_cast<unsigned>(fields.integer("files", raw::kMaxHandles));
+  }
+  if (fields.has("first")) child.first = fields.integer("first", 0xffffffff);
+  if (!fields.has("exec")) return child;
+  const std::string exec = fields.string("exec");
+  if (exec != "leave" && exec != "inherit") refuse("exec is " + exec);
+  child.exec = exec == "leave" ? raw::Child::Exec::kLeave : raw::Child::Exec::kInherit;
+  return child;
+}
+
 raw::Operation operation_of(const Fields& fields) {
   const std::string what = fields.string("do");
   if (what == "open") return raw::Open{fields.string("path"), fields.handle("as")};
@@ -112,7 +130,7 @@ raw::Operation operation_of(const Fields& fields) {
                       .argument = argument_of(fields),
                       .as = fields.has("as") ? fields.handle("as") : 0,
                       .repeat = repeat_of(fields),
-                      .in_child = fields.flag("inChild")};
+                      .in_child = child_of(fields)};
   }
   if (what == "run") {
     return raw::Run{.vcpu = fields.handle("vcpu"),

@@ -15,13 +15,25 @@ export type RawPatch = { at: number; memory: RawHandle; offset?: number } | { at
 /** By value; bytes that are copied in, and come back as the kernel left them; or an address in a mapping. */
 export type RawArgument = number | bigint | Uint8Array | { memory: RawHandle; offset?: number }
 
+/** A forked child of the process that makes the calls: it shares the fds, and dies with its call. What it does before. */
+export interface RawChild {
+  /** An ioctl without argument on the call's fd; the call's own is then made on the fd that it answers. */
+  first?: number
+  /** RLIMIT_NOFILE from then on. */
+  files?: number
+  /**
+   * Executes another program, which makes the call: with the fd as it is, or with close-on-exec taken off it. The argument
+   * is a value, or bytes without patches.
+   */
+  exec?: 'leave' | 'inherit'
+}
+
 export type RawOperation =
   /** open(2), read and write, close on exec. */
   | { do: 'open'; path: string; as: RawHandle }
   /**
    * ioctl(2). An fd that the request answers with, or writes into its argument (KVM_CREATE_DEVICE), becomes `as`.
-   * `repeat`: made so many times, or until an answer differs from the one before. `inChild`: in a forked child, which
-   * shares the fds.
+   * `repeat`: made so many times, or until an answer differs from the one before.
    */
   | {
       do: 'ioctl'
@@ -31,7 +43,7 @@ export type RawOperation =
       patches?: RawPatch[]
       as?: RawHandle
       repeat?: number
-      inChild?: boolean
+      inChild?: boolean | RawChild
     }
   /**
    * KVM_RUN; `area` is the mapping of the vCPU's fd. The answer's data are the first 8192 bytes of it. `repeat`: so many

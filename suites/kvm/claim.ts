@@ -26,7 +26,7 @@ export function deFacto(section: string): Claim {
 export interface Exception {
   where: {
     accelerator?: 'native' | 'software' | 'tcg' | 'nested'
-    /** Kernels below this version: `6.8`. */
+    /** Kernels below this version: `6.8`, `6.12.113`. Debian's names of 6.1 do not say which stable version it is. */
     before?: string
     from?: string
   }
@@ -59,8 +59,8 @@ export interface HostFacts {
 }
 
 function version(release: string): number {
-  const [major = 0, minor = 0] = release.split('.').map((part) => Number.parseInt(part, 10))
-  return major * 1000 + minor
+  const [major = 0, minor = 0, patch = 0] = release.split('.').map((part) => Number.parseInt(part, 10))
+  return (major * 1000 + minor) * 1000 + patch
 }
 
 export function appliesTo({ where }: Exception, host: HostFacts): boolean {

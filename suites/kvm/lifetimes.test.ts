@@ -1,4 +1,4 @@
-import { CAP, constant, KVM, type RawFd, structOf } from 'kvitest'
+import { CAP, constant, ioctlCall, KVM, type RawFd, sizeOf, structOf } from 'kvitest'
 import { describe } from 'vitest'
 import { type Bench, exitOf, outcomeOf } from './bench.ts'
 import { check } from './check.ts'
@@ -108,6 +108,30 @@ describe('fds that are closed', () => {
         where: { accelerator: 'software' },
         outcome: 'internal-error',
         why: 'it fetches real-mode code through its emulator',
+      },
+    ],
+  )
+  check(
+    'KVM_RUN that fails leaves no exit reason of the run before',
+    deFacto('KVM_RUN'),
+    async (b) => {
+      await b.guest('io_out')
+      const [first] = await b.exits(1)
+      await (await b.memory()).release()
+      const { errno, area } = await b.run()
+      return [first, errno, area!.exit]
+    },
+    ['io', 'EFAULT', 'unknown'],
+    [
+      {
+        where: { accelerator: 'software' },
+        outcome: ['io', undefined, 'internal-error'],
+        why: 'it fetches real-mode code through its emulator',
+      },
+      {
+        where: { before: '6.8' },
+        outcome: ['io', 'EFAULT', 'io'],
+        why: 'exit_reason is set to KVM_EXIT_UNKNOWN first since ee605e315633',
       },
     ],
   )
@@ -260,5 +284,85 @@ describe('a child of the process', () => {
       return [child, after, outcomeOf(await ended)]
     },
     ['EIO', true, 'EINTR'],
+  )
+})
+
+describe('a program that the process executes', () => {
+  const deadline = 30_000
+  const executing = (exec: 'leave' | 'inherit', first?: number) => ({
+    inChild: { exec, ...(first === undefined ? {} : { first }) },
+    deadline,
+  })
+  const onEach = async (b: Bench, exec: 'leave' | 'inherit') => {
+    const { vm, vcpu, dev, stats } = await b.fds()
+    const results = await b.kvm.batch([
+      ioctlCall(vm, KVM.CHECK_EXTENSION, CAP.USER_MEMORY, executing(exec)),
+      ioctlCall(vcpu, KVM.GET_REGS, new Uint8Array(sizeOf('kvm_regs')), executing(exec)),
+      ioctlCall(dev, KVM.HAS_DEVICE_ATTR, group, executing(exec)),
+      ioctlCall(stats, KVM.CHECK_EXTENSION, CAP.USER_MEMORY, executing(exec)),
+    ])
+    return results.map(outcomeOf)
+  }
+  check(
+    'VM, vCPU, device and statistics are closed in it',
+    deFacto(lifetimes.section),
+    (b) => onEach(b, 'leave'),
+    ['EBADF', 'EBADF', 'EBADF', 'EBADF'],
+  )
+  check(
+    'VM, vCPU and device that it is left with are not its own; statistics have no ioctls',
+    lifetimes,
+    (b) => onEach(b, 'inherit'),
+    ['EIO', 'EIO', 'EIO', 'ENOTTY'],
+  )
+  check(
+    'a vCPU that it is left with does not run',
+    lifetimes,
+    (b) => b.vcpu(KVM.RUN, 0, executing('inherit')),
+    'EIO',
+  )
+  check(
+    'a VM is not of the program that its maker became',
+    lifetimes,
+    (b) => b.sys(KVM.CHECK_EXTENSION, CAP.USER_MEMORY, executing('inherit', KVM.CREATE_VM)),
+    'EIO',
+  )
+  check(
+    '/dev/kvm that it is left with makes VMs of its own',
+    deFacto(lifetimes.section),
+    (b) => b.sys(KVM.CREATE_VM, 0, executing('inherit')),
+    0,
+  )
+  check(
+    'that ends while the vCPU runs leaves it running',
+    deFacto(lifetimes.section),
+    async (b) => {
+      const { vcpu, ended, goesOn } = await startCounting(b)
+      const child = await b.vcpu(KVM.GET_MP_STATE, new Uint8Array(4), executing('inherit'))
+      const isRunning = await goesOn()
+      await b.kvm.signal(vcpu)
+      return [child, isRunning, outcomeOf(await ended)]
+    },
+    ['EIO', true, 'EINTR'],
+  )
+})
+
+describe('a process without room for another fd', () => {
+  const none = (first?: number) => ({
+    inChild: { files: 0, ...(first === undefined ? {} : { first }) },
+    deadline: 30_000,
+  })
+  check('gets no VM', deFacto('KVM_CREATE_VM'), (b) => b.sys(KVM.CREATE_VM, 0, none()), 'EMFILE')
+  check(
+    'gets no statistics',
+    documented('KVM_GET_STATS_FD'),
+    (b) => b.sys(KVM.GET_STATS_FD, 0, none(KVM.CREATE_VM)),
+    'EMFILE',
+  )
+  check(
+    'gets no vCPU',
+    deFacto('KVM_CREATE_VCPU'),
+    (b) => b.sys(KVM.CREATE_VCPU, 0, none(KVM.CREATE_VM)),
+    'EMFILE',
   )
 })

@@ -30,6 +30,8 @@ const exitReason = catalogue.field('kvm_run', 'exit_reason')[0]
 export class Recorder {
   readonly #kvm: RawKvm
   readonly #kinds = new Map<number, Kind>()
+  /** exit_reason after the last run, by the handle of the vCPU. */
+  readonly #lastExits = new Map<number, number>()
   #calls = new Set<string>()
   #exits = new Set<string>()
 
@@ -58,9 +60,9 @@ export class Recorder {
   #note(call: Call, result: Result): void {
     if (call.do === 'open' && result.madeFd)
       this.#kinds.set(call.as, call.path === '/dev/kvm' ? 'sys' : 'other')
-    if (call.do === 'run') this.#noteRun(this.#kinds.get(call.vcpu) ?? 'other', result)
+    if (call.do === 'run') this.#noteRun(call, result)
     if (call.do !== 'ioctl') return
-    const kind = this.#kinds.get(call.fd) ?? 'other'
+    const kind = this.#kindOf(call)
     if (result.madeFd) this.#kinds.set(call.as!, makes.get(call.request) ?? 'other')
     if (result.hung || result.expired) return
     const names = catalogue.ioctlsByRequest(call.request).filter(({ arch }) => isX86(arch))
@@ -68,15 +70,24 @@ export class Recorder {
       for (const outcome of outcomesOf(result)) this.#calls.add(`${kind} ${name} ${outcome}`)
   }
 
-  #noteRun(kind: Kind, result: Result): void {
+  /** What the request was made on: of a child perhaps what it made itself. */
+  #kindOf({ fd, inChild }: Call & { do: 'ioctl' }): Kind {
+    const first = typeof inChild === 'object' ? inChild.first : undefined
+    return (first === undefined ? this.#kinds.get(fd) : makes.get(first)) ?? 'other'
+  }
+
+  #noteRun({ vcpu }: Call & { do: 'run' }, result: Result): void {
+    const kind = this.#kinds.get(vcpu) ?? 'other'
     for (const outcome of outcomesOf(result)) this.#calls.add(`${kind} KVM_RUN ${outcome}`)
     const { data, errno } = result
     if (!data) return
     const value = new DataView(data.buffer, data.byteOffset).getUint32(exitReason, true)
+    const before = this.#lastExits.get(vcpu) ?? 0
+    this.#lastExits.set(vcpu, value)
     const exit = catalogue.exitReasonByValue(value)?.name
-    // With another errno it is what the run before left there.
-    if (exit && (errno === undefined || (errno === 'EINTR' && exit === 'KVM_EXIT_INTR')))
-      this.#exits.add(exit)
+    // With an errno it may be what the run before left there.
+    const isNew = errno === 'EINTR' ? exit === 'KVM_EXIT_INTR' : value !== before
+    if (exit && (errno === undefined || isNew)) this.#exits.add(exit)
   }
 }
 

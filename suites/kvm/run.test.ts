@@ -156,6 +156,16 @@ describe('the run protocol', () => {
     ['EINTR', 0x1004n],
   )
   check(
+    'immediate_exit leaves the exit reason of the run before',
+    deFacto('The kvm_run structure'),
+    async (b) => {
+      await b.guest('io_out')
+      await b.run()
+      return (await b.run({ immediateExit: true })).area!.exit
+    },
+    'io',
+  )
+  check(
     'a signal ends KVM_RUN with EINTR and exit reason KVM_EXIT_INTR',
     run,
     async (b) => {

@@ -48,6 +48,20 @@ struct Open {
   Handle as = 0;
 };
 
+// A forked child of this process, which shares the fds and dies with the call; what it does before
+// it makes an ioctl.
+struct Child {
+  enum class Exec { kNone, kLeave, kInherit };
+  // An ioctl without argument on the call's fd; the call's own is then made on the fd that it
+  // answers.
+  std::optional<std::uint64_t> first{};
+  // RLIMIT_NOFILE from then on.
+  std::optional<unsigned> files{};
+  // Becomes another program, which makes the call: with the fd as it is (kLeave), or with
+  // close-on-exec taken off it. Its argument is a value, or bytes without patches.
+  Exec exec = Exec::kNone;
+};
+
 struct Ioctl {
   Handle fd = 0;
   std::uint64_t request = 0;
@@ -56,8 +70,7 @@ struct Ioctl {
   Handle as = 0;
   // Made this many times, or until one answers otherwise than the one before.
   unsigned repeat = 1;
-  // In a forked child of this process, which shares the fds and dies with the call.
-  bool in_child = false;
+  std::optional<Child> in_child{};
 };
 
 // KVM_RUN. `area` is the mapping of the vCPU's fd.

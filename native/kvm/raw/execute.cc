@@ -6,8 +6,6 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +18,7 @@
 #include <utility>
 
 #include "native/error.h"
+#include "native/kvm/raw/child/child.h"
 
 namespace kvitest::raw {
 namespace {
@@ -140,31 +139,17 @@ std::byte* fd_in_argument(std::uint64_t request, Prepared& prepared) {
   return bytes.data() + offsetof(kvm_create_device, fd);
 }
 
-// In a child: nothing but system calls, because the other threads of the process are not there and
-// may have held any lock. Returns what the child's ioctl returned and its errno.
-std::pair<std::int64_t, int> ioctl_in_child(Job& job, int fd, std::uint64_t request,
-                                            Prepared& prepared) {
-  // A buffer of its own when the argument has none: the child tells through it what it saw.
-  if (prepared.buffer == nullptr)
-    prepared.buffer = std::make_unique<ArgumentBuffer>(std::span<std::byte>{});
-  std::int64_t* const note = prepared.buffer->note();
-  const pid_t child = ::_Fork();
-  if (child < 0) throw Error("fork", errno, "a child for an ioctl");
-  if (child == 0) {
-    // Not longer than the thread that waits for it.
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    note[0] = ::ioctl(fd, request, prepared.value);
-    note[1] = errno;
-    ::_exit(0);
+ChildAnswer make_in_child(const Ioctl& call, Job& job, int fd, Prepared& prepared) {
+  const bool executes = call.in_child->exec != Child::Exec::kNone;
+  // The addresses of this process mean nothing to another program.
+  const auto* bytes = std::get_if<BytesArgument>(&call.argument);
+  if (executes && (std::holds_alternative<MemoryArgument>(call.argument) ||
+                   (bytes != nullptr && !bytes->patches.empty()))) {
+    refuse("an argument with addresses or fds for another program");
   }
-  job.in_child(child);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  job.in_child(0);
-  if (job.expired) return {-1, EINTR};
-  if (!WIFEXITED(status)) throw Error("fork", 0, "the child of an ioctl died");
-  return {note[0], static_cast<int>(note[1])};
+  const std::span<std::byte> argument =
+      prepared.buffer == nullptr ? std::span<std::byte>{} : prepared.buffer->bytes();
+  return ioctl_in_child(job, *call.in_child, fd, call.request, prepared.value, argument);
 }
 
 Result make(const Ioctl& call, Job& job, Objects& objects, Threads&) {
@@ -175,7 +160,7 @@ Result make(const Ioctl& call, Job& job, Objects& objects, Threads&) {
   for (unsigned i = 0; i < call.repeat; ++i) {
     const int before = result.code;
     if (call.in_child) {
-      const auto [answer, code] = ioctl_in_child(job, fd->get(), call.request, prepared);
+      const auto [answer, code] = make_in_child(call, job, fd->get(), prepared);
       result.value = answer;
       result.code = answer < 0 ? code : 0;
     } else {

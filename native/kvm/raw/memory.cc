@@ -16,7 +16,6 @@ namespace {
 
 constexpr std::uint64_t kPage = 4096;
 constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20;
-constexpr std::size_t kNoteSize = 2 * sizeof(std::int64_t);
 
 std::uint64_t pages(std::uint64_t bytes) {
   return (bytes + kPage - 1) / kPage * kPage;
@@ -68,10 +67,8 @@ int Mapping::write(std::uint64_t offset, std::span<const std::byte> from) {
 }
 
 ArgumentBuffer::ArgumentBuffer(std::span<const std::byte> data)
-    : mapping_(-1, pages(data.size()) + pages(kNoteSize), 0, true, false), size_(data.size()) {
-  auto* const first = reinterpret_cast<std::byte*>(mapping_.address());
-  data_ = first + mapping_.size() - size_;
-  note_ = reinterpret_cast<std::int64_t*>(first);
+    : mapping_(-1, std::max(pages(data.size()), kPage), 0, true, false), size_(data.size()) {
+  data_ = reinterpret_cast<std::byte*>(mapping_.address()) + mapping_.size() - size_;
   std::ranges::copy(data, data_);
 }
 

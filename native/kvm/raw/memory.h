@@ -40,14 +40,11 @@ class ArgumentBuffer {
   explicit ArgumentBuffer(std::span<const std::byte> data);
 
   std::span<std::byte> bytes() { return {data_, size_}; }
-  // Beside the bytes, for what a child has to tell.
-  std::int64_t* note() { return note_; }
 
  private:
   Mapping mapping_;
   std::byte* data_;
   std::size_t size_;
-  std::int64_t* note_;
 };
 
 }  // namespace kvitest::raw

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "native/error.h"
+#include "native/kvm/flexible_table.h"
 
 namespace kvitest::raw {
 namespace {
@@ -211,12 +212,54 @@ TEST_CASE("a VM belongs to the process that made it" * doctest::skip(no_kvm())) 
   Ioctl ioctl{
       .fd = kVm, .request = KVM_CHECK_EXTENSION, .argument = ValueArgument{KVM_CAP_IRQCHIP}};
   CHECK(call(bench.session, ioctl).value == 1);
-  ioctl.in_child = true;
+  ioctl.in_child = Child{};
 
   const Result result = call(bench.session, ioctl);
 
   CHECK(result.value == -1);
   CHECK(result.code == EIO);
+}
+
+TEST_CASE("a child becomes another program, without the fds of KVM or with one" *
+          doctest::skip(no_kvm())) {
+  Bench bench(kSpin);
+  Ioctl ioctl{.fd = kSystem,
+              .request = KVM_CHECK_EXTENSION,
+              .argument = ValueArgument{KVM_CAP_USER_MEMORY},
+              .in_child = Child{.exec = Child::Exec::kLeave}};
+  CHECK(call(bench.session, ioctl).code == EBADF);
+  ioctl.in_child->exec = Child::Exec::kInherit;
+  CHECK(call(bench.session, ioctl).value == 1);
+  // Its own VM of before is another's now.
+  ioctl.in_child->first = KVM_CREATE_VM;
+  CHECK(call(bench.session, ioctl).code == EIO);
+  ioctl.in_child->first = KVM_CREATE_VCPU;
+  CHECK_THROWS_AS(call(bench.session, ioctl), Error);
+}
+
+TEST_CASE("another program gets the argument's bytes, and gives them back" *
+          doctest::skip(no_kvm())) {
+  Bench bench(kSpin);
+  Ioctl ioctl{.fd = kSystem,
+              .request = kGetMsrIndexList,
+              .argument = bytes(std::uint32_t{0}),
+              .in_child = Child{.exec = Child::Exec::kInherit}};
+  const Result result = call(bench.session, ioctl);
+  CHECK(result.code == E2BIG);
+  // How many there are.
+  std::uint32_t count = 0;
+  REQUIRE(result.data.size() == sizeof count);
+  std::memcpy(&count, result.data.data(), sizeof count);
+  CHECK(count > 0);
+  // What this process has at an address is not there.
+  ioctl.argument = MemoryArgument{.memory = kRam};
+  CHECK_THROWS_AS(call(bench.session, ioctl), Error);
+}
+
+TEST_CASE("a child may be left without room for another fd" * doctest::skip(no_kvm())) {
+  Bench bench(kSpin);
+  const Ioctl ioctl{.fd = kSystem, .request = KVM_CREATE_VM, .in_child = Child{.files = 0}};
+  CHECK(call(bench.session, ioctl).code == EMFILE);
 }
 
 TEST_CASE("an fd is closed while a call uses it" * doctest::skip(no_kvm())) {

@@ -2,6 +2,7 @@ import { KvitestError } from '../../native/error.ts'
 import {
   type RawCall,
   type RawCallOptions,
+  type RawChild,
   type RawHandle,
   type RawPatch,
   type RawResult,
@@ -69,8 +70,8 @@ export interface IoctlOptions extends RawCallOptions {
   patches?: ({ at: number; memory: RawMemory; offset?: number } | { at: number; fd: RawFd })[]
   /** Makes it so many times, or until an answer differs from the one before; `outcomes` counts them. */
   repeat?: number
-  /** In a forked child of the process that made the fd. */
-  inChild?: boolean
+  /** In a forked child of the process that made the fd; what the child does before. */
+  inChild?: boolean | RawChild
 }
 
 /** What a system call answered: `value`, or an `errno` and -1. */

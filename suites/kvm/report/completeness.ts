@@ -3,7 +3,7 @@ import { absences } from '../absences.ts'
 import { appliesTo } from '../claim.ts'
 import { kindsOf, unknownAnswer } from '../fd-kinds.ts'
 import type { Row } from './rows.ts'
-import { otherArchitectures, unreachedExits, unreachedPairs } from './unreached.ts'
+import { type Obstacle, otherArchitectures, unreachedExits, unreachedPairs } from './unreached.ts'
 
 export interface Completeness {
   lines: string[]
@@ -11,12 +11,17 @@ export interface Completeness {
   problems: string[]
 }
 
+interface Reason {
+  why: string
+  obstacle: Obstacle
+}
+
 interface Part {
   what: string
   all: string[]
   reached: Set<string>
   /** Reason of each that need not be reached. */
-  reasons: Map<string, string>
+  reasons: Map<string, Reason>
   sometimes: Set<string>
 }
 
@@ -60,8 +65,10 @@ function partsOf(rows: readonly Row[]): Part[] {
     list.filter(({ where }) => where.some((place) => appliesTo({ where: place, outcome: 0, why: '' }, host)))
   const served = known.documented().filter(({ name }) => isKnown(outcomes.get(name) ?? new Set()))
   const pairs = known.errnoPairs()
-  const absent = new Map<string, string>(
-    here(absences).flatMap((one) => one.ioctls.map((name) => [name, one.why])),
+  const absent = new Map<string, Reason>(
+    here(absences).flatMap(({ ioctls, why, noCode }) =>
+      ioctls.map((name) => [name, { why, obstacle: noCode ? 'code' : 'host' }]),
+    ),
   )
   const ioctls: Part = {
     what: 'documented x86 ioctls checked',
@@ -93,12 +100,12 @@ function partsOf(rows: readonly Row[]): Part[] {
           .map(({ ioctl, errno }) => pairName(ioctl, errno.code)),
       ),
       reasons: new Map([
-        ...pairs.flatMap(({ ioctl, errno }): [string, string][] => {
-          const why = absent.get(ioctl)
-          return why && !servedNames.has(ioctl) ? [[pairName(ioctl, errno.code), why]] : []
+        ...pairs.flatMap(({ ioctl, errno }): [string, Reason][] => {
+          const reason = absent.get(ioctl)
+          return reason && !servedNames.has(ioctl) ? [[pairName(ioctl, errno.code), reason]] : []
         }),
-        ...here(unreachedPairs).flatMap(({ ioctl, errnos, why }) =>
-          errnos.map((code): [string, string] => [pairName(ioctl, code), why]),
+        ...here(unreachedPairs).flatMap((one) =>
+          one.errnos.map((code): [string, Reason] => [pairName(one.ioctl, code), one]),
         ),
       ]),
       sometimes: new Set(),
@@ -107,25 +114,42 @@ function partsOf(rows: readonly Row[]): Part[] {
       what: 'exit reasons of x86 produced',
       all: known.exitReasons.map(({ name }) => name).filter((name) => !otherArchitectures.test(name)),
       reached: new Set(rows.flatMap(({ check }) => check.exits)),
-      reasons: new Map(exits.flatMap((one) => one.exits.map((name) => [name, one.why]))),
+      reasons: new Map(exits.flatMap((one) => one.exits.map((name): [string, Reason] => [name, one]))),
       sometimes: new Set(exits.filter((one) => one.sometimes).flatMap((one) => one.exits)),
     },
   ]
+}
+
+/** `32 of 45, of 33 in reach`, with what is out of reach: not documented rightly, or not for this host. */
+function figures({ all, reached, reasons }: Part): string {
+  const without = (obstacle: Obstacle) =>
+    all.filter((one) => !reached.has(one) && reasons.get(one)?.obstacle === obstacle).length
+  const [code, host] = [without('code'), without('host')]
+  const count = all.filter((one) => reached.has(one)).length
+  const out = [
+    ...(code > 0 ? [`${code} that no x86 code gives`] : []),
+    ...(host > 0 ? [`${host} that need another host`] : []),
+  ]
+  const words = `${count} of ${all.length}`
+  return out.length > 0
+    ? `${words}; ${out.join(', ')}: ${count} of ${all.length - code - host} in reach`
+    : words
 }
 
 /** How much of what the catalogue has for this host's kernel its checks really did. All rows are of one host. */
 export function completeness(rows: readonly Row[]): Completeness {
   const lines: string[] = []
   const problems: string[] = []
-  for (const { what, all, reached, reasons, sometimes } of partsOf(rows)) {
+  for (const part of partsOf(rows)) {
+    const { what, all, reached, reasons, sometimes } = part
     const missing = all.filter((one) => !reached.has(one))
-    lines.push(`${what}: ${all.length - missing.length} of ${all.length}`)
-    for (const [why, names] of Map.groupBy(missing, (one) => reasons.get(one))) {
+    lines.push(`${what}: ${figures(part)}`)
+    for (const [why, names] of Map.groupBy(missing, (one) => reasons.get(one)?.why)) {
       lines.push(`  ${why ?? 'NO REASON'}: ${names.join(', ')}`)
       if (why === undefined)
         problems.push(...names.map((name) => `${name}: no check reaches it, and no reason says why`))
     }
-    for (const [name, why] of reasons) {
+    for (const [name, { why }] of reasons) {
       if (all.includes(name) && reached.has(name) && !sometimes.has(name)) {
         problems.push(`${name}: a check reaches it now; take the reason out that says "${why}"`)
       }

@@ -38,18 +38,18 @@ test('a kernel is measured by the newest catalogue that is not newer', () => {
 
 test('an ioctl counts when it was done on an fd that it is for', () => {
   const counted = (...calls: string[]) => line(completeness([row({ calls })]), 'documented')
-  expect(counted('vcpu KVM_SET_REGS ok')).toBe('documented x86 ioctls checked: 1 of 93')
-  expect(counted('vm KVM_SET_REGS ENOTTY', 'sys KVM_SET_REGS EINVAL')).toBe(
-    'documented x86 ioctls checked: 0 of 93',
+  expect(counted('vcpu KVM_SET_REGS ok')).toMatch(/^documented x86 ioctls checked: 1 of 93;/)
+  expect(counted('vm KVM_SET_REGS ENOTTY', 'sys KVM_SET_REGS EINVAL')).toMatch(
+    /^documented x86 ioctls checked: 0 of 93;/,
   )
 })
 
 test('that a pointer to nothing is refused is no check of what an ioctl does', () => {
   const found = completeness([row({ calls: ['vcpu KVM_SET_REGS EFAULT', 'vcpu KVM_INTERRUPT EFAULT'] })])
   expect(found.lines.filter((one) => !one.startsWith(' '))).toEqual([
-    'documented x86 ioctls checked: 0 of 93',
-    '(ioctl, errno) pairs hit: 1 of 45',
-    'exit reasons of x86 produced: 0 of 26',
+    'documented x86 ioctls checked: 0 of 93; 2 that no x86 code gives, 4 that need another host: 0 of 87 in reach',
+    '(ioctl, errno) pairs hit: 1 of 45; 12 that no x86 code gives: 1 of 33 in reach',
+    'exit reasons of x86 produced: 0 of 26; 1 that no x86 code gives, 5 that need another host: 0 of 20 in reach',
   ])
 })
 
@@ -57,8 +57,16 @@ test('EINVAL of a vCPU that does not know a request hits nothing', () => {
   const unknown = completeness([row({ calls: ['vcpu KVM_GET_ONE_REG EINVAL'] })])
   const known = completeness([row({ calls: ['vcpu KVM_GET_ONE_REG EINVAL', 'vcpu KVM_GET_ONE_REG EFAULT'] })])
   expect([line(unknown, '(ioctl'), line(known, '(ioctl')]).toEqual([
-    '(ioctl, errno) pairs hit: 0 of 45',
-    '(ioctl, errno) pairs hit: 1 of 45',
+    expect.stringMatching(/^\(ioctl, errno\) pairs hit: 0 of 45;/),
+    expect.stringMatching(/^\(ioctl, errno\) pairs hit: 1 of 45;/),
+  ])
+})
+
+test('what was reached all the same is in reach', () => {
+  const figures = (...exits: string[]) => line(completeness([row({ exits })]), 'exit reasons')
+  expect([figures('KVM_EXIT_HLT'), figures('KVM_EXIT_HLT', 'KVM_EXIT_NOTIFY')]).toEqual([
+    'exit reasons of x86 produced: 1 of 26; 1 that no x86 code gives, 5 that need another host: 1 of 20 in reach',
+    'exit reasons of x86 produced: 2 of 26; 1 that no x86 code gives, 4 that need another host: 2 of 21 in reach',
   ])
 })
 
