@@ -167,6 +167,7 @@ raw::Operation operation_of(const Fields& fields) {
   }
   if (what == "writeFd") return raw::WriteFd{fields.handle("fd"), fields.bytes("data")};
   if (what == "close") return raw::Close{fields.handle("fd")};
+  if (what == "countThreads") return raw::CountThreads{};
   if (what == "signal") {
     return raw::Signal{fields.string("target"),
                        static_cast<unsigned>(fields.integer_or("count", raw::kMaxRepeat, 1))};

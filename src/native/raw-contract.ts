@@ -74,6 +74,8 @@ export type RawOperation =
    * times (default 1), as long as a call runs. The answer's value is how many times one did.
    */
   | { do: 'signal'; target: string; count?: number }
+  /** The answer's value is how many threads the process has that makes the calls; the kernel may have put one into it. */
+  | { do: 'countThreads' }
 
 /** What every call may say. */
 export interface RawCallOptions {

@@ -24,6 +24,7 @@ import type { MatrixMeta } from './meta.ts'
 import { collectedFile, isUpdating } from './runner-link.ts'
 
 export type { CellPattern, MatrixDeclaration } from '../matrix/declare.ts'
+export { planted } from '../matrix/plant.ts'
 export type { PointResult, PreparedTool, Tool, ToolPlace } from '../matrix/tool.ts'
 export { linuxPerf, type PerfOptions, type PerfVersion } from '../matrix/tools/perf.ts'
 export { abiProbe } from '../matrix/tools/probe.ts'

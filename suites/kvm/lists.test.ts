@@ -163,6 +163,18 @@ describe('lists of CPUID', () => {
     ],
   )
   check(
+    'what KVM_GET_CPUID2 gives can be set once more after the vCPU ran',
+    deFacto('KVM_SET_CPUID2'),
+    async (b) => {
+      await b.guest('io_out')
+      await b.setCpuid(await b.supportedCpuid())
+      await b.exits(1)
+      const { data } = await b.kvm.ioctl((await b.vcpuOf()).fd, KVM.GET_CPUID2, cpuid(256))
+      return b.vcpu(KVM.SET_CPUID2, data!)
+    },
+    0,
+  )
+  check(
     'KVM_SET_CPUID takes the entries of old',
     documented('KVM_SET_CPUID'),
     (b) => b.vcpu(KVM.SET_CPUID, structOf('kvm_cpuid', { nent: 1 }, sizeOf('kvm_cpuid_entry'))),

@@ -136,8 +136,11 @@ struct Signal {
   unsigned count = 1;
 };
 
+// How many threads this process has: the kernel may put one of its own into it.
+struct CountThreads {};
+
 using Operation = std::variant<Open, Ioctl, Run, Map, Unmap, Read, Write, Eventfd, ReadFd, WriteFd,
-                               Close, Signal>;
+                               Close, Signal, CountThreads>;
 
 struct Call {
   Operation operation;

@@ -12,8 +12,10 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <span>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -339,6 +341,16 @@ Result make(const Signal& call, Job& job, Objects&, Threads& threads) {
   }
   result.value = hits;
   return result;
+}
+
+Result make(const CountThreads&, Job&, Objects&, Threads&) {
+  Result result;
+  std::error_code failed;
+  for (std::filesystem::directory_iterator at("/proc/self/task", failed), end; !failed && at != end;
+       at.increment(failed)) {
+    ++result.value;
+  }
+  return failed ? from_code(failed.value()) : result;
 }
 
 }  // namespace

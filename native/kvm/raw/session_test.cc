@@ -325,5 +325,14 @@ TEST_CASE("closing answers every call") {
 
 TEST_SUITE_END();
 
+TEST_CASE("raw: a thread more in the process is counted") {
+  Session session;
+  const auto before = call(session, CountThreads{}).value;
+  REQUIRE(before >= 2);
+  // A call on a thread of its own, which stays.
+  begin(session, CountThreads{}, "other").get();
+  CHECK(call(session, CountThreads{}).value == before + 1);
+}
+
 }  // namespace
 }  // namespace kvitest::raw

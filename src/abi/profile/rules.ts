@@ -187,6 +187,27 @@ const rules: Rule[] = [
   },
   { keys: /^state\./, kinds: ['fails now'], class: 'breaking', reason: 'the state cannot be read any more' },
   { keys: /^state\./, class: 'info', reason: 'what nobody has set starts with another value' },
+  {
+    keys: /^(limit|threads)\./,
+    kinds: ['appeared', 'went'],
+    class: 'info',
+    reason: 'it is not there to compare',
+  },
+  {
+    keys: /^limit\./,
+    kinds: ['smaller', 'fails now', 'to zero', 'bits lost'],
+    class: 'tightened',
+    reason: 'a limit is lower: what was accepted is refused',
+  },
+  { keys: /^limit\./, class: 'additive', reason: 'a limit is higher' },
+  {
+    keys: /^threads\./,
+    kinds: ['larger', 'from zero', 'bits gained'],
+    class: 'breaking',
+    reason:
+      'the kernel puts a thread into the process: who must have one only, to fork or to enter a jail, stops',
+  },
+  { keys: /^threads\./, class: 'info', reason: 'fewer threads of the kernel in the process' },
   { keys: /^size\./, class: 'info', reason: 'told by the kernel, and to be asked for' },
 
   {
