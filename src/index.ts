@@ -43,6 +43,7 @@ export type {
   SpawnOptions,
   VsockListener,
 } from './guest/types.ts'
+export type { KernelFacts } from './host/kernel-facts.ts'
 export type { HostInfo } from './host/machine-host.ts'
 export { type GuestCode, guestCode } from './host/raw/guest-code.ts'
 export {

@@ -1,8 +1,9 @@
-/** `kvitest abi dump|diff`: what a host's KVM is, and what differs between hosts. */
+/** `kvitest abi dump|diff|footprint`: what a host's KVM is, and what differs between hosts. */
 import { stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { parseArgs } from 'node:util'
 import { readFootprints, toolsByKey } from '../abi/footprints/footprints.ts'
+import { footprintOfTrace } from '../abi/footprints/trace.ts'
 import { compareProfiles, type ProfileClass } from '../abi/profile/diff.ts'
 import { dumpHost } from '../abi/profile/dump.ts'
 import { readProfile, renderProfile, writeProfile } from '../abi/profile/profile.ts'
@@ -82,4 +83,23 @@ export async function diff(argv: string[]): Promise<number> {
   if (failOn === 'never') return 0
   const failing: readonly ProfileClass[] = failClasses.slice(0, failClasses.indexOf(failOn) + 1)
   return failing.some((kind) => counts[kind] > 0) ? 1 : 0
+}
+
+/** `kvitest abi footprint`: returns the exit status. */
+export async function footprint(argv: string[]): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args: argv,
+    allowPositionals: true,
+    options: { tool: { type: 'string' }, version: { type: 'string' } },
+  })
+  const [trace] = positionals
+  const { tool, version } = values
+  if (trace === undefined || positionals.length > 1 || !tool || !version) {
+    throw new KvitestError('kvitest abi footprint', 'a tool, its version and one trace', {
+      hint: 'see kvitest abi --help',
+      infra: false,
+    })
+  }
+  console.log(JSON.stringify(await footprintOfTrace(trace, { tool, version }), null, 2))
+  return 0
 }

@@ -1,4 +1,4 @@
-/** `kvitest abi catalogue|headers|dump|diff`: what KVM's API is, and what differs between headers and between hosts. */
+/** `kvitest abi catalogue|headers|dump|diff|footprint`: what KVM's API is, and what differs between headers and between hosts. */
 import { parseArgs } from 'node:util'
 import { type Catalogue, catalogueOf, catalogueVersions } from '../abi/catalogue/catalogue.ts'
 import { compileHeaders, kvmHeaders } from '../abi/headers/compile.ts'
@@ -8,12 +8,13 @@ import { changeClasses, compareHeaders } from '../abi/static/diff.ts'
 import { judge, readSuppressions } from '../abi/static/suppressions.ts'
 import { countByClass, renderChanges } from '../abi/static/text.ts'
 import { KvitestError } from '../native/error.ts'
-import { diff, dump } from './abi-profile.ts'
+import { diff, dump, footprint } from './abi-profile.ts'
 
 const usage = `usage: kvitest abi catalogue [--update | --check]
        kvitest abi headers [options] A B
        kvitest abi dump [--host HOST] [-o FILE]
        kvitest abi diff [options] A B [C...]
+       kvitest abi footprint --tool NAME --version V TRACE
 
 catalogue   counts of the catalogue of KVM's API, for each kernel version in it
   --check     makes it again from Debian's packages and says what differs; exit status 1 when something does
@@ -37,7 +38,10 @@ diff        what differs between profiles, by class: breaking, tightened, additi
   --format F           human, json or markdown (default human)
   --fail-on CLASS      exit status 1 when a change of this class or a worse one is there: breaking (default), tightened,
                        additive, never
-  --all                lists what belongs to the environment too`
+  --all                lists what belongs to the environment too
+
+footprint   what a tool uses of KVM's API, as JSON for src/abi/footprints/data: diff names the tools that a change meets
+  TRACE                what strace -f --kvm=vcpu -e trace=ioctl -o TRACE TOOL... wrote`
 
 const note = (line: string) => process.stderr.write(`kvitest: ${line}\n`)
 
@@ -164,6 +168,7 @@ export async function abi(argv: string[]): Promise<number> {
   if (!wantsHelp && action === 'headers') return await compareHeaderTrees(rest)
   if (!wantsHelp && action === 'dump') return await dump(rest)
   if (!wantsHelp && action === 'diff') return await diff(rest)
+  if (!wantsHelp && action === 'footprint') return await footprint(rest)
   console.log(usage)
   return action === undefined || wantsHelp ? 0 : 2
 }

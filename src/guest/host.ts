@@ -1,5 +1,6 @@
 import type { GuestNeed } from '../budget/process-budget.ts'
 import { type HostChoice, openMachineHost } from '../host/index.ts'
+import type { KernelFacts } from '../host/kernel-facts.ts'
 import type { CachedFork, HostInfo, MachineHost, MakerPlace } from '../host/machine-host.ts'
 import { RawKvm } from '../host/raw/kvm.ts'
 import { bootImage } from '../image/boot-image.ts'
@@ -120,6 +121,10 @@ class GuestHost implements Host {
 
   async kvm(): Promise<RawKvm> {
     return new RawKvm(await this.#machines.openRaw())
+  }
+
+  kernelFacts(): Promise<KernelFacts> {
+    return this.#machines.kernelFacts()
   }
 
   async close(): Promise<void> {

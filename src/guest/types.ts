@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream'
+import type { KernelFacts } from '../host/kernel-facts.ts'
 import type { HostInfo } from '../host/machine-host.ts'
 import type { RawKvm } from '../host/raw/kvm.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
@@ -303,5 +304,7 @@ export interface Host extends AsyncDisposable {
   restore(path: string): Promise<GuestCheckpoint>
   /** Raw access to the host's KVM, for checks of KVM itself. It ends with the host, if not before. */
   kvm(): Promise<RawKvm>
+  /** What it says of its kernel: version, parameters of the KVM modules, configuration where that is there to read. */
+  kernelFacts(): Promise<KernelFacts>
   close(): Promise<void>
 }

@@ -23,12 +23,12 @@ export const absences: Absence[] = [
       'KVM_XEN_VCPU_GET_ATTR',
       'KVM_XEN_VCPU_SET_ATTR',
     ],
-    where: [{ before: '6.2' }, { accelerator: 'software' }],
-    why: 'Debian turned CONFIG_KVM_XEN on after 6.1; this software KVM is built without',
+    where: [{ without: 'CONFIG_KVM_XEN' }],
+    why: 'built without CONFIG_KVM_XEN',
   },
   {
     ioctls: ['KVM_HYPERV_EVENTFD', 'KVM_GET_SUPPORTED_HV_CPUID'],
-    where: [{ accelerator: 'software' }],
+    where: [{ from: '6.8', without: 'CONFIG_KVM_HYPERV' }],
     why: 'built without CONFIG_KVM_HYPERV',
   },
   {
@@ -38,8 +38,8 @@ export const absences: Absence[] = [
   },
   {
     ioctls: ['KVM_SMI'],
-    where: [{ accelerator: 'software' }],
-    why: 'it has no system management mode',
+    where: [{ from: '6.2', without: 'CONFIG_KVM_SMM' }],
+    why: 'built without CONFIG_KVM_SMM',
   },
   {
     ioctls: ['KVM_GET_ONE_REG', 'KVM_SET_ONE_REG', 'KVM_GET_REG_LIST'],

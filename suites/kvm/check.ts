@@ -3,9 +3,16 @@ import { inspect } from 'node:util'
 import { test as base, expect } from 'kvitest/test'
 import type { TaskMeta } from 'vitest'
 import { Bench } from './bench.ts'
-import { appliesTo, type Claim, type Exception, type HostFacts, kernelsOf } from './claim.ts'
+import { appliesTo, type Claim, type Exception, type HostFacts, kernelsOf, missingOptions } from './claim.ts'
+
+type Facts = HostFacts & { name: string }
 
 export const test = base
+  .extend('hostFacts', { scope: 'worker' }, async ({ host }): Promise<Facts> => {
+    const { name, accelerator, kernelRelease } = host.info
+    const { config } = await host.kernelFacts()
+    return { name, accelerator, kernelRelease, without: missingOptions(config) }
+  })
   .extend('kvmBench', async ({ host }, { onCleanup }) => {
     const kvm = await host.kvm()
     onCleanup(() => kvm.end())
@@ -17,9 +24,6 @@ export const test = base
     onCleanup(() => kvm.end())
     return Bench.open(kvm)
   })
-
-// A lab that has to boot first does so in the time of a hook, not of whatever test comes first.
-test.beforeAll(async ({ host }) => void host.info)
 
 /** Without a KVM of its own this machine checks nothing, and says so. */
 function whyNotHere(): string | undefined {
@@ -34,13 +38,17 @@ function whyNotHere(): string | undefined {
 
 const reason = whyNotHere()
 
-type Body = (context: {
-  bench: Bench
-  host: { info: HostFacts & { name: string } }
-  task: Task
-}) => Promise<void>
+// A lab boots, and is waited for when others use it, in the time of a hook, not of whatever test comes first.
+if (!reason) test.beforeAll(async ({ host, hostFacts: _ }) => await (await host.kvm()).end())
+
+type Body = (context: { bench: Bench; facts: Facts; task: Task }) => Promise<void>
 interface Task {
   meta: TaskMeta
+}
+
+function culpritOf({ where }: Exception): 'kernel' | 'backend' | 'config' {
+  if (where.accelerator !== undefined) return 'backend'
+  return where.without === undefined ? 'kernel' : 'config'
 }
 
 function bodyOf(
@@ -49,22 +57,22 @@ function bodyOf(
   expected: unknown,
   exceptions: Exception[],
 ): Body {
-  return async ({ bench, host, task }) => {
-    const exception = exceptions.find((candidate) => appliesTo(candidate, host.info))
+  return async ({ bench, facts, task }) => {
+    const exception = exceptions.find((candidate) => appliesTo(candidate, facts))
     // No guest of it says where it ran, which entries of *.expect.yaml may ask for: the kernel is the host's.
-    const { name: on, kernelRelease } = host.info
+    const { name: on, kernelRelease } = facts
     task.meta.kvitestPlace = { host: on, kernelRelease }
     bench.recorder.take()
     const observed = await observe(bench)
     const kernels = kernelsOf(exceptions)
-    const culprit = exception?.where.accelerator === undefined ? 'kernel' : 'backend'
     task.meta.kvitestCheck = {
       claim,
       ...(kernels ? { kernels } : {}),
-      ...(exception ? { exception: { why: exception.why, culprit } } : {}),
-      host: host.info.name,
-      accelerator: host.info.accelerator,
-      kernel: host.info.kernelRelease,
+      ...(exception ? { exception: { why: exception.why, culprit: culpritOf(exception) } } : {}),
+      host: facts.name,
+      accelerator: facts.accelerator,
+      kernel: facts.kernelRelease,
+      without: [...facts.without],
       observed: inspect(observed, { breakLength: Number.POSITIVE_INFINITY, depth: 4, maxStringLength: 200 }),
       ...bench.recorder.take(),
     }
@@ -87,10 +95,14 @@ function checkBy(define: (name: string, body: Body) => void): Check {
 
 /** One behaviour check: what is observed on a fresh bench is what is expected, but for the exceptions. */
 export const check = checkBy((name, body) =>
-  test.skipIf(reason)(name, ({ kvmBench, host, task }) => body({ bench: kvmBench, host, task })),
+  test.skipIf(reason)(name, ({ kvmBench, hostFacts, task }) =>
+    body({ bench: kvmBench, facts: hostFacts, task }),
+  ),
 )
 
 /** As check(), on a bench that all such checks of a worker share: for calls that change nothing. */
 export const checkShared = checkBy((name, body) =>
-  test.skipIf(reason)(name, ({ sharedBench, host, task }) => body({ bench: sharedBench, host, task })),
+  test.skipIf(reason)(name, ({ sharedBench, hostFacts, task }) =>
+    body({ bench: sharedBench, facts: hostFacts, task }),
+  ),
 )

@@ -29,6 +29,8 @@ export interface Exception {
     /** Kernels below this version: `6.8`, `6.12.113`. Debian's names of 6.1 do not say which stable version it is. */
     before?: string
     from?: string
+    /** Kernels built without it; one whose configuration is not known has it. */
+    without?: ConfigOption
   }
   outcome: unknown
   why: string
@@ -39,10 +41,12 @@ export interface CheckMeta extends Done {
   claim: Claim
   /** Kernels that what is expected holds for: `from 6.8`; absent for all. */
   kernels?: string
-  exception?: { why: string; culprit: 'kernel' | 'backend' }
+  exception?: { why: string; culprit: 'kernel' | 'backend' | 'config' }
   host: string
   accelerator: string
   kernel: string
+  /** As HostFacts. */
+  without: ConfigOption[]
   /** What was observed, as text. */
   observed: string
 }
@@ -53,9 +57,21 @@ declare module 'vitest' {
   }
 }
 
+/** What of x86 KVM a kernel may be built without; SMM is an option since 6.2, HYPERV since 6.8. */
+const configOptions = ['CONFIG_KVM_XEN', 'CONFIG_KVM_HYPERV', 'CONFIG_KVM_SMM'] as const
+export type ConfigOption = (typeof configOptions)[number]
+
 export interface HostFacts {
   accelerator: string
   kernelRelease: string
+  /** Options that its kernel is known to be built without. */
+  without: readonly ConfigOption[]
+}
+
+export function missingOptions(config: string | undefined): ConfigOption[] {
+  if (config === undefined) return []
+  const lines = new Set(config.split('\n'))
+  return configOptions.filter((name) => !lines.has(`${name}=y`) && !lines.has(`${name}=m`))
 }
 
 function version(release: string): number {
@@ -67,6 +83,7 @@ export function appliesTo({ where }: Exception, host: HostFacts): boolean {
   const kernel = version(host.kernelRelease)
   return (
     (where.accelerator === undefined || where.accelerator === host.accelerator) &&
+    (where.without === undefined || host.without.includes(where.without)) &&
     (where.before === undefined || kernel < version(where.before)) &&
     (where.from === undefined || kernel >= version(where.from))
   )
@@ -74,7 +91,9 @@ export function appliesTo({ where }: Exception, host: HostFacts): boolean {
 
 /** The kernels that no exception names, as far as exceptions depend on nothing else. */
 export function kernelsOf(exceptions: readonly Exception[]): string | undefined {
-  const ranges = exceptions.filter(({ where }) => where.accelerator === undefined)
+  const ranges = exceptions.filter(
+    ({ where }) => where.accelerator === undefined && where.without === undefined,
+  )
   const words = ranges.flatMap(({ where: { before, from } }) => [
     ...(before ? [`from ${before}`] : []),
     ...(from ? [`before ${from}`] : []),

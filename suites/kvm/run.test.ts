@@ -204,7 +204,7 @@ describe('the run protocol', () => {
     [
       { where: { accelerator: 'software' }, outcome: 'ENOSPC', why: 'as Linux 6.1 does' },
       {
-        where: { before: '6.12' },
+        where: { before: '6.9' },
         outcome: 'ENOSPC',
         why: 'until Linux 6.9 (f5238c2a60f1) the root of the page tables counted as a page of the VM, which has none',
       },

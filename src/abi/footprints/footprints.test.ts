@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { expect, onTestFinished, test } from 'vitest'
 import { footprintDirectory, namesOf, readFootprints, toolsByKey } from './footprints.ts'
 import { footprintOfSources } from './sources.ts'
+import { footprintOfTrace } from './trace.ts'
 
 const root = fileURLToPath(new URL('../../../', import.meta.url))
 
@@ -22,6 +23,44 @@ test('the footprint of our own VMM is what its sources name; -u accepts what is 
   expect(footprint.uses).toContain('KVM_CREATE_VM')
   await expect(`${JSON.stringify(footprint, null, 2)}\n`).toMatchFileSnapshot(
     join(footprintDirectory, 'kvitest-vmm.json'),
+  )
+})
+
+/** Lines of a trace of QEMU 7.2. */
+const trace = `28061 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) = 1
+28061 ioctl(3, KVM_CREATE_VM, 0) = 8
+28061 ioctl(8, KVM_ENABLE_CAP, 0x7ffced2d5370) = 0
+28061 ioctl(8, KVM_SET_USER_MEMORY_REGION, {slot=0, flags=KVM_MEM_READONLY} <unfinished ...>
+28063 ioctl(11, KVM_RUN, 0 <unfinished ...>
+28063 <... ioctl resumed>) = 0 (KVM_EXIT_IO)
+28063 ioctl(11, KVM_ARM_VCPU_INIT or KVM_X86_SETUP_MCE, 0) = 0
+28063 write(1, "KVM_NMI", 7) = 7
+`
+
+test('the footprint of a tool is what its trace names', async () => {
+  const place = await mkdtemp(join(tmpdir(), 'kvitest-footprints-'))
+  onTestFinished(() => rm(place, { recursive: true, force: true }))
+  const path = join(place, 'trace')
+  await writeFile(path, trace)
+
+  expect(await footprintOfTrace(path, { tool: 'QEMU', version: '7.2' })).toEqual({
+    tool: 'QEMU',
+    version: '7.2',
+    from: 'trace',
+    uses: [
+      'KVM_CAP_USER_MEMORY',
+      'KVM_CHECK_EXTENSION',
+      'KVM_CREATE_VM',
+      'KVM_ENABLE_CAP',
+      'KVM_EXIT_IO',
+      'KVM_RUN',
+      'KVM_SET_USER_MEMORY_REGION',
+      'KVM_X86_SETUP_MCE',
+    ],
+  })
+  await writeFile(path, trace.replace('KVM_CREATE_VM', '0xae01'))
+  await expect(footprintOfTrace(path, { tool: 'QEMU', version: '7.2' })).rejects.toThrow(
+    `${path}: nothing in it makes a VM; give what strace -f --kvm=vcpu -e trace=ioctl -o FILE wrote`,
   )
 })
 

@@ -1,12 +1,10 @@
 /** Takes the profile of a host. */
-import { readFile } from 'node:fs/promises'
 import { qemuVersion } from '../../host/describe.ts'
 import { type HostChoice, openMachineHost } from '../../host/index.ts'
 import type { MachineHost } from '../../host/machine-host.ts'
 import { RawKvm } from '../../host/raw/kvm.ts'
 import { readKernelConfig } from '../../image/config/read.ts'
 import { textHash } from '../../image/hash.ts'
-import { resolveKernel } from '../../image/resolve.ts'
 import { KvitestError } from '../../native/error.ts'
 import { catalogue } from '../catalogue/catalogue.ts'
 import { probeAll } from './probe.ts'
@@ -20,19 +18,14 @@ const shownOptions = /KVM|VIRTIO|MITIGATION|^RETPOLINE|^X86_SGX$|^X86_X2APIC$|^P
 /** RAM is told in steps, because what a kernel takes for itself varies. */
 const memoryStep = 64 << 20
 
-/** The configuration of the running kernel: its own word, or for a lab what lies beside the kernel's image. */
-async function configOf(name: string, own: string | undefined): Promise<Entries> {
-  let text = own
+/** The configuration of the running kernel; for a lab perhaps what is inside the kernel's image. */
+async function configOf(name: string, text: string | undefined): Promise<Entries> {
   let values: Map<string, string> | undefined
   if (text === undefined && name.startsWith('lab:')) {
-    const kernel = name.slice('lab:'.length)
-    const { config } = await resolveKernel(kernel)
-    if (config !== undefined) text = await readFile(config, 'utf8')
-    else
-      values = await readKernelConfig(kernel).then(
-        (found) => found.config.values,
-        () => undefined,
-      )
+    values = await readKernelConfig(name.slice('lab:'.length)).then(
+      (found) => found.config.values,
+      () => undefined,
+    )
   }
   const lines =
     text === undefined

@@ -9,6 +9,8 @@ import { goldenOf } from './golden.ts'
 import { type Profile, readProfile, renderProfile } from './profile.ts'
 import { renderHuman } from './text.ts'
 
+const accept = 'npx vitest run --project lab src/abi/profile/golden.lab.test.ts -u'
+
 /** Goldens are of emulated labs: a nested one has this machine's CPU. */
 async function dumpEmulated(kernel: string): Promise<Profile> {
   await using host = await openMachineHost(`lab:${kernel}`)
@@ -36,6 +38,7 @@ describe.each(['debian:6.1-cloud', 'debian:6.12-cloud'])('KVM of %s', (kernel) =
     const changes = committed ? compareProfiles([committed, golden], toolsByKey(await readFootprints())) : []
     const lines = renderHuman(changes, { showAll: true })
     if (changes.length > 0) console.error([`${kernel} differs from fixtures/abi:`, ...lines].join('\n'))
-    await expect(renderProfile(golden), lines.at(-1)).toMatchFileSnapshot(path)
+    const message = `${lines.at(-1)}; review it, and accept it with: ${accept}`
+    await expect(renderProfile(golden), message).toMatchFileSnapshot(path)
   })
 })

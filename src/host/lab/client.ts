@@ -1,4 +1,6 @@
+import { readFile } from 'node:fs/promises'
 import type { Pack } from '../../image/pack.ts'
+import { resolveKernel } from '../../image/resolve.ts'
 import type {
   Channel,
   CheckpointInfo,
@@ -361,8 +363,13 @@ export class LabHost implements MachineHost {
   async kernelFacts(): Promise<KernelFacts> {
     const connection = this.#holdings.connect(() => {})
     try {
-      await connection.open({ kernel: this.#holdings.kernel, cpus: 0, memory: 0 })
-      return await connection.rpc.kernelFacts()
+      const { kernel } = this.#holdings
+      await connection.open({ kernel, cpus: 0, memory: 0 })
+      const facts = await connection.rpc.kernelFacts()
+      if (facts.config !== undefined) return facts
+      // Not in the lab's file system, but beside the image that it booted.
+      const { config } = await resolveKernel(kernel)
+      return config === undefined ? facts : { ...facts, config: await readFile(config, 'utf8') }
     } finally {
       connection.close()
     }

@@ -57,8 +57,9 @@ export async function openHost(): Promise<Host> {
   const [boot, fork] = [begin('boot'), begin('fork')]
   const restore = () => Promise.reject(new Error('a stand-in host restores nothing'))
   const kvm = () => Promise.reject(new Error('a stand-in host has no KVM'))
+  const kernelFacts = () => Promise.reject(new Error('a stand-in host has no kernel'))
   const close = async () => {}
-  return { info: INFO, boot, fork, restore, kvm, close, [Symbol.asyncDispose]: close }
+  return { info: INFO, boot, fork, restore, kvm, kernelFacts, close, [Symbol.asyncDispose]: close }
 }
 
 function standInGuest(options: BootOptions, log: string | undefined, how: 'boot' | 'fork'): Guest {

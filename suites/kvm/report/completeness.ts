@@ -57,8 +57,8 @@ function isKnown(outcomes: Set<string>): boolean {
 const errnosOf = (outcomes: Set<string>) => new Set([...outcomes].map((one) => one.split(' ')[1]!))
 
 function partsOf(rows: readonly Row[]): Part[] {
-  const { accelerator, kernel: kernelRelease } = rows[0]!.check
-  const host = { accelerator, kernelRelease }
+  const { accelerator, kernel: kernelRelease, without } = rows[0]!.check
+  const host = { accelerator, kernelRelease, without }
   const known = catalogueFor(kernelRelease)
   const outcomes = outcomesOf(rows, known)
   const here = <T extends { where: (typeof absences)[number]['where'] }>(list: readonly T[]) =>

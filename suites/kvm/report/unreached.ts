@@ -126,13 +126,13 @@ export const unreachedExits: ({ exits: ExitReasonName[]; sometimes?: true } & Un
   },
   {
     exits: ['KVM_EXIT_XEN'],
-    where: [{ before: '6.2' }, { accelerator: 'software' }],
+    where: [{ without: 'CONFIG_KVM_XEN' }],
     obstacle: 'host',
     why: 'built without CONFIG_KVM_XEN',
   },
   {
     exits: ['KVM_EXIT_HYPERV', 'KVM_EXIT_SYSTEM_EVENT'],
-    where: [{ accelerator: 'software' }],
+    where: [{ from: '6.8', without: 'CONFIG_KVM_HYPERV' }],
     obstacle: 'host',
     why: 'built without CONFIG_KVM_HYPERV',
   },
