@@ -12,13 +12,29 @@ namespace {
 constexpr Gpa kRequests = 0x10'0000;
 constexpr std::size_t kMaxSteps = 256;
 constexpr std::size_t kMaxBuffers = 6;
+// Steps from here on are of one queue alone.
+constexpr std::uint8_t kResetsQueue = 250;
+constexpr std::uint64_t kQueueReset = 58;  // of the common configuration
+
+std::uint64_t optional_features(const VirtioDevice& device) {
+  return kFeatureRingPacked | kFeatureNotificationData | (device.in_order() ? kFeatureInOrder : 0) |
+         (device.resets_queues() ? kFeatureRingReset : 0);
+}
 
 }  // namespace
+
+HostileDriver::HostileDriver(VirtioDevice& device)
+    : board_((device.ask_for(optional_features(device)), device)) {}
 
 void HostileDriver::run(FuzzInput& input, const std::function<void(FuzzInput&)>& host) {
   start(input);
   for (std::size_t step = 0; step < kMaxSteps && !input.empty(); ++step) {
-    switch (input.u8() % 10) {
+    const std::uint8_t what = input.u8();
+    if (what >= kResetsQueue) {
+      reset_queue(what);
+      continue;
+    }
+    switch (what % 10) {
       case 0:
         start(input);
         break;
@@ -55,8 +71,9 @@ void HostileDriver::start(FuzzInput& input) {
   if (board_.mmio(18, 2) == 0xffff) return;
   const std::uint8_t how = input.u8();
   packed_ = (how & 4) != 0;
-  const std::uint64_t left_out =
-      ((how & 1) != 0 ? input.u64() : 0) | (packed_ ? 0 : kFeatureRingPacked);
+  const std::uint64_t left_out = ((how & 1) != 0 ? input.u64() : 0) |
+                                 (packed_ ? 0 : kFeatureRingPacked) |
+                                 ((how & 8) != 0 ? 0 : kFeatureInOrder);
   const std::uint64_t features = driver_.device_features() & ~left_out;
   packed_ = (features & kFeatureRingPacked) != 0;
   driver_.start(features, (how & 2) == 0);
@@ -86,6 +103,17 @@ void HostileDriver::access_config(FuzzInput& input) {
   } else {
     board_.config(offset, width);
   }
+}
+
+// With its requests where they are; every other time it comes back at once, in another size.
+void HostileDriver::reset_queue(std::uint8_t what) {
+  if (queues_ == 0) return;
+  const auto number = static_cast<std::uint16_t>(what / 2 % queues_);
+  driver_.select(number);
+  board_.set_mmio(kQueueReset, 2, 1);
+  if (what % 2 == 0) return;
+  const TestQueue& ring = driver_.queue(number);
+  driver_.enable_queue(number, ring.size() / 2, ring.descriptors(), ring.available(), ring.used());
 }
 
 // Mostly RAM, its edges, or anything.

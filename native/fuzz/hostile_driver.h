@@ -12,7 +12,7 @@ namespace kvitest {
 
 class HostileDriver {
  public:
-  explicit HostileDriver(VirtioDevice& device) : board_(device) {}
+  explicit HostileDriver(VirtioDevice& device);
 
   // Until the input ends. host: what the other side of the device does meanwhile, as the input
   // says.
@@ -24,6 +24,7 @@ class HostileDriver {
   void access_config(FuzzInput& input);
   void corrupt_ring(FuzzInput& input);
   void request(FuzzInput& input);
+  void reset_queue(std::uint8_t what);
   void write_memory(FuzzInput& input);
   std::uint64_t address(FuzzInput& input);
 

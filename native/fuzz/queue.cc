@@ -32,8 +32,10 @@ void fuzz_queue(std::span<const std::byte> bytes) {
   FuzzInput input(bytes);
   GuestMemory memory(64 * 1024);
   const std::uint8_t how = input.u8();
-  const QueueFeatures features{
-      .indirect = (how & 1) != 0, .event_index = (how & 2) != 0, .packed = (how & 0x40) != 0};
+  const QueueFeatures features{.indirect = (how & 1) != 0,
+                               .event_index = (how & 2) != 0,
+                               .packed = (how & 0x40) != 0,
+                               .in_order = (how & 0x20) != 0};
   QueueLayout layout{.size = static_cast<std::uint16_t>(1u << ((how >> 2) % 6)),
                      .descriptors = 0x1000,
                      .driver = 0x2000,

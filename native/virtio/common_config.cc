@@ -26,6 +26,7 @@ constexpr std::uint64_t kQueueNotifyOff = 30;
 constexpr std::uint64_t kQueueDesc = 32;
 constexpr std::uint64_t kQueueDriver = 40;
 constexpr std::uint64_t kQueueDevice = 48;
+constexpr std::uint64_t kQueueReset = 58;  // reads as 0: a write returns when the reset is done
 
 }  // namespace
 
@@ -107,6 +108,10 @@ void CommonConfig::write_queue_field(std::uint64_t offset, std::size_t width, st
   }
   if (width == 2 && offset == kQueueSize) negotiation_.set_size(static_cast<std::uint16_t>(value));
   if (width == 2 && offset == kQueueEnable && value == 1) negotiation_.enable();
+  // 2.6.1.1.1: any state of the queue, so its vector too.
+  if (width == 2 && offset == kQueueReset && value == 1 && negotiation_.reset_queue()) {
+    interrupts_.set_queue_vector(negotiation_.state().queue_select, kNoVector);
+  }
   if (width != 4 || offset % 4 != 0) return;
   const bool high = offset % 8 == 4;
   const auto word = static_cast<std::uint32_t>(value);

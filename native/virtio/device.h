@@ -55,6 +55,8 @@ class VirtioDevice {
   // It uses the buffers of each queue in the order in which it got them, so that IN_ORDER may be
   // offered.
   virtual bool in_order() const { return false; }
+  // It can lose one queue and get it back, so that RING_RESET may be offered (2.6.1).
+  virtual bool resets_queues() const { return false; }
   virtual std::vector<std::uint16_t> queue_sizes() const = 0;
   // Bytes beyond the config space read as 0 and are not written.
   virtual void read_config(std::uint64_t offset, std::span<std::byte> data) = 0;
@@ -71,6 +73,11 @@ class VirtioDevice {
   // just before activate() or just after reset(): such a call does nothing.
   virtual void notify(std::uint16_t queue) = 0;
   virtual void reset() = 0;
+  // The driver takes back one queue of an active device. When it returns nothing touches that queue
+  // nor any buffer of its requests; the others go on.
+  virtual void reset_queue(std::uint16_t) {}
+  // It gives it again, of any size; as activate(), for this one.
+  virtual void enable_queue(std::uint16_t, VirtQueue&) {}
   // The transport of an active device goes away, with the machine: as reset(), but nobody is told.
   virtual void detach() { reset(); }
 

@@ -14,9 +14,10 @@ namespace {
 // Without VERSION_1 there is no modern device.
 constexpr std::array<FeatureName, 2> kTransport{
     {{"indirect_desc", kFeatureIndirectDesc}, {"event_idx", kFeatureEventIdx}}};
-constexpr std::array<FeatureName, 3> kOptional{{{"ring_packed", kFeatureRingPacked},
+constexpr std::array<FeatureName, 4> kOptional{{{"ring_packed", kFeatureRingPacked},
                                                 {"in_order", kFeatureInOrder},
-                                                {"notification_data", kFeatureNotificationData}}};
+                                                {"notification_data", kFeatureNotificationData},
+                                                {"ring_reset", kFeatureRingReset}}};
 
 // `does`: what the device does with the known ones, for the hint.
 std::uint64_t bits_of(std::span<const std::string> names, std::span<const FeatureName> known,
@@ -48,6 +49,10 @@ std::uint64_t optional_features(const VirtioDevice& device, std::span<const std:
   if ((bits & kFeatureInOrder) != 0 && !device.in_order()) {
     throw Error("machine spec", EINVAL, "this device does not use its buffers in order",
                 "leave in_order out");
+  }
+  if ((bits & kFeatureRingReset) != 0 && !device.resets_queues()) {
+    throw Error("machine spec", EINVAL, "this device cannot lose one of its queues",
+                "leave ring_reset out");
   }
   return bits;
 }

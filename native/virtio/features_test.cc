@@ -32,6 +32,21 @@ struct Mute : VsockSink {
   void vsock_writable(const std::string&, VsockConnection) override {}
 };
 
+// A device that promises nothing.
+struct Plain : VirtioDevice {
+  std::uint32_t type() const override { return 4; }
+  std::uint64_t features() const override { return 0; }
+  std::vector<std::uint16_t> queue_sizes() const override { return {8}; }
+  void read_config(std::uint64_t, std::span<std::byte>) override {}
+  void write_config(std::uint64_t, std::span<const std::byte>) override {}
+  void activate(std::uint64_t, std::span<VirtQueue* const>, VirtioInterrupts&) override {}
+  void notify(std::uint16_t) override {}
+  void reset() override {}
+  void save(StateWriter&) const override {}
+  void load(StateReader&, const VirtioActivation*) override {}
+  void resume() override {}
+};
+
 TEST_CASE("features: a device lets go of every name it lists, and of the transport's") {
   Deaf sink;
   BlkSpec disk;
@@ -64,7 +79,8 @@ TEST_CASE("features: a device lets go of every name it lists, and of the transpo
 
 TEST_CASE("features: the transport's others are offered when they are asked for") {
   const auto device = make_rng({});
-  const std::vector<std::string> names{"ring_packed", "in_order", "notification_data"};
+  const std::vector<std::string> names{"ring_packed", "in_order", "notification_data",
+                                       "ring_reset"};
   device->ask_for(optional_features(*device, names));
   TestBoard board(*device);
   CHECK(TestDriver(board).device_features() ==
@@ -76,13 +92,13 @@ TEST_CASE("features: nobody can ask for others, nor for an order that a device d
   const std::vector<std::string> usual{"event_idx"};
   CHECK_THROWS_WITH_AS(optional_features(*device, usual),
                        doctest::Contains("to ask for there are: ring_packed in_order"), Error);
-  BlkSpec spec;
-  spec.name = "disk0";
-  spec.backing = MemoryBacking{4096};
-  const auto disk = make_blk(spec, open_disk(spec.backing, false));
+  Plain plain;
   const std::vector<std::string> order{"in_order"};
-  CHECK_THROWS_WITH_AS(optional_features(*disk, order),
+  CHECK_THROWS_WITH_AS(optional_features(plain, order),
                        doctest::Contains("does not use its buffers in order"), Error);
+  const std::vector<std::string> reset{"ring_reset"};
+  CHECK_THROWS_WITH_AS(optional_features(plain, reset),
+                       doctest::Contains("cannot lose one of its queues"), Error);
 }
 
 }  // namespace

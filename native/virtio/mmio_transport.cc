@@ -34,6 +34,7 @@ constexpr std::uint64_t kQueueDeviceLow = 0x0a0;
 constexpr std::uint64_t kQueueDeviceHigh = 0x0a4;
 constexpr std::uint64_t kShmLenLow = 0x0b0;
 constexpr std::uint64_t kShmBaseHigh = 0x0bc;
+constexpr std::uint64_t kQueueReset = 0x0c0;  // reads as 0: a write returns when the reset is done
 constexpr std::uint64_t kConfigGeneration = 0x0fc;
 constexpr std::uint64_t kConfig = 0x100;
 
@@ -153,6 +154,9 @@ class Mmio : public VirtioMmio, public IoDevice {
       case kQueueReady:
         if (value == 1) negotiation_.enable();
         if (value == 0) negotiation_.disable();
+        return;
+      case kQueueReset:
+        if (value == 1) negotiation_.reset_queue();
         return;
       case kStatus:
         // A value with bits that no status has is no reset.

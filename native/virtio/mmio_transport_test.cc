@@ -134,7 +134,7 @@ TEST_CASE("virtio-mmio: a queue's largest size, and 0 for one that does not exis
   }
 }
 
-TEST_CASE("virtio-mmio: a queue may be taken back before DRIVER_OK, not after it") {
+TEST_CASE("virtio-mmio: a queue is taken back by QueueReady, before DRIVER_OK and after it") {
   Bench bench;
   bench.negotiate(kFeatureVersion1);
   bench.set_up_queue();
@@ -144,7 +144,15 @@ TEST_CASE("virtio-mmio: a queue may be taken back before DRIVER_OK, not after it
   bench.set_up_queue();
   bench.write(kStatus, 15);
   bench.write(kReady, 0);
+  CHECK(bench.read(kReady) == 0);
+  bench.ring.set_descriptor(0, 0x8000, 32, TestQueue::kWrite, 0);
+  bench.ring.set_available(0);
+  bench.write(kNotify, 0);
+  CHECK_FALSE(bench.ring.take_used().has_value());
+  // Given again it starts over, and finds the request.
+  bench.set_up_queue();
   CHECK(bench.read(kReady) == 1);
+  CHECK(bench.ring.take_used()->length == 32);
 }
 
 TEST_CASE("virtio-mmio: a request is answered; the line is high until it is acknowledged") {

@@ -117,26 +117,53 @@ bool Negotiation::features_acceptable(const CommonConfigState& state) const {
 QueueFeatures Negotiation::queue_features(std::uint64_t driver_features) const {
   return {.indirect = (driver_features & kFeatureIndirectDesc) != 0,
           .event_index = (driver_features & kFeatureEventIdx) != 0,
-          .packed = (driver_features & kFeatureRingPacked) != 0};
+          .packed = (driver_features & kFeatureRingPacked) != 0,
+          .in_order = (driver_features & kFeatureInOrder) != 0};
 }
 
 void Negotiation::enable() {
   QueueRegisters* registers = writable();
-  // 3.1.1: queues are set up before DRIVER_OK.
-  if (registers == nullptr || (interrupts_.status() & kStatusDriverOk) != 0) return;
-  const bool packed = queue_features(state_.driver_features).packed;
-  if (check_layout(memory_, registers->layout, max_size(), packed) != QueueFault::kNone) {
+  // 3.1.1: queues are set up before DRIVER_OK; 2.6.1.2: or again, after a reset of the queue.
+  if (registers == nullptr || (driver_ok() && !registers->was_reset)) return;
+  const QueueFeatures features = queue_features(state_.driver_features);
+  if (check_layout(memory_, registers->layout, max_size(), features.packed) != QueueFault::kNone) {
     interrupts_.needs_reset();
     return;
   }
   registers->enabled = true;
+  registers->was_reset = false;
+  if (!state_.active) return;
+  const std::uint16_t index = state_.queue_select;
+  queues_[index] =
+      make_queue(memory_, registers->layout, features, interrupts_, fresh_queue_state(features));
+  device_.enable_queue(index, *queues_[index]);
+}
+
+bool Negotiation::reset_queue() {
+  const std::uint16_t index = state_.queue_select;
+  if (index >= state_.queues.size() || (state_.driver_features & kFeatureRingReset) == 0 ||
+      (interrupts_.status() & kStatusFeaturesOk) == 0) {
+    return false;
+  }
+  if (queues_[index] != nullptr) device_.reset_queue(index);
+  queues_[index].reset();
+  // A queue that was never enabled is none that could be again.
+  QueueRegisters& registers = state_.queues[index];
+  const bool again = registers.enabled || registers.was_reset;
+  registers = {.layout = {.size = max_sizes_[index]}, .was_reset = again};
+  return true;
 }
 
 void Negotiation::disable() {
-  if ((interrupts_.status() & kStatusDriverOk) != 0) return;
-  if (state_.queue_select < state_.queues.size()) {
-    state_.queues[state_.queue_select].enabled = false;
+  const std::uint16_t index = state_.queue_select;
+  if (index >= state_.queues.size() || !state_.queues[index].enabled) return;
+  if (queues_[index] != nullptr) {
+    if (!device_.resets_queues()) return;
+    device_.reset_queue(index);
+    queues_[index].reset();
+    state_.queues[index].was_reset = true;
   }
+  state_.queues[index].enabled = false;
 }
 
 std::vector<VirtQueue*> Negotiation::make_queues(const CommonConfigQueues& saved) {
@@ -199,6 +226,9 @@ void Negotiation::check(const CommonConfigState& state, const CommonConfigQueues
     if (registers.enabled && check_layout(memory_, registers.layout, max_sizes_[i],
                                           features.packed) != QueueFault::kNone) {
       reader.fail("queue " + std::to_string(i) + " lies where no queue can");
+    }
+    if (registers.was_reset && registers.enabled) {
+      reader.fail("queue " + std::to_string(i) + " was reset and is in use");
     }
     if (saved.queues[i].has_value() != (state.active && registers.enabled)) {
       reader.fail("queue " + std::to_string(i) + " has a position and is not in use, or reversed");

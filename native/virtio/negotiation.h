@@ -21,25 +21,27 @@ inline constexpr std::uint64_t kFeatureVersion1 = std::uint64_t{1} << 32;
 inline constexpr std::uint64_t kFeatureRingPacked = std::uint64_t{1} << 34;
 inline constexpr std::uint64_t kFeatureInOrder = std::uint64_t{1} << 35;
 inline constexpr std::uint64_t kFeatureNotificationData = std::uint64_t{1} << 38;
+inline constexpr std::uint64_t kFeatureRingReset = std::uint64_t{1} << 40;
 
 // The transport's features that a driver is offered unless they are withheld, and those that a
 // machine spec must ask for.
 inline constexpr std::uint64_t kUsualTransportFeatures =
     kFeatureIndirectDesc | kFeatureEventIdx | kFeatureVersion1;
 inline constexpr std::uint64_t kOptionalTransportFeatures =
-    kFeatureRingPacked | kFeatureInOrder | kFeatureNotificationData;
+    kFeatureRingPacked | kFeatureInOrder | kFeatureNotificationData | kFeatureRingReset;
 
 struct QueueRegisters {
   QueueLayout layout;
   bool enabled = false;
+  bool was_reset = false;  // alone or taken back, and not enabled since
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(layout, enabled);
+    archive(layout, enabled, was_reset);
   }
 };
 
 struct CommonConfigState {
-  static constexpr StateTag kTag{"virtio-common", 1};
+  static constexpr StateTag kTag{"virtio-common", 2};
   std::uint32_t device_feature_select = 0;
   std::uint32_t driver_feature_select = 0;
   std::uint64_t driver_features = 0;
@@ -96,8 +98,12 @@ class Negotiation {
   enum class Area { kDescriptors, kDriver, kDevice };
   void set_address(Area area, bool high, std::uint32_t word);
   void enable();
-  // 4.2.2.2: a driver of virtio-mmio may take a queue back, before DRIVER_OK.
+  // 4.2.2: a driver of virtio-mmio takes a queue back by QueueReady, and may give it again; after
+  // DRIVER_OK only from a device that resets_queues().
   void disable();
+  // 2.6.1: the selected queue alone, with RING_RESET; it may then be enabled again. False when
+  // there is none or the feature was not negotiated. Returns when the device has let go of it.
+  bool reset_queue();
 
   // For checkpoints, the device included; they lock. load() wants the state of the interrupts
   // loaded before, and throws Error (EBADMSG).
@@ -112,6 +118,7 @@ class Negotiation {
   std::uint64_t offered() const;
   QueueFeatures queue_features(std::uint64_t driver_features) const;
   bool features_acceptable(const CommonConfigState& state) const;
+  bool driver_ok() const { return (interrupts_.status() & kStatusDriverOk) != 0; }
   std::vector<VirtQueue*> make_queues(const CommonConfigQueues& saved);
   void check(const CommonConfigState& state, const CommonConfigQueues& saved,
              const StateReader& reader) const;

@@ -64,30 +64,8 @@ class PackedQueue : public RingQueue {
     return requests;
   }
 
-  // 2.8.9: of requests that belong together the first one's flags come last.
-  void push_used(std::span<const UsedBuffer> together) override {
-    if (state_.fault != QueueFault::kNone || together.empty()) return;
-    const Position first = unpack(state_.used);
-    Position at = first;
-    bool stored = true;
-    for (std::size_t i = 0; i < together.size(); ++i) {
-      const UsedBuffer& one = together[i];
-      const Gpa slot = slot_address(at);
-      stored = stored && memory_.store<std::uint32_t>(slot + 8, one.length) &&
-               memory_.store<std::uint16_t>(slot + kIdOffset, one.chain->head()) &&
-               (i == 0 || mark_used(at, one.length));
-      const std::uint32_t unannounced = distance(state_.announced, pack(at));
-      if (unannounced + one.chain->slots() >= 2u * layout_.size) state_.lapped = true;
-      at = advance(at, one.chain->slots());
-    }
-    if (!stored || !mark_used(first, together.front().length)) {
-      fail(QueueFault::kRingOutsideMemory);
-      return;
-    }
-    state_.used = pack(at);
-  }
-
   bool needs_interrupt() override {
+    flush_used();
     if (state_.fault != QueueFault::kNone) return false;
     if (state_.used == state_.announced && !state_.lapped) return false;
     // The driver publishes its wish, then looks at the ring; we write the ring, then look at its
@@ -112,6 +90,28 @@ class PackedQueue : public RingQueue {
   }
 
  private:
+  // 2.8.9: of requests that belong together the first one's flags come last.
+  void store_used(std::span<const UsedElement> elements) override {
+    const Position first = unpack(state_.used);
+    Position at = first;
+    bool stored = true;
+    for (std::size_t i = 0; i < elements.size(); ++i) {
+      const UsedElement& one = elements[i];
+      const Gpa slot = slot_address(at);
+      stored = stored && memory_.store<std::uint32_t>(slot + 8, one.length) &&
+               memory_.store<std::uint16_t>(slot + kIdOffset, one.id) &&
+               (i == 0 || mark_used(at, one.length));
+      const std::uint32_t unannounced = distance(state_.announced, pack(at));
+      if (unannounced + one.slots >= 2u * layout_.size) state_.lapped = true;
+      at = advance(at, one.slots);
+    }
+    if (!stored || !mark_used(first, elements.front().length)) {
+      fail(QueueFault::kRingOutsideMemory);
+      return;
+    }
+    state_.used = pack(at);
+  }
+
   Position unpack(std::uint16_t packed) const {
     return {static_cast<std::uint32_t>(packed & ~kWrapCounter), (packed & kWrapCounter) != 0};
   }

@@ -32,6 +32,7 @@ struct QueueFeatures {
   bool indirect = false;     // VIRTIO_F_INDIRECT_DESC
   bool event_index = false;  // VIRTIO_F_EVENT_IDX
   bool packed = false;       // VIRTIO_F_RING_PACKED
+  bool in_order = false;     // VIRTIO_F_IN_ORDER
 };
 
 // Why a queue is not processed any more.
@@ -126,6 +127,8 @@ class DescriptorChain {
   std::uint64_t writable() const { return writable_; }
   // Bytes written so far: the length to put into the used ring.
   std::uint32_t written() const { return written_; }
+  // Nothing of the answer is left to write: so a driver takes buffers that a batch skips (2.7.9).
+  bool used_completely() const { return writable_ == 0 && !skipped_; }
 
   // Copies the next bytes of the driver's request; returns how many there were, at most out.size().
   std::size_t read(std::span<std::byte> out);
@@ -183,7 +186,8 @@ class VirtQueue {
   // How many requests wait to be popped, for ordering against other queues; 0 when broken.
   virtual std::uint16_t available() = 0;
   // Gives a popped request back, with `length` bytes written from its start. Call needs_interrupt()
-  // after the last one of a batch.
+  // after the last one of a batch: with IN_ORDER the driver sees none of them before, and one used
+  // element for all that were used completely and the one behind them (2.7.9, 2.8.11).
   void push_used(const DescriptorChain& chain, std::uint32_t length) {
     const UsedBuffer one{&chain, length};
     push_used(std::span(&one, 1));

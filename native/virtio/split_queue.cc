@@ -112,24 +112,8 @@ class SplitQueue : public RingQueue {
     return waiting;
   }
 
-  void push_used(std::span<const UsedBuffer> together) override {
-    if (state_.fault != QueueFault::kNone) return;
-    std::uint16_t used = state_.used;
-    bool stored = true;
-    for (const UsedBuffer& one : together) {
-      const Gpa entry = layout_.device + kRingHeader + std::uint64_t{8} * (used++ % layout_.size);
-      stored = stored && memory_.store<std::uint32_t>(entry, one.chain->head()) &&
-               memory_.store<std::uint32_t>(entry + 4, one.length);
-    }
-    // The elements before the index: the store of the index releases them.
-    if (!stored || !memory_.store<std::uint16_t>(layout_.device + 2, used)) {
-      fail(QueueFault::kRingOutsideMemory);
-      return;
-    }
-    state_.used = used;
-  }
-
   bool needs_interrupt() override {
+    flush_used();
     if (state_.fault != QueueFault::kNone || state_.used == state_.announced) return false;
     // The driver publishes its wish, then looks at the used index; we publish the used index, then
     // look at its wish. Without a full fence both could miss the other (2.7.7.2).
@@ -154,6 +138,23 @@ class SplitQueue : public RingQueue {
   }
 
  private:
+  void store_used(std::span<const UsedElement> elements) override {
+    std::uint16_t used = state_.used;
+    bool stored = true;
+    for (const UsedElement& one : elements) {
+      const Gpa entry = layout_.device + kRingHeader + std::uint64_t{8} * (used % layout_.size);
+      stored = stored && memory_.store<std::uint32_t>(entry, one.id) &&
+               memory_.store<std::uint32_t>(entry + 4, one.length);
+      used = static_cast<std::uint16_t>(used + one.buffers);
+    }
+    // The elements before the index: the store of the index releases them.
+    if (!stored || !memory_.store<std::uint16_t>(layout_.device + 2, used)) {
+      fail(QueueFault::kRingOutsideMemory);
+      return;
+    }
+    state_.used = used;
+  }
+
   void publish_avail_event(std::uint16_t index) {
     const Gpa event = layout_.device + kRingHeader + std::uint64_t{8} * layout_.size;
     if (!memory_.store<std::uint16_t>(event, index)) fail(QueueFault::kRingOutsideMemory);

@@ -248,14 +248,19 @@ std::uint16_t TestDriver::queue_size(std::uint16_t index) {
   return static_cast<std::uint16_t>(board.mmio(24, 2));
 }
 
-std::uint16_t TestDriver::enable_queue(std::uint16_t index, std::uint16_t size, Gpa descriptors,
-                                       Gpa available, Gpa used) {
+void TestDriver::place_queue(std::uint16_t index, std::uint16_t size, Gpa descriptors,
+                             Gpa available, Gpa used) {
   select(index);
   board.set_mmio(24, 2, size);
   board.set_mmio(32, 4, descriptors & 0xffff'ffff);
   board.set_mmio(36, 4, descriptors >> 32);
   board.set_mmio(40, 8, available);
   board.set_mmio(48, 8, used);
+}
+
+std::uint16_t TestDriver::enable_queue(std::uint16_t index, std::uint16_t size, Gpa descriptors,
+                                       Gpa available, Gpa used) {
+  place_queue(index, size, descriptors, available, used);
   board.set_mmio(28, 2, 1);
   return static_cast<std::uint16_t>(board.mmio(28, 2));
 }
@@ -277,6 +282,30 @@ void TestDriver::set_up_queues(bool use_msix) {
     queues_.emplace_back(board.memory, size, descriptors, available, used, packed_);
   }
   if (use_msix) board.set_mmio(16, 2, 0);
+}
+
+void TestDriver::reset_queue(std::uint16_t index) {
+  select(index);
+  board.set_mmio(kQueueReset, 2, 1);
+}
+
+void TestDriver::lay_out_again(std::uint16_t index, std::uint16_t size) {
+  const Gpa descriptors = allocate(16u * size);
+  const Gpa available = allocate(6u + 2u * size);
+  const Gpa used = allocate(6u + 8u * size);
+  select(index);
+  board.set_mmio(26, 2, index + 1u);
+  place_queue(index, size, descriptors, available, used);
+  std::destroy_at(&queues_[index]);
+  std::construct_at(&queues_[index], board.memory, size, descriptors, available, used, packed_);
+  offered_[index].clear();
+  next_descriptor_[index] = 0;
+}
+
+std::uint16_t TestDriver::set_up_again(std::uint16_t index, std::uint16_t size) {
+  lay_out_again(index, size);
+  board.set_mmio(28, 2, 1);
+  return static_cast<std::uint16_t>(board.mmio(28, 2));
 }
 
 std::uint8_t TestDriver::start(std::uint64_t features, bool use_msix) {

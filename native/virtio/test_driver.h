@@ -191,6 +191,16 @@ class TestDriver {
   // Registers and enables a ring; returns the queue_enable that it then reads.
   std::uint16_t enable_queue(std::uint16_t index, std::uint16_t size, Gpa descriptors,
                              Gpa available, Gpa used);
+  // Registers it only.
+  void place_queue(std::uint16_t index, std::uint16_t size, Gpa descriptors, Gpa available,
+                   Gpa used);
+
+  // Resets one queue alone, and gives it back elsewhere: laid out, then also enabled; returns the
+  // queue_enable that it then reads.
+  static constexpr std::uint64_t kQueueReset = 58;
+  void reset_queue(std::uint16_t index);
+  void lay_out_again(std::uint16_t index, std::uint16_t size);
+  std::uint16_t set_up_again(std::uint16_t index, std::uint16_t size);
 
   TestQueue& queue(std::size_t index) { return queues_.at(index); }
   void notify(std::uint16_t index) { board.set_mmio(TestBoard::kNotify + 4 * index, 2, index); }

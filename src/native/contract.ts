@@ -34,7 +34,7 @@ export interface VirtioDevice {
    * is VIRTIO_BLK_F_DISCARD. `indirect_desc` and `event_idx` for any device, the others as its README lists them.
    */
   withoutFeatures?: string[]
-  /** Features of the transport that are offered only when asked for: `ring_packed`, `in_order`, `notification_data`. */
+  /** Features of the transport that are offered only when asked for: `ring_packed`, `in_order`, `notification_data`, `ring_reset`. */
   withFeatures?: string[]
   /** Default `pci`. A `mmio` device is one that ACPI names, with a level-triggered interrupt. */
   transport?: Transport

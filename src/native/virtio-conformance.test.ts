@@ -20,7 +20,7 @@ const places = ['pci', 'mmio'].flatMap((transport) =>
 function spec(): MachineSpec {
   const blk = (name: string) =>
     ({ type: 'virtio-blk', name, backing: { memory: 4 << 20 }, queueSize: 64 }) as const
-  const features: VirtioDevice = { withFeatures: ['ring_packed'] }
+  const features: VirtioDevice = { withFeatures: ['ring_packed', 'ring_reset', 'in_order'] }
   return {
     ...bareSpec('virtio_conformance', 3),
     memory: 8 << 20,

@@ -4,7 +4,7 @@
 #   devices:
 #     - { type: virtio-net, name: net0, mac: '02:00:00:00:00:a0', mtu: 4000, backend: peer }
 #     - { type: virtio-net, name: plain, mac: '02:00:00:00:00:a1', backend: peer, withoutFeatures: [mrg_rxbuf, guest_csum, csum, ctrl_vq] }
-#     - { type: virtio-net, name: multi, mac: '02:00:00:00:00:a2', backend: peer, queues: 2 }
+#     - { type: virtio-net, name: multi, mac: '02:00:00:00:00:a2', backend: peer, queues: 2, withFeatures: [ring_reset] }
 #   ports: [{ name: test.machine, peer: machine }]
 #   modules: [8021q]
 #   files: { /bin/talk: ../../build/Release/programs/talk }
@@ -120,6 +120,24 @@ point "two queues: four connections at once" sh -c "
   for n in 1 2 3 4; do head -c 300000 $work/noise | timeout 30 talk tcp $peer 7 | cmp -n 300000 - $work/noise & pids=\"\$pids \$!\"; done
   for pid in \$pids; do wait \$pid || exit 1; done"
 point "two queues: UDP" udp 1000 50
+
+# --- each queue reset alone: rings of another size (2.6.1) ---
+
+is "RING_RESET is negotiated" "$(feature "$multi" 40)" 1
+is "the rings have the device's size" "$(talk rings "$multi")" "rx=256 tx=256"
+resize() {
+  for size in 64 256 128; do
+    is_size=$(talk rings "$multi" $size)
+    [ "$is_size" = "rx=$size tx=$size" ] || { echo "$size: $is_size" && return 1; }
+    pings "$peer" || return 1
+  done
+}
+head -c 300000 "$work/noise" >"$work/passing"
+(timeout 60 talk tcp "$peer" 7 <"$work/passing" >"$work/passed" 2>&1 &)
+point "rings of another size, while frames pass" resize
+point "no byte of the connection was lost" wait_for cmp "$work/passing" "$work/passed"
+point "rings of another size: TCP" tcp 65536
+is "without RING_RESET they stay as they are" "$(talk rings "$net" 64 2>&1 | grep -c ETHTOOL_SRINGPARAM)" 1
 
 # --- link ---
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cerrno>
 #include <condition_variable>
+#include <deque>
 #include <exception>
 #include <mutex>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "native/virtio/blk/request.h"
 #include "native/virtio/blk/state.h"
 #include "native/virtio/blk/workers.h"
+#include "native/virtio/negotiation.h"
 #include "native/virtio/queue.h"
 
 namespace kvitest {
@@ -117,7 +119,7 @@ class BlkDevice : public Blk {
       const std::lock_guard lock(mutex_);
       if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
       if (queue >= queues_.size() || queues_[queue] == nullptr) return;
-      if (waits_) waiting_[queue] = true;
+      if (waits_) work_of_[queue].waiting = true;
     }
     if (waits_) {
       call_workers();
@@ -132,9 +134,28 @@ class BlkDevice : public Blk {
     idle_.wait(lock, [this] { return busy_ == 0; });
     resetting_ = false;
     queues_.clear();
-    waiting_.clear();
+    work_of_.clear();
     interrupts_ = nullptr;
     state_.writeback = true;
+  }
+
+  bool in_order() const override { return true; }
+  bool resets_queues() const override { return true; }
+
+  void reset_queue(std::uint16_t index) override {
+    std::unique_lock lock(mutex_);
+    work_of_[index].taken_back = true;
+    idle_.wait(lock, [this, index] { return work_of_[index].busy == 0; });
+    queues_[index] = nullptr;
+    work_of_[index] = {};
+  }
+
+  void enable_queue(std::uint16_t index, VirtQueue& queue) override {
+    {
+      const std::lock_guard lock(mutex_);
+      queues_[index] = &queue;
+    }
+    notify(index);
   }
 
   void pause() override {
@@ -148,7 +169,7 @@ class BlkDevice : public Blk {
     {
       const std::lock_guard lock(mutex_);
       paused_ = false;
-      work = std::ranges::count(waiting_, true) != 0;
+      work = std::ranges::count(work_of_, true, &QueueWork::waiting) != 0;
     }
     if (work) call_workers();
   }
@@ -195,8 +216,22 @@ class BlkDevice : public Blk {
  private:
   struct Job {
     std::size_t queue;
+    std::uint64_t number;  // of the queue's requests, with IN_ORDER
     DescriptorChain chain;
     BlkContext context;
+  };
+
+  struct Finished {
+    std::optional<DescriptorChain> chain;  // none while it is under way
+    std::uint32_t length = 0;
+  };
+  struct QueueWork {
+    bool waiting = false;     // the workers look at it
+    bool taken_back = false;  // by the driver: what is under way is the last
+    std::size_t busy = 0;     // of its requests, as busy_
+    // With IN_ORDER: those taken and not given back, the oldest first.
+    std::deque<Finished> order;
+    std::uint64_t first = 0;  // the number of order's first
   };
 
   std::array<std::byte, kConfigBytes> config() {
@@ -226,8 +261,9 @@ class BlkDevice : public Blk {
 
   void attach(const VirtioActivation& active) {
     features_ = active.features;
+    in_order_ = (features_ & kFeatureInOrder) != 0;
     queues_.assign(active.queues.begin(), active.queues.end());
-    waiting_.assign(queues_.size(), false);
+    work_of_.assign(queues_.size(), {});
     interrupts_ = &active.interrupts;
   }
 
@@ -238,10 +274,16 @@ class BlkDevice : public Blk {
   // With the lock held: the next request of the queue.
   std::optional<Job> take(std::size_t queue) {
     if (paused_ || resetting_ || queue >= queues_.size() || queues_[queue] == nullptr) return {};
+    if (work_of_[queue].taken_back) return {};
     std::optional<DescriptorChain> chain = queues_[queue]->pop();
     if (!chain) return {};
+    QueueWork& work = work_of_[queue];
     ++busy_;
+    ++work.busy;
+    const std::uint64_t number = work.first + work.order.size();
+    if (in_order_) work.order.emplace_back();
     return Job{queue,
+               number,
                std::move(*chain),
                {disk_.get(), features_, spec_.read_only, !state_.writeback, spec_.serial}};
   }
@@ -250,11 +292,26 @@ class BlkDevice : public Blk {
     const std::uint32_t length = perform(job.chain, job.context);
     const std::lock_guard lock(mutex_);
     // Whoever waits for it has to wait for the lock too.
-    if (--busy_ == 0) idle_.notify_all();
+    --busy_;
+    if (--work_of_[job.queue].busy == 0) idle_.notify_all();
     VirtQueue& queue = *queues_[job.queue];
-    queue.push_used(job.chain, length);
+    if (in_order_) {
+      give_back_in_order(job, length);
+    } else {
+      queue.push_used(job.chain, length);
+    }
     if (queue.needs_interrupt()) {
       interrupts_->queue_interrupt(static_cast<std::uint16_t>(job.queue));
+    }
+  }
+
+  // With the lock held: the request, and those behind it that had to wait for it.
+  void give_back_in_order(Job& job, std::uint32_t length) {
+    QueueWork& work = work_of_[job.queue];
+    work.order[job.number - work.first] = {std::move(job.chain), length};
+    for (; !work.order.empty() && work.order.front().chain; ++work.first) {
+      queues_[job.queue]->push_used(*work.order.front().chain, work.order.front().length);
+      work.order.pop_front();
     }
   }
 
@@ -266,9 +323,9 @@ class BlkDevice : public Blk {
       if (paused_ || resetting_) return false;
       for (std::size_t i = 0; i < queues_.size() && !job; ++i) {
         const std::size_t queue = next_queue_++ % queues_.size();
-        if (!waiting_[queue]) continue;
+        if (!work_of_[queue].waiting) continue;
         job = take(queue);
-        if (!job) waiting_[queue] = false;
+        if (!job) work_of_[queue].waiting = false;
       }
     }
     if (!job) return false;
@@ -291,7 +348,7 @@ class BlkDevice : public Blk {
       {
         const std::lock_guard lock(mutex_);
         job = take(queue);
-        if (paused_ && queue < waiting_.size()) waiting_[queue] = true;
+        if (paused_ && queue < work_of_.size()) work_of_[queue].waiting = true;
       }
       if (!job) return;
       bytes += job->chain.readable() + job->chain.writable();
@@ -299,8 +356,8 @@ class BlkDevice : public Blk {
     }
     {
       const std::lock_guard lock(mutex_);
-      if (queue >= waiting_.size()) return;
-      waiting_[queue] = true;
+      if (queue >= work_of_.size()) return;
+      work_of_[queue].waiting = true;
     }
     call_workers();
   }
@@ -320,8 +377,9 @@ class BlkDevice : public Blk {
   std::condition_variable idle_;
   BlkState state_;
   std::uint64_t features_ = 0;
+  bool in_order_ = false;  // was negotiated
   std::vector<VirtQueue*> queues_;
-  std::vector<bool> waiting_;  // by queue: the workers look at it
+  std::vector<QueueWork> work_of_;  // by queue
   VirtioInterrupts* interrupts_ = nullptr;
   std::size_t next_queue_ = 0;
   std::size_t busy_ = 0;  // requests that were popped and not given back

@@ -144,6 +144,74 @@ TEST_CASE(
   CHECK(blk.on_disk(0, 512) == pattern(512, 3));
 }
 
+TEST_CASE("blk workers: one queue's reset waits for its own requests, and the others go on") {
+  BlkSpec spec = memory_disk(1 << 20);
+  spec.queues = 2;
+  auto owned = std::make_unique<GatedDisk>(open_disk(spec.backing, false));
+  GatedDisk& gate = *owned;
+  TestBlk blk(spec, std::move(owned));
+  blk.device->ask_for(kFeatureRingReset);
+  REQUIRE(blk.driver.start(TestBlk::kAll | kBlkMultiqueue | kFeatureRingReset) == 0x0f);
+  blk.offer(TestBlk::kOut, 0, pattern(512, 1), 0, 0);
+  blk.driver.notify(0);
+  gate.wait_for(1);
+  std::atomic<bool> reset_done{false};
+  std::thread resetter([&] {
+    blk.driver.reset_queue(0);
+    reset_done = true;
+  });
+  // Meanwhile the other queue is served. Reads do not wait at the gate.
+  const auto other = blk.offer(TestBlk::kIn, 0, {}, 512, 1);
+  blk.driver.notify(1);
+  std::optional<TestBlk::Answer> answer;
+  while (!(answer = blk.take(other, 1))) std::this_thread::yield();
+  CHECK(answer->status == TestBlk::kOk);
+  CHECK_FALSE(reset_done);
+  gate.open();
+  resetter.join();
+  const std::uint16_t used = blk.driver.queue(0).used_index();
+  blk.offer(TestBlk::kOut, 8, pattern(512, 2), 0, 0);
+  blk.driver.notify(0);
+  blk.device->pause();
+  CHECK(blk.driver.queue(0).used_index() == used);
+  CHECK(gate.writes() == 1);
+  blk.device->unpause();
+  blk.next_[0] = 0;
+  REQUIRE(blk.driver.set_up_again(0, 8) == 1);
+  blk.offer(TestBlk::kOut, 0, pattern(512, 3), 0);
+  blk.driver.notify(0);
+  take_used(blk, 1);
+  CHECK(blk.on_disk(0, 512) == pattern(512, 3));
+}
+
+TEST_CASE("blk workers: with IN_ORDER answers wait for the request before them") {
+  for (const std::uint64_t order : {std::uint64_t{0}, kFeatureInOrder}) {
+    Gated gated;
+    TestBlk& blk = gated.blk;
+    blk.device->ask_for(kFeatureInOrder);
+    REQUIRE(blk.driver.start(TestBlk::kAll | order) == 0x0f);
+    const auto slow = blk.offer(TestBlk::kOut, 0, pattern(512, 1), 0);
+    const auto fast = blk.offer(TestBlk::kIn, 64, {}, 512);
+    blk.driver.notify(0);
+    gated.gate.wait_for(1);
+    // The read does not wait at the gate: its data is there.
+    while (blk.board.memory.load<std::uint8_t>(fast.status) != TestBlk::kOk) {
+      std::this_thread::yield();
+    }
+    if (order == 0) {
+      CHECK(take_used(blk, 1).at(0) == fast.head);
+      gated.gate.open();
+      CHECK(take_used(blk, 1).at(0) == slow.head);
+      continue;
+    }
+    CHECK(blk.driver.queue(0).used_index() == 0);
+    gated.gate.open();
+    while (blk.driver.queue(0).used_index() != 2) std::this_thread::yield();
+    // One element for both, at the place of the first, which was used completely.
+    CHECK(blk.driver.queue(0).take_used()->id == fast.head);
+  }
+}
+
 TEST_CASE("blk workers: paused, nothing is taken from the ring until it is unpaused") {
   TestBlk blk;
   blk.driver.start(TestBlk::kAll);

@@ -138,6 +138,26 @@ void ConsoleDevice::reset() {
   deliver(lock);
 }
 
+void ConsoleDevice::reset_queue(std::uint16_t index) {
+  std::unique_lock lock(mutex_);
+  queues_[index] = nullptr;
+  const std::size_t port = port_of_queue(index);
+  if (port >= transmit_.size() || index != transmit_queue(port)) return;
+  // What the driver had not handed over goes with its ring; what it said about the port counts.
+  transmit_[port] = {};
+  ConsolePortState& state = state_.ports[port];
+  for (auto& change : state.changes) change.after = state.transmitted;
+  report_changes(state);
+  deliver(lock);
+}
+
+void ConsoleDevice::enable_queue(std::uint16_t index, VirtQueue& queue) {
+  std::unique_lock lock(mutex_);
+  queues_[index] = &queue;
+  pump_everything();
+  deliver(lock);
+}
+
 void ConsoleDevice::detach() {
   const std::lock_guard lock(mutex_);
   outbox_ = {};

@@ -42,6 +42,7 @@ class ConsoleDevice : public Console {
   std::uint64_t features() const override;
   std::span<const FeatureName> feature_names() const override;
   bool in_order() const override { return true; }
+  bool resets_queues() const override { return true; }
   std::vector<std::uint16_t> queue_sizes() const override;
   void read_config(std::uint64_t offset, std::span<std::byte> data) override;
   void write_config(std::uint64_t offset, std::span<const std::byte> data) override;
@@ -50,6 +51,8 @@ class ConsoleDevice : public Console {
                 VirtioInterrupts& interrupts) override;
   void notify(std::uint16_t queue) override;
   void reset() override;
+  void reset_queue(std::uint16_t index) override;
+  void enable_queue(std::uint16_t index, VirtQueue& queue) override;
   void detach() override;
   void save(StateWriter& writer) const override;
   void load(StateReader& reader, const VirtioActivation* active) override;

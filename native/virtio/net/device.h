@@ -26,6 +26,7 @@ class NetDevice : public Net {
   std::uint64_t features() const override;
   std::span<const FeatureName> feature_names() const override { return net_feature_names(); }
   bool in_order() const override { return true; }
+  bool resets_queues() const override { return true; }
   std::vector<std::uint16_t> queue_sizes() const override;
   void read_config(std::uint64_t offset, std::span<std::byte> data) override;
   void write_config(std::uint64_t offset, std::span<const std::byte> data) override;
@@ -34,6 +35,8 @@ class NetDevice : public Net {
                 VirtioInterrupts& interrupts) override;
   void notify(std::uint16_t queue) override;
   void reset() override;
+  void reset_queue(std::uint16_t index) override;
+  void enable_queue(std::uint16_t index, VirtQueue& queue) override;
   void save(StateWriter& writer) const override;
   void load(StateReader& reader, const VirtioActivation* active) override;
   void resume() override;
@@ -58,6 +61,8 @@ class NetDevice : public Net {
   void config_changed();
   void forget_driver();
   void attach(const VirtioActivation& active);
+
+  void pump(std::uint16_t index);
 
   // transmit.cc
   void pump_transmit(std::size_t pair);

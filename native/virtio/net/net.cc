@@ -112,6 +112,10 @@ void NetDevice::activate(std::uint64_t features, std::span<VirtQueue* const> que
 
 void NetDevice::notify(std::uint16_t index) {
   const std::lock_guard lock(mutex_);
+  pump(index);
+}
+
+void NetDevice::pump(std::uint16_t index) {
   if (queue(index) == nullptr) return;
   if (index == control_queue()) {
     pump_control();
@@ -128,6 +132,18 @@ void NetDevice::notify(std::uint16_t index) {
 void NetDevice::reset() {
   const std::lock_guard lock(mutex_);
   forget_driver();
+}
+
+void NetDevice::reset_queue(std::uint16_t index) {
+  const std::lock_guard lock(mutex_);
+  queues_[index] = nullptr;
+  if (index % 2 == 0 && index / 2 < receive_.size()) receive_[index / 2] = {};
+}
+
+void NetDevice::enable_queue(std::uint16_t index, VirtQueue& queue) {
+  const std::lock_guard lock(mutex_);
+  queues_[index] = &queue;
+  pump(index);
 }
 
 void NetDevice::forget_driver() {

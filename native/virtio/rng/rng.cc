@@ -39,6 +39,7 @@ class Rng : public VirtioDevice {
   std::uint32_t type() const override { return kTypeEntropy; }
   std::uint64_t features() const override { return 0; }
   bool in_order() const override { return true; }
+  bool resets_queues() const override { return true; }
   std::vector<std::uint16_t> queue_sizes() const override { return {kQueueSize}; }
 
   void read_config(std::uint64_t, std::span<std::byte> data) override {
@@ -63,6 +64,17 @@ class Rng : public VirtioDevice {
     const std::lock_guard lock(mutex_);
     queue_ = nullptr;
     interrupts_ = nullptr;
+  }
+
+  void reset_queue(std::uint16_t) override {
+    const std::lock_guard lock(mutex_);
+    queue_ = nullptr;
+  }
+
+  void enable_queue(std::uint16_t, VirtQueue& queue) override {
+    const std::lock_guard lock(mutex_);
+    queue_ = &queue;
+    serve();
   }
 
   void save(StateWriter& writer) const override { writer.save(RngState{}); }

@@ -90,6 +90,17 @@ void VsockDevice::reset() {
   forget_driver(true);
 }
 
+void VsockDevice::reset_queue(std::uint16_t index) {
+  const std::lock_guard lock(mutex_);
+  queues_[index] = nullptr;
+}
+
+void VsockDevice::enable_queue(std::uint16_t index, VirtQueue& queue) {
+  const std::lock_guard lock(mutex_);
+  queues_[index] = &queue;
+  pump_everything();
+}
+
 void VsockDevice::detach() {
   const std::lock_guard lock(mutex_);
   forget_driver(false);
