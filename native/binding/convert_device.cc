@@ -112,6 +112,9 @@ NetSpec net_spec(const Napi::Object& device, std::uint32_t index) {
   if (kind == "switch") {
     spec.network = string_of(backend.Get("network"), kSpec, "backend.network");
     if (spec.network.empty()) refuse(kSpec, "backend.network is empty");
+  } else if (kind == "tap") {
+    spec.tap = string_of(backend.Get("interface"), kSpec, "backend.interface");
+    if (spec.tap.empty()) refuse(kSpec, "backend.interface is empty");
   } else if (kind != "peer") {
     refuse(kSpec, "no virtio-net backend of kind \"" + kind + "\"");
   }
@@ -195,7 +198,9 @@ void put(Napi::Env env, Napi::Object& object, const NetSpec& net) {
   if (net.mtu != 0) object.Set("mtu", net.mtu);
   object.Set("queues", net.queue_pairs);
   Napi::Object backend = Napi::Object::New(env);
-  backend.Set("kind", net.network.empty() ? "peer" : "switch");
+  const bool is_tap = !net.tap.empty();
+  backend.Set("kind", is_tap ? "tap" : net.network.empty() ? "peer" : "switch");
+  if (is_tap) backend.Set("interface", net.tap);
   if (!net.network.empty()) backend.Set("network", net.network);
   object.Set("backend", backend);
 }

@@ -16,6 +16,7 @@
 #include "native/error.h"
 #include "native/net/peer.h"
 #include "native/net/switch.h"
+#include "native/net/tap.h"
 #include "native/platform/debug_port.h"
 #include "native/platform/exit_port.h"
 #include "native/platform/i8042.h"
@@ -152,8 +153,9 @@ struct Board::Parts {
     const FramesWaiting wake = [asked, &owner, name = spec.name] {
       if (!asked->exchange(true)) owner.input_waiting(name);
     };
-    std::unique_ptr<Link> link =
-        spec.network.empty() ? make_peer() : join_network(spec.network, wake);
+    std::unique_ptr<Link> link = !spec.tap.empty()      ? open_tap(spec.tap, wake)
+                                 : spec.network.empty() ? make_peer()
+                                                        : join_network(spec.network, wake);
     std::unique_ptr<Net> net = make_net(spec, std::move(link), wake);
     nets[spec.name] = net.get();
     inputs[spec.name] = [asked, device = net.get()] {

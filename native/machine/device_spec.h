@@ -65,10 +65,10 @@ struct DeviceFields {
     std::string name;
     MacAddress mac{};
     std::uint16_t mtu = 0, queue_pairs = 1;
-    std::string network;
+    std::string network, tap;
     template <typename Archive>
     void fields(Archive& archive) {
-      archive(name, mac, mtu, queue_pairs, network);
+      archive(name, mac, mtu, queue_pairs, network, tap);
     }
   };
   std::string type;

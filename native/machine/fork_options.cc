@@ -48,10 +48,14 @@ void apply(NetSpec& net, const DeviceChange& change) {
   }
   if (change.mac) net.mac = *change.mac;
   if (!change.network) return;
+  if (change.network->empty()) refuse("a network without a name", "name it");
+  if (!net.tap.empty()) {
+    net.tap = *change.network;
+    return;
+  }
   if (net.network.empty()) {
     refuse("the network device " + net.name + " is on no switch", "leave its network out");
   }
-  if (change.network->empty()) refuse("a network without a name", "name it");
   net.network = *change.network;
 }
 

@@ -57,6 +57,11 @@ export type NetBackend =
   | { kind: 'peer' }
   /** A switch between the guests of one process (of one lab) that name the same network. */
   | { kind: 'switch'; network: string }
+  /**
+   * A tap interface of the host, or of the lab: its network stack is the other end. It is made when it is not there,
+   * which takes CAP_NET_ADMIN; somebody of the host sets it up. One guest has it at a time.
+   */
+  | { kind: 'tap'; interface: string }
 
 export interface NetDevice extends VirtioDevice {
   type: 'virtio-net'
@@ -288,7 +293,7 @@ export interface DeviceChange {
   serial?: string
   /** Of a network device. The guest learns of it when its driver probes. */
   mac?: string
-  /** Of a network device on a switch: the network that it is on from there on. */
+  /** Of a network device on a switch: the network that it is on from there on; on a tap: the interface. */
   network?: string
   /** Of a vsock. The guest is told at once; its connections are gone. */
   cid?: number

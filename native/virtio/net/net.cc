@@ -6,6 +6,7 @@
 
 #include "native/error.h"
 #include "native/little_endian.h"
+#include "native/net/tap.h"
 #include "native/virtio/net/device.h"
 
 namespace kvitest {
@@ -277,6 +278,7 @@ void validate(const NetSpec& spec) {
   if (spec.mtu != 0 && spec.mtu < kMinMtu) {
     refuse("an MTU of " + std::to_string(spec.mtu), "give 68 to 65535");
   }
+  if (!spec.tap.empty()) check_interface_name("machine spec", spec.tap);
   if (spec.queue_pairs < 1 || spec.queue_pairs > kMaxQueuePairs) {
     refuse(std::to_string(spec.queue_pairs) + " queue pairs", "give 1 to 8");
   }

@@ -18,7 +18,8 @@ struct NetSpec {
   MacAddress mac{};
   std::uint16_t mtu = 0;          // 68..65535; 0: VIRTIO_NET_F_MTU is not offered
   std::uint16_t queue_pairs = 1;  // 1..8; from 2 on VIRTIO_NET_F_MQ is offered
-  std::string network;            // of the switch; empty: the peer
+  std::string network;            // of the switch
+  std::string tap{};              // an interface of the host; neither: the peer
   std::vector<std::string> without_features{};
 };
 

@@ -246,6 +246,7 @@ test('network devices and a vsock are asked for by what differs from the usual',
     '#     - virtio-net',
     "#     - { type: virtio-net, name: b, mac: '02:00:00:00:00:0a', mtu: 9000, queues: 4, backend: { switch: lan } }",
     '#     - { type: virtio-net, backend: peer, withoutFeatures: [mrg_rxbuf] }',
+    '#     - { type: virtio-net, backend: { tap: tap0 } }',
     '#     - { type: virtio-vsock, cid: 42 }',
   ).guest
   expect(devices).toEqual([
@@ -259,6 +260,7 @@ test('network devices and a vsock are asked for by what differs from the usual',
       backend: { kind: 'switch', network: 'lan' },
     },
     { type: 'virtio-net', name: 'net2', backend: { kind: 'peer' }, withoutFeatures: ['mrg_rxbuf'] },
+    { type: 'virtio-net', name: 'net3', backend: { kind: 'tap', interface: 'tap0' } },
     { type: 'virtio-vsock', name: 'vsock0', cid: 42 },
   ])
 })
@@ -267,7 +269,11 @@ test.for([
   ['{ type: virtio-net, mac: 12 }', "x.tap.sh:2: mac: want '02:00:00:00:00:01', got 12"],
   ['{ type: virtio-net, mtu: 67 }', 'x.tap.sh:2: mtu: want 68 to 65535, got 67'],
   ['{ type: virtio-net, queues: 9 }', 'x.tap.sh:2: queues: want 1 to 8, got 9'],
-  ['{ type: virtio-net, backend: tap }', "x.tap.sh:2: backend: want peer or { switch: NAME }, got 'tap'"],
+  [
+    '{ type: virtio-net, backend: tap }',
+    "x.tap.sh:2: backend: want peer, { switch: NAME } or { tap: NAME }, got 'tap'",
+  ],
+  ['{ type: virtio-net, backend: { tap: a, switch: b } }', 'x.tap.sh:2: backend: switch or tap, not both'],
   ['{ type: virtio-net, backend: { bridge: b } }', "x.tap.sh:2: unknown key 'bridge'"],
   ['virtio-net, { type: virtio-net, name: net0 }', "x.tap.sh:2: two network devices named 'net0'"],
   ['{ type: virtio-vsock, cid: 2 }', 'x.tap.sh:2: cid: want 3 to 4294967294, got 2'],

@@ -44,13 +44,17 @@ function wholeAt(value: unknown, path: (string | number)[], low: number, high: n
   throw new BadValue(path, `${path.at(-1)}: want ${low} to ${high}, got ${JSON.stringify(value)}`)
 }
 
-/** `peer`, or `{ switch: NETWORK }`. */
+/** `peer`, `{ switch: NETWORK }`, or `{ tap: INTERFACE }`. */
 function parseBackend(value: unknown, path: (string | number)[]): NetBackend {
   if (value === 'peer') return { kind: 'peer' }
   const here = [...path, 'backend']
   if (typeof value === 'string')
-    throw new BadValue(here, `backend: want peer or { switch: NAME }, got '${value}'`)
-  const { switch: network, ...rest } = asMap(value, here, 'backend')
+    throw new BadValue(here, `backend: want peer, { switch: NAME } or { tap: NAME }, got '${value}'`)
+  const { switch: network, tap, ...rest } = asMap(value, here, 'backend')
   knownKeys(rest, [], here)
+  if (tap !== undefined) {
+    if (network !== undefined) throw new BadValue(here, 'backend: switch or tap, not both')
+    return { kind: 'tap', interface: asText(tap, [...here, 'tap']) }
+  }
   return { kind: 'switch', network: asText(network, [...here, 'switch']) }
 }
