@@ -12,6 +12,7 @@ const benches: Record<string, () => Promise<{ bench: (argv: string[]) => Promise
   console: () => import('./console.ts'),
   abi: () => import('./abi.ts'),
   kvm: () => import('./kvm.ts'),
+  virtio: () => import('./virtio/compare.ts'),
 }
 
 const [name, ...rest] = process.argv.slice(2)

@@ -181,6 +181,7 @@ function nativeHash() {
   const files = [
     ...sourceFiles('native'),
     ...sourceFiles('fixtures/guests'),
+    ...sourceFiles('fixtures/programs'),
     join(root, 'CMakeLists.txt'),
     join(root, 'package-lock.json'),
   ]
