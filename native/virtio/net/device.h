@@ -53,6 +53,14 @@ class NetDevice : public Net {
     std::vector<ChainState> saved;  // between load() and resume(): what `held` was
   };
 
+  // A transmit queue whose driver sends one frame after the other and gets none is not asked for a
+  // doorbell each: the device loop looks at it until nothing comes.
+  struct Stream {
+    std::size_t run = 0;        // frames since one went to the driver
+    bool running = false;       // no doorbell is asked for
+    std::size_t fruitless = 0;  // looks that found nothing, one after the other
+  };
+
   // With mutex_ held.
   bool negotiated(std::uint64_t feature) const { return (features_ & feature) != 0; }
   VirtQueue* queue(std::size_t index) const;
@@ -65,7 +73,9 @@ class NetDevice : public Net {
   void pump(std::uint16_t index);
 
   // transmit.cc
-  void pump_transmit(std::size_t pair);
+  std::size_t pump_transmit(std::size_t pair);
+  void begin_stream(std::size_t pair);
+  bool follow_streams();
   void transmit(DescriptorChain& chain, std::size_t pair);
 
   // receive.cc
@@ -95,6 +105,7 @@ class NetDevice : public Net {
   std::vector<VirtQueue*> queues_;  // empty while not active
   VirtioInterrupts* interrupts_ = nullptr;
   std::vector<Receive> receive_;  // by pair
+  std::vector<Stream> streams_;   // by pair
   std::deque<Frame> pending_;     // on their way to the driver, as it can take them
   // The pair that last sent of a flow, by the flow's hash: answers go there (5.1.6.5.5).
   std::array<std::uint8_t, 256> steering_{};

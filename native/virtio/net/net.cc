@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <thread>
 #include <utility>
 
 #include "native/error.h"
@@ -40,7 +41,8 @@ NetDevice::NetDevice(const NetSpec& spec, std::unique_ptr<Link> link, FramesWait
       link_(std::move(link)),
       wake_(std::move(wake)),
       state_(initial_state(spec)),
-      receive_(spec.queue_pairs) {}
+      receive_(spec.queue_pairs),
+      streams_(spec.queue_pairs) {}
 
 std::uint32_t NetDevice::type() const {
   return kTypeNet;
@@ -124,6 +126,7 @@ void NetDevice::pump(std::uint16_t index) {
     pump_receive();
   } else {
     pump_transmit(index / 2);
+    begin_stream(index / 2);
     // The peer has answered already: a detour through another thread would cost more than the
     // answer.
     pump_receive();
@@ -152,6 +155,7 @@ void NetDevice::forget_driver() {
   interrupts_ = nullptr;
   features_ = 0;
   for (Receive& receive : receive_) receive = {};
+  for (Stream& stream : streams_) stream = {};
   pending_.clear();
   steering_ = {};
   state_.mac = spec_.mac;
@@ -177,8 +181,16 @@ void NetDevice::set_mac(const MacAddress& mac) {
 }
 
 void NetDevice::deliver() {
-  const std::lock_guard lock(mutex_);
-  pump_receive();
+  bool streams = false;
+  {
+    const std::lock_guard lock(mutex_);
+    streams = follow_streams();
+    pump_receive();
+  }
+  if (!streams) return;
+  // Whoever sends gets the CPU, if there is only this one.
+  std::this_thread::yield();
+  wake_();
 }
 
 NetCounts NetDevice::counts() const {

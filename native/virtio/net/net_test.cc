@@ -282,5 +282,64 @@ TEST_CASE("net: works again after each of a hundred resets with frames on their 
   CHECK(answered == 100);
 }
 
+// Frames that nobody answers: to a switch without another port.
+struct StreamBench : NetBench {
+  StreamBench() : NetBench(net_spec("streams")) { start(); }
+  void send_one() { send(Bytes(64)); }
+  // Whether the driver would ring for its next frame (2.7.7.1).
+  bool asks_for_doorbell() {
+    return driver.queue(kTransmit).avail_event() == driver.queue(kTransmit).used_index();
+  }
+};
+
+TEST_CASE("net: who sends one frame after the other is not asked for a doorbell each") {
+  StreamBench bench;
+  for (int n = 0; n < 7; ++n) {
+    bench.send_one();
+    CHECK(bench.asks_for_doorbell());
+  }
+  bench.send_one();
+  CHECK(bench.woken == 1);
+  CHECK(bench.net->counts().link.sent == 8);
+  bench.net->deliver();
+  CHECK(bench.woken == 2);
+
+  // A frame without a doorbell is found by the device loop.
+  TestQueue& ring = bench.driver.queue(kTransmit);
+  const std::string frame(kNetHeader + 64, '\0');
+  const Gpa at = bench.driver.allocate(frame.size());
+  ring.set_descriptor(8, at, static_cast<std::uint32_t>(frame.size()), 0, 0);
+  ring.set_available(8);
+  CHECK_FALSE(bench.asks_for_doorbell());
+  bench.net->deliver();
+  CHECK(bench.net->counts().link.sent == 9);
+  CHECK_FALSE(bench.asks_for_doorbell());
+
+  // When nothing comes any more it asks again, and sleeps.
+  bench.net->deliver();
+  const int woken = bench.woken;
+  bench.net->deliver();
+  CHECK(bench.asks_for_doorbell());
+  CHECK(bench.woken == woken);
+  bench.send_one();
+  CHECK(bench.net->counts().link.sent == 10);
+}
+
+TEST_CASE("net: a stream that was under way is none to the next driver, and none in a fork") {
+  StreamBench bench;
+  for (int n = 0; n < 8; ++n) bench.send_one();
+  const std::vector<std::byte> state = saved(bench.board);
+  StreamBench fork;
+  fork.board.copy_memory(bench.board);
+  load(fork.board, state);
+  fork.board.resume();
+  fork.driver.adopt(bench.driver);
+  CHECK(fork.asks_for_doorbell());
+
+  bench.start();
+  bench.send_one();
+  CHECK(bench.asks_for_doorbell());
+}
+
 }  // namespace
 }  // namespace kvitest

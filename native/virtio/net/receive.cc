@@ -184,6 +184,7 @@ bool NetDevice::give(const Frame& frame, std::size_t pair) {
     rest = rest.subspan(chain.write(rest));
     used.push_back({&chain, chain.written()});
   }
+  for (Stream& stream : streams_) stream.run = 0;
   // Together: a driver that sees the first of a frame's buffers takes the others at once.
   ring->push_used(used);
   receive.held.erase(receive.held.begin(),
