@@ -201,6 +201,9 @@ Napi::Value to_js(Napi::Env env, const Event& event) {
   } else if (const auto* pvpanic = std::get_if<PvpanicEvent>(&event)) {
     object.Set("type", "pvpanic");
     object.Set("event", static_cast<double>(pvpanic->event));
+  } else if (const auto* unplugged = std::get_if<UnpluggedEvent>(&event)) {
+    object.Set("type", "unplugged");
+    object.Set("device", unplugged->device);
   } else if (const auto* mark = std::get_if<MarkEvent>(&event)) {
     object.Set("type", "mark");
     object.Set("mark", mark->reset ? "reset" : "checkpoint");

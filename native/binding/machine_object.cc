@@ -35,6 +35,7 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::fault>("fault"),
                          InstanceMethod<&MachineObject::keep_end>("keepEnd"),
                          InstanceMethod<&MachineObject::set_link>("setLink"),
+                         InstanceMethod<&MachineObject::unplug>("unplug"),
                          InstanceMethod<&MachineObject::vsock_listen>("vsockListen"),
                          InstanceMethod<&MachineObject::vsock_connect>("vsockConnect"),
                          InstanceMethod<&MachineObject::vsock_close>("vsockClose"),
@@ -236,6 +237,14 @@ Napi::Value MachineObject::set_link(const Napi::CallbackInfo& info) {
     std::string device = string_of(info[0], "setLink", "the device");
     const bool up = info[1].ToBoolean().Value();
     session_->machine().set_link(std::move(device), up, settles(operation));
+  });
+}
+
+Napi::Value MachineObject::unplug(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string device = string_of(info[0], "unplug", "the device");
+    const bool surprise = info[1].ToBoolean().Value();
+    session_->machine().unplug(std::move(device), surprise, settles(operation));
   });
 }
 

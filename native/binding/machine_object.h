@@ -45,6 +45,7 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value fault(const Napi::CallbackInfo& info);
   Napi::Value keep_end(const Napi::CallbackInfo& info);
   Napi::Value set_link(const Napi::CallbackInfo& info);
+  Napi::Value unplug(const Napi::CallbackInfo& info);
   Napi::Value vsock_listen(const Napi::CallbackInfo& info);
   Napi::Value vsock_connect(const Napi::CallbackInfo& info);
   Napi::Value vsock_close(const Napi::CallbackInfo& info);

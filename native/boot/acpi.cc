@@ -163,6 +163,65 @@ aml::Bytes pci_routing(const AcpiPlatform& platform) {
   return aml::name("_PRT", aml::package(routes));
 }
 
+std::string slot_name(std::uint8_t slot) {
+  std::string name = "S";
+  name += static_cast<char>('0' + slot / 10);
+  name += static_cast<char>('0' + slot % 10);
+  return name;
+}
+
+// Inside the host bridge: a device object with _EJ0 makes its slot one that Linux's acpiphp drives
+// (ACPI 6.5, 6.3.3). The registers are those of platform/pci_hotplug.h.
+aml::Bytes pci_hotplug_slots(const AcpiPlatform& platform) {
+  if (platform.pci_hotplug_slots.empty()) return {};
+  constexpr std::uint64_t kThere = 0xf;  // _STA: present, enabled, shown, functioning
+  aml::Bytes all = aml::port_fields("HPRG", platform.pci_hotplug_port, {"HPEV", "HPPR", "HPEJ"});
+  for (const std::uint8_t slot : platform.pci_hotplug_slots) {
+    const std::uint64_t bit = std::uint64_t{1} << slot;
+    all = aml::concat(
+        {all,
+         aml::device(
+             slot_name(slot),
+             {
+                 aml::name("_ADR", aml::integer(std::uint64_t{slot} << 16)),
+                 aml::name("_SUN", aml::integer(slot)),
+                 aml::method("_STA", 0,
+                             {aml::if_any_bit(aml::name_path("HPPR"), bit,
+                                              {aml::return_value(aml::integer(kThere))}),
+                              aml::return_value(aml::integer(0))}),
+                 aml::method("_EJ0", 1, {aml::store(aml::integer(bit), aml::name_path("HPEJ"))}),
+             })});
+  }
+  return all;
+}
+
+// A hardware-reduced machine has no GPE: a generic event device of its own tells of hotplug events
+// (ACPI 6.5, 5.6.9). Eject requests go to the slots (notification 3), a device that vanished is
+// found by a bus check of the host bridge (notification 0; 5.6.6).
+aml::Bytes pci_hotplug_events(const AcpiPlatform& platform) {
+  constexpr std::uint64_t kBusCheck = 0;
+  constexpr std::uint64_t kEjectRequest = 3;
+  const aml::Bytes events = aml::local(0);
+  aml::Bytes code = aml::store(aml::name_path("\\_SB.PCI0.HPEV"), events);
+  for (const std::uint8_t slot : platform.pci_hotplug_slots) {
+    code = aml::concat(
+        {code, aml::if_any_bit(events, std::uint64_t{1} << slot,
+                               {aml::notify("\\_SB.PCI0." + slot_name(slot), kEjectRequest)})});
+  }
+  code = aml::concat({code, aml::if_any_bit(events, 1, {aml::notify("\\_SB.PCI0", kBusCheck)})});
+  return aml::device(
+      "GEDH",
+      {
+          aml::name("_HID", aml::string("ACPI0013")),
+          aml::name("_UID", aml::integer(1)),
+          aml::name("_CRS",
+                    aml::resources({aml::interrupt(platform.pci_hotplug_gsi, aml::Trigger::Edge)})),
+          aml::method(
+              "_EVT", 1,
+              {aml::if_equal(aml::argument(0), aml::integer(platform.pci_hotplug_gsi), {code})}),
+      });
+}
+
 aml::Bytes pci_host_bridge(const AcpiPlatform& platform) {
   aml::Bytes windows = aml::concat({
       aml::bus_window(0, 0),
@@ -183,6 +242,7 @@ aml::Bytes pci_host_bridge(const AcpiPlatform& platform) {
                                  aml::name("_BBN", aml::integer(0)),
                                  aml::name("_CRS", aml::resources({windows})),
                                  pci_routing(platform),
+                                 pci_hotplug_slots(platform),
                              });
 }
 
@@ -272,6 +332,9 @@ Table build_dsdt(const AcpiPlatform& platform) {
   if (platform.rtc_port != 0) devices = aml::concat({devices, rtc(platform)});
   if (platform.pvpanic_port != 0) devices = aml::concat({devices, pvpanic(platform)});
   if (platform.vmgenid_page != 0) devices = aml::concat({devices, vmgenid(platform)});
+  if (!platform.pci_hotplug_slots.empty()) {
+    devices = aml::concat({devices, pci_hotplug_events(platform)});
+  }
   devices = aml::concat({devices, virtio_mmio(platform.virtio_mmio)});
   const aml::Bytes body = aml::concat({
       aml::scope("\\_SB", {devices}),

@@ -43,6 +43,10 @@ struct AcpiPlatform {
   Gpa vmgenid_page = 0;
   std::uint8_t vmgenid_gsi = 0;
   std::vector<AcpiVirtioMmio> virtio_mmio{};  // at most 100
+  // Registers of the hotplug controller (platform/pci_hotplug.h), and the slots that it is for.
+  std::uint16_t pci_hotplug_port = 0;
+  std::uint8_t pci_hotplug_gsi = 0;
+  std::vector<std::uint8_t> pci_hotplug_slots{};
 };
 
 // SLP_TYPx that \_S5 names and that the sleep control register gets on power-off.

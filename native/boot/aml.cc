@@ -23,11 +23,17 @@ constexpr std::uint8_t kMethodOp = 0x14;
 constexpr std::uint8_t kDualNamePrefix = 0x2e;
 constexpr std::uint8_t kMultiNamePrefix = 0x2f;
 constexpr std::uint8_t kExtOpPrefix = 0x5b;
+constexpr std::uint8_t kLocal0Op = 0x60;
 constexpr std::uint8_t kArg0Op = 0x68;
+constexpr std::uint8_t kStoreOp = 0x70;
+constexpr std::uint8_t kAndOp = 0x7b;
+constexpr std::uint8_t kRegionOp = 0x80;
+constexpr std::uint8_t kFieldOp = 0x81;
 constexpr std::uint8_t kDeviceOp = 0x82;
 constexpr std::uint8_t kNotifyOp = 0x86;
 constexpr std::uint8_t kLEqualOp = 0x93;
 constexpr std::uint8_t kIfOp = 0xa0;
+constexpr std::uint8_t kReturnOp = 0xa4;
 
 void append(Bytes& to, const Bytes& from) {
   to.insert(to.end(), from.begin(), from.end());
@@ -230,6 +236,46 @@ Bytes if_equal(const Bytes& left, const Bytes& right, std::initializer_list<Byte
 
 Bytes notify(std::string_view path, std::uint64_t value) {
   return concat({{kNotifyOp}, name_path(path), integer(value)});
+}
+
+Bytes local(unsigned index) {
+  if (index > 7) throw std::invalid_argument("AML locals are Local0 to Local7");
+  return {static_cast<std::uint8_t>(kLocal0Op + index)};
+}
+
+Bytes store(const Bytes& value, const Bytes& target) {
+  return concat({{kStoreOp}, value, target});
+}
+
+Bytes return_value(const Bytes& value) {
+  return concat({{kReturnOp}, value});
+}
+
+Bytes if_any_bit(const Bytes& value, std::uint64_t bits, std::initializer_list<Bytes> terms) {
+  const Bytes nowhere = {kZeroOp};
+  return block({kIfOp}, concat({{kAndOp}, value, integer(bits), nowhere}), terms);
+}
+
+Bytes port_fields(std::string_view region, std::uint16_t port,
+                  std::initializer_list<std::string_view> names) {
+  constexpr std::uint8_t kSystemIo = 1;
+  constexpr std::uint8_t kDWordAccess = 3;
+  constexpr std::uint8_t kWriteAsZeros = 2 << 5;
+  constexpr unsigned kBits = 32;
+  Bytes out = concat({{kExtOpPrefix, kRegionOp},
+                      name_path(region),
+                      {kSystemIo},
+                      integer(port),
+                      integer(names.size() * kBits / 8)});
+  Bytes body = name_path(region);
+  body.push_back(kDWordAccess | kWriteAsZeros);
+  for (const std::string_view name : names) {
+    append(body, name_path(name));
+    body.push_back(kBits);  // a PkgLength of one byte
+  }
+  append(out, {kExtOpPrefix, kFieldOp});
+  append(out, with_package_length(body));
+  return out;
 }
 
 Bytes resources(std::initializer_list<Bytes> descriptors) {

@@ -33,6 +33,16 @@ Bytes method(std::string_view path, unsigned arguments, std::initializer_list<By
 Bytes argument(unsigned index);
 Bytes if_equal(const Bytes& left, const Bytes& right, std::initializer_list<Bytes> terms);
 Bytes notify(std::string_view path, std::uint64_t value);
+Bytes local(unsigned index);
+Bytes store(const Bytes& value, const Bytes& target);
+Bytes return_value(const Bytes& value);
+// If any bit of `bits` is set in `value`.
+Bytes if_any_bit(const Bytes& value, std::uint64_t bits, std::initializer_list<Bytes> terms);
+
+// A region of I/O ports, as 32-bit fields of these names one after the other. A store to one writes
+// it alone, whole.
+Bytes port_fields(std::string_view region, std::uint16_t port,
+                  std::initializer_list<std::string_view> names);
 
 // Resource descriptors (ACPI 6.5, 6.4); resources() wraps them into the buffer that _CRS holds.
 // Pci: level, active low and shared, as PCI's interrupts are. The others: active high, exclusive.

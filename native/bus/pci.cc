@@ -84,6 +84,11 @@ void PciBus::attach(std::uint8_t slot, PciFunction& function) {
   slots_[slot] = &function;
 }
 
+void PciBus::detach(std::uint8_t slot) {
+  const std::lock_guard lock(mutex_);
+  if (slot != 0 && slot < slots_.size()) slots_[slot] = nullptr;
+}
+
 PciFunction* PciBus::select(std::uint64_t port_offset, std::uint8_t& register_offset) {
   const std::lock_guard lock(mutex_);
   const ConfigAddress target = decode(address_, port_offset);

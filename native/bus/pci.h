@@ -34,6 +34,10 @@ class PciFunction {
   virtual void place() {}
   // The whole machine is loaded: work that was waiting goes on.
   virtual void resume() {}
+
+  // It was taken off the bus while the guest ran: it decodes nothing and interrupts no more, and
+  // its device has let go of guest memory. On any thread; another may still be in it.
+  virtual void unplug() {}
 };
 
 struct PciBusState {
@@ -53,6 +57,9 @@ class PciBus : public IoDevice {
   ~PciBus() override;
   // slot 1..31. Throws Error (EEXIST, EINVAL). The function must outlive the bus.
   void attach(std::uint8_t slot, PciFunction& function);
+  // From now on the slot reads as all ones. A thread that found the function before may still be in
+  // it.
+  void detach(std::uint8_t slot);
   void io_read(std::uint64_t offset, std::span<std::byte> data) override;
   void io_write(std::uint64_t offset, std::span<const std::byte> data) override;
 

@@ -20,6 +20,7 @@
 #include "native/platform/debug_port.h"
 #include "native/platform/exit_port.h"
 #include "native/platform/i8042.h"
+#include "native/platform/pci_hotplug.h"
 #include "native/platform/platform_map.h"
 #include "native/platform/power.h"
 #include "native/platform/pvpanic.h"
@@ -109,7 +110,8 @@ std::unique_ptr<Disk> open_disk(const BlkSpec& spec, const DiskImages* images) {
 
 struct Board::Parts {
   Parts(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner)
-      : description(describe(spec)),
+      : owner(owner),
+        description(describe(spec)),
         interrupts(vm),
         pci_lines(interrupts),
         serial(&interrupts, kSerialGsi,
@@ -122,6 +124,11 @@ struct Board::Parts {
         power({[&owner] { owner.power_off(); }, [&owner] { owner.reset("ACPI reset register"); }}),
         pvpanic([&owner](std::uint8_t event) { owner.pvpanic(event); }),
         vmgenid(memory, interrupts, kVmGenIdPage, kVmGenIdGsi),
+        hotplug(interrupts, kPciHotplugGsi,
+                [this, &owner](std::uint8_t slot) {
+                  take_away(slot);
+                  owner.unplugged(slots.at(slot).name);
+                }),
         pci(pio) {
     pio.insert(kSerialPort, kSerialPorts, serial);
     pio.insert(kDebugPort, 1, debug_port);
@@ -130,6 +137,7 @@ struct Board::Parts {
     pio.insert(kRtcPort, kRtcPorts, rtc);
     pio.insert(kPowerPort, kPowerPorts, power);
     pio.insert(kPvpanicPort, 1, pvpanic);
+    pio.insert(kPciHotplugPort, kPciHotplugPorts, hotplug);
   }
 
   std::unique_ptr<VirtioDevice> make(const ConsoleSpec& spec, BoardOwner& owner,
@@ -178,6 +186,7 @@ struct Board::Parts {
     devices.back()->ask_for(optional_features(*devices.back(), spec.transport.with_features));
     line_sources.push_back(std::make_unique<SharedLines::Source>(pci_lines));
     if (spec.transport.mmio) {
+      mmio_names.push_back(device_name(spec));
       mmio_devices.push_back(make_virtio_mmio(*devices.back(), memory, mmio, *line_sources.back(),
                                               virtio_mmio_address(slot), pci_slot_gsi(slot)));
       return;
@@ -186,10 +195,24 @@ struct Board::Parts {
                                         kPciMmio32Base + (slot - 1) * kVirtioBarSize,
                                         pci_slot_gsi(slot)));
     pci.attach(slot, *functions.back());
+    hotplug.add(slot);
+    slots[slot] = {device_name(spec), functions.back().get()};
   }
+
+  // The objects stay: other threads may be in them, and the host asks for what a disk holds.
+  void take_away(std::uint8_t slot) {
+    pci.detach(slot);
+    slots.at(slot).function->unplug();
+  }
+
+  struct Slot {
+    std::string name;
+    PciFunction* function;
+  };
 
   // In the order in which each needs the ones before it: what sits on a bus leaves it when it is
   // destroyed.
+  BoardOwner& owner;
   const BoardState description;
   IoBus pio;
   IoBus mmio;
@@ -203,6 +226,8 @@ struct Board::Parts {
   Power power;
   Pvpanic pvpanic;
   VmGenId vmgenid;
+  PciHotplug hotplug;
+  std::map<std::uint8_t, Slot> slots;  // of PCI, those too that are empty now
   std::vector<std::unique_ptr<VirtioDevice>> devices;
   std::map<std::string, Console*> console_ports;
   std::map<std::string, Blk*> disks;
@@ -212,6 +237,7 @@ struct Board::Parts {
   std::vector<std::unique_ptr<SharedLines::Source>> line_sources;
   std::vector<std::unique_ptr<PciFunction>> functions;
   std::vector<std::unique_ptr<VirtioMmio>> mmio_devices;
+  std::vector<std::string> mmio_names;
   PciBus pci;
 };
 
@@ -308,6 +334,23 @@ std::pair<Vsock*, VsockConnection> Board::connection_of(const std::string& chann
   return {device, connection};
 }
 
+void Board::unplug(const std::string& device, bool surprise) {
+  const auto found = std::ranges::find_if(
+      parts_->slots, [&](const auto& slot) { return slot.second.name == device; });
+  if (found == parts_->slots.end()) {
+    const bool is_mmio = std::ranges::count(parts_->mmio_names, device) != 0;
+    throw Error("unplug", is_mmio ? EINVAL : ENOENT,
+                is_mmio ? "\"" + device + "\" is a virtio-mmio device, which has no slot"
+                        : "no device named \"" + device + "\"",
+                is_mmio ? "use one of PCI" : "give its name; of a console its first port's");
+  }
+  const std::uint8_t slot = found->first;
+  const bool was_there = surprise ? parts_->hotplug.vanish(slot, [&] { parts_->take_away(slot); })
+                                  : parts_->hotplug.request(slot);
+  if (!was_there) throw Error("unplug", ENODEV, "\"" + device + "\" was unplugged before");
+  if (surprise) parts_->owner.unplugged(device);
+}
+
 void Board::deliver(const std::string& device) {
   const auto found = parts_->inputs.find(device);
   if (found != parts_->inputs.end()) found->second();
@@ -350,6 +393,7 @@ void Board::save(StateWriter& writer) const {
   parts_->serial.save(writer);
   parts_->i8042.save(writer);
   parts_->rtc.save(writer);
+  parts_->hotplug.save(writer);
   parts_->pci.save(writer);
   for (const auto& device : parts_->mmio_devices) device->save(writer);
 }
@@ -362,6 +406,10 @@ void Board::load(StateReader& reader) {
   parts_->serial.load(reader);
   parts_->i8042.load(reader);
   parts_->rtc.load(reader);
+  parts_->hotplug.load(reader);
+  for (const auto& [slot, each] : parts_->slots) {
+    if (!parts_->hotplug.has(slot)) parts_->take_away(slot);
+  }
   parts_->pci.load(reader);
   for (const auto& device : parts_->mmio_devices) device->load(reader);
 }
@@ -370,6 +418,7 @@ void Board::resume(const std::array<std::byte, 16>& generation_id) {
   // First, so that a guest that a queue wakes finds the new id.
   if (parts_->description.payload == kLinux) parts_->vmgenid.renew(generation_id);
   parts_->serial.resume();
+  parts_->hotplug.resume();
   parts_->pci.resume();
   for (const auto& device : parts_->mmio_devices) device->resume();
 }

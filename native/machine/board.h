@@ -43,6 +43,8 @@ class BoardOwner : public ConsoleSink, public VsockSink {
   // Board::deliver() has something to do for this device. On any thread, with locks held: must not
   // block and not call the board.
   virtual void input_waiting(const std::string& device) = 0;
+  // A device left the machine. On a vCPU thread, or in Board::unplug().
+  virtual void unplugged(const std::string& device) = 0;
 };
 
 class Board {
@@ -83,6 +85,8 @@ class Board {
   Vsock* vsock(const std::string& name) const;
   // The vsock and the connection that a channel names (vsock_channel); null when it names none.
   std::pair<Vsock*, VsockConnection> connection_of(const std::string& channel) const;
+  // See Machine::unplug(). Not while a checkpoint is saved.
+  void unplug(const std::string& device, bool surprise);
   // Gives the guest what waits for it at a device that said input_waiting(). On the device loop.
   void deliver(const std::string& device);
   // Between load() and resume(): what a fork's devices have of their own; fork_spec() has checked

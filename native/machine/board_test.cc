@@ -4,12 +4,16 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
 
 #include "native/boot/layout.h"
+#include "native/bus/pci.h"
+#include "native/error.h"
 #include "native/kvm/system.h"
+#include "native/little_endian.h"
 #include "native/platform/platform_map.h"
 #include "native/state/test_checkpoint.h"
 
@@ -28,6 +32,7 @@ struct Owner : BoardOwner {
   void reset(const char*) override { log.push_back("reset"); }
   void test_exit(std::uint32_t) override { log.push_back("exit"); }
   void input_waiting(const std::string& device) override { log.push_back(device + " input"); }
+  void unplugged(const std::string& device) override { log.push_back(device + " is gone"); }
   void port_data(const std::string&, std::span<const std::byte>) override {}
   void port_open(const std::string& port, bool open) override {
     log.push_back(port + (open ? " opens" : " closes"));
@@ -178,6 +183,70 @@ TEST_CASE("board checkpoint: a part of it, or one with a changed byte, is refuse
     if (refusal(fork, changed).empty()) fork.resume(kId);
   }
   CHECK(refused == bytes.size());
+}
+
+// Vendor and device of a slot, through configuration mechanism 1.
+std::uint32_t identity(Board& board, std::uint8_t slot) {
+  std::array<std::byte, 4> data{};
+  write_le(data, 0x8000'0000u | std::uint32_t{slot} << 11);
+  board.handle(IoExit{.out = true, .port = 0xcf8, .size = 4, .data = data});
+  board.handle(IoExit{.out = false, .port = 0xcfc, .size = 4, .data = data});
+  return static_cast<std::uint32_t>(read_le(data));
+}
+
+bool bar_answers(Board& board, std::uint8_t slot) {
+  std::array<std::byte, 4> data{};
+  return board.handle(MmioExit{
+      .write = false, .address = kPciMmio32Base + (slot - 1) * 512u * 1024u, .data = data});
+}
+
+void eject(Board& board, std::uint32_t slots) {
+  std::array<std::byte, 4> data{};
+  write_le(data, slots);
+  board.handle(IoExit{.out = true, .port = kPciHotplugPort + 8, .size = 4, .data = data});
+}
+
+TEST_CASE("board: a device leaves when its guest ejects it, and not before") {
+  Hardware machine;
+  const std::uint32_t rng = identity(machine.board, 2);
+  machine.board.unplug("virtio-rng", false);
+  CHECK(identity(machine.board, 2) == rng);
+  CHECK(machine.owner.log.empty());
+  eject(machine.board, 1u << 2);
+  CHECK(identity(machine.board, 2) == 0xffff'ffff);
+  CHECK_FALSE(bar_answers(machine.board, 2));
+  CHECK(bar_answers(machine.board, 1));
+  CHECK(machine.owner.log == std::vector<std::string>{"virtio-rng is gone"});
+}
+
+TEST_CASE("board: a device that is taken away as a surprise is gone at once, once") {
+  Hardware machine;
+  machine.board.unplug("hvc", true);
+  CHECK(identity(machine.board, 1) == 0xffff'ffff);
+  CHECK_FALSE(bar_answers(machine.board, 1));
+  CHECK(std::ranges::count(machine.owner.log, "hvc is gone") == 1);
+  CHECK_THROWS_AS(machine.board.unplug("hvc", true), Error);
+  CHECK_THROWS_AS(machine.board.unplug("hvc", false), Error);
+  CHECK_THROWS_AS(machine.board.unplug("agent", true), Error);
+}
+
+TEST_CASE("board: what was unplugged is not there in a fork either") {
+  Hardware machine;
+  machine.board.unplug("virtio-rng", true);
+  Hardware fork;
+  load(fork.board, saved(machine.board));
+  fork.board.resume(kId);
+  CHECK(identity(fork.board, 2) == 0xffff'ffff);
+  CHECK_FALSE(bar_answers(fork.board, 2));
+  CHECK(bar_answers(fork.board, 1));
+}
+
+TEST_CASE("board: a device of virtio-mmio cannot be unplugged") {
+  std::vector<DeviceSpec> devices = usual();
+  devices[1].transport.mmio = true;
+  Hardware machine(with_devices(std::move(devices)));
+  CHECK_THROWS_WITH_AS(machine.board.unplug("virtio-rng", false), doctest::Contains("virtio-mmio"),
+                       Error);
 }
 
 TEST_CASE("board: more devices than interrupt inputs are built") {

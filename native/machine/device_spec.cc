@@ -110,6 +110,16 @@ AnyDeviceSpec device_of(const DeviceFields& fields) {
 
 }  // namespace
 
+std::string device_name(const DeviceSpec& device) {
+  if (const auto* console = std::get_if<ConsoleSpec>(&device)) {
+    if (!console->ports.empty()) return console->ports.front().name;
+  }
+  if (const auto* blk = std::get_if<BlkSpec>(&device)) return blk->name;
+  if (const auto* net = std::get_if<NetSpec>(&device)) return net->name;
+  if (const auto* vsock = std::get_if<VsockSpec>(&device)) return vsock->name;
+  return type_name(device);
+}
+
 const char* type_name(const DeviceSpec& device) {
   return std::visit(
       Overloaded{[](const ConsoleSpec&) { return kConsole; }, [](const RngSpec&) { return kRng; },

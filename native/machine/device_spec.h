@@ -33,6 +33,8 @@ struct DeviceSpec : AnyDeviceSpec {
 
 // "virtio-blk"
 const char* type_name(const DeviceSpec& device);
+// What its owner calls it: the name, a console's first port, else the type.
+std::string device_name(const DeviceSpec& device);
 // For a person, and to tell devices that are not the same: virtio-console(results, log)
 std::string describe(const DeviceSpec& device);
 const std::vector<std::string>& without_features(const DeviceSpec& device);

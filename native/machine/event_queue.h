@@ -41,6 +41,11 @@ struct PvpanicEvent {
   std::uint8_t event;
 };
 
+// A device left the machine: its guest ejected it, or the owner took it away.
+struct UnpluggedEvent {
+  std::string device;
+};
+
 // The moment of a checkpoint or of a reset, between what came before it and what comes after.
 struct MarkEvent {
   bool reset;
@@ -50,7 +55,8 @@ struct EndEvent {
   MachineEnd end;
 };
 
-using Event = std::variant<DataEvent, PortEvent, VsockEvent, PvpanicEvent, MarkEvent, EndEvent>;
+using Event = std::variant<DataEvent, PortEvent, VsockEvent, PvpanicEvent, UnpluggedEvent,
+                           MarkEvent, EndEvent>;
 
 // Bytes of `serial` or `debug` that may be unacknowledged before the writing vCPU waits. Console
 // ports have the same window in their device (kPortWindow).

@@ -31,10 +31,10 @@ std::string what(std::exception_ptr error) {
 }
 
 // Slots are numbered as Board attaches them.
-std::vector<std::uint8_t> mmio_slots(const MachineSpec& spec) {
+std::vector<std::uint8_t> slots_of(const MachineSpec& spec, bool mmio) {
   std::vector<std::uint8_t> slots;
   for (std::size_t i = 0; i < spec.devices.size(); ++i) {
-    if (spec.devices[i].transport.mmio) slots.push_back(static_cast<std::uint8_t>(i + 1));
+    if (spec.devices[i].transport.mmio == mmio) slots.push_back(static_cast<std::uint8_t>(i + 1));
   }
   return slots;
 }
@@ -283,7 +283,8 @@ void Machine::build() {
   vm_ = std::make_unique<Vm>(*system_, *memory_, spec_.irqchip);
   board_ = std::make_unique<Board>(spec_, *memory_, *vm_, static_cast<BoardOwner&>(*this));
   const BootState boot =
-      load_payload(spec_, *memory_, describe_platform(spec_.cpus, mmio_slots(spec_)));
+      load_payload(spec_, *memory_,
+                   describe_platform(spec_.cpus, slots_of(spec_, true), slots_of(spec_, false)));
   const std::vector<CpuidEntry> supported_cpuid = system_->supported_cpuid();
   for (unsigned index = 0; index < spec_.cpus; ++index) {
     vcpus_.push_back(std::make_unique<Vcpu>(*vm_, index));

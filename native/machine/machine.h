@@ -88,6 +88,11 @@ class Machine : private BoardOwner {
   void vsock_shut(std::string channel, bool whole, Done done);
   // Carrier of a network device.
   void set_link(std::string device, bool up, Done done);
+  // Takes a PCI device away, by its name (device_name()): asks the guest to let go of it, or, as a
+  // surprise, at once. The UnpluggedEvent says when it is gone. What a disk holds can still be
+  // read. Answers Error ENOENT for no such device, EINVAL for one of virtio-mmio, ENODEV for one
+  // that is gone already.
+  void unplug(std::string device, bool surprise, Done done);
   // Disks, by name; beside the guest's own requests, whose bytes it may see half written. Answer
   // Error ENOENT for no such disk, EINVAL for a range outside it or more than kMaxDiskAccess.
   using Bytes = std::vector<std::byte>;
@@ -124,6 +129,7 @@ class Machine : private BoardOwner {
   void reset(const char* by) override;
   void test_exit(std::uint32_t code) override;
   void input_waiting(const std::string& device) override;
+  void unplugged(const std::string& device) override;
   void vsock_open(const std::string& device, VsockConnection connection, std::uint32_t host_port,
                   std::uint32_t guest_port) override;
   void vsock_data(const std::string& device, VsockConnection connection,

@@ -6,7 +6,8 @@
 
 namespace kvitest {
 
-AcpiPlatform describe_platform(unsigned cpus, const std::vector<std::uint8_t>& mmio_slots) {
+AcpiPlatform describe_platform(unsigned cpus, const std::vector<std::uint8_t>& mmio_slots,
+                               const std::vector<std::uint8_t>& pci_slots) {
   AcpiPlatform platform;
   platform.cpus = cpus;
   platform.pci_config_port = kPciConfigAddressPort;
@@ -27,6 +28,9 @@ AcpiPlatform describe_platform(unsigned cpus, const std::vector<std::uint8_t>& m
   platform.pvpanic_port = kPvpanicPort;
   platform.vmgenid_page = kVmGenIdPage;
   platform.vmgenid_gsi = kVmGenIdGsi;
+  platform.pci_hotplug_port = kPciHotplugPort;
+  platform.pci_hotplug_gsi = kPciHotplugGsi;
+  platform.pci_hotplug_slots = pci_slots;
   for (const std::uint8_t slot : mmio_slots) {
     platform.virtio_mmio.push_back({.base = static_cast<std::uint32_t>(virtio_mmio_address(slot)),
                                     .size = 0x1000,

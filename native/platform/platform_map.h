@@ -17,6 +17,8 @@ inline constexpr std::uint16_t kTestExitPort = 0xf4;  // 4 ports
 inline constexpr std::uint16_t kPvpanicPort = 0x505;
 inline constexpr std::uint16_t kPowerPort = 0x600;  // sleep control, sleep status, reset: 3 ports
 inline constexpr std::uint32_t kVmGenIdGsi = 5;
+inline constexpr std::uint16_t kPciHotplugPort = 0x620;  // three registers of 32 bits
+inline constexpr std::uint32_t kPciHotplugGsi = 6;
 
 // The IOAPIC input of a PCI slot's INTA#: slots share 16..23, which no ISA device uses.
 constexpr std::uint32_t pci_slot_gsi(std::uint8_t slot) {
@@ -29,6 +31,8 @@ constexpr std::uint64_t virtio_mmio_address(std::uint8_t slot) {
 }
 
 // The machine's whole platform: PCI, serial, RTC, power, pvpanic, vmgenid.
-AcpiPlatform describe_platform(unsigned cpus, const std::vector<std::uint8_t>& mmio_slots = {});
+// pci_slots: the taken ones, which may be unplugged.
+AcpiPlatform describe_platform(unsigned cpus, const std::vector<std::uint8_t>& mmio_slots = {},
+                               const std::vector<std::uint8_t>& pci_slots = {});
 
 }  // namespace kvitest

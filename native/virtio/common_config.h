@@ -24,6 +24,9 @@ class CommonConfig {
   void read(std::uint64_t offset, std::span<std::byte> data);
   void write(std::uint64_t offset, std::span<const std::byte> data);
 
+  // As if the driver had reset the device.
+  void reset() { negotiation_.set_status(0); }
+
   // For checkpoints, see Negotiation.
   void save(StateWriter& writer) const { negotiation_.save(writer); }
   void load(StateReader& reader) { negotiation_.load(reader); }

@@ -181,6 +181,17 @@ class VirtioPci : public PciFunction, public IoDevice {
     common_.resume();
   }
 
+  void unplug() override {
+    {
+      const std::lock_guard lock(mutex_);
+      gone_ = true;
+      if (mapped_) mmio_.remove(*mapped_);
+      mapped_.reset();
+    }
+    common_.reset();
+    interrupts_.set_msix_control(0);
+  }
+
   void io_read(std::uint64_t offset, std::span<std::byte> data) override {
     std::ranges::fill(data, std::byte{0});
     if (const auto at = within(kCommonRegion, offset, data.size())) {
@@ -253,7 +264,7 @@ class VirtioPci : public PciFunction, public IoDevice {
   // decodes nothing until it is moved again.
   void remap() {
     std::optional<std::uint64_t> wanted;
-    if ((config_.command() & kPciCommandMemory) != 0) wanted = config_.memory_bar64(0);
+    if ((config_.command() & kPciCommandMemory) != 0 && !gone_) wanted = config_.memory_bar64(0);
     if (wanted == mapped_) return;
     if (mapped_) mmio_.remove(*mapped_);
     mapped_.reset();
@@ -315,6 +326,7 @@ class VirtioPci : public PciFunction, public IoDevice {
   std::uint8_t pci_cap_ = 0;
   std::uint8_t msix_cap_ = 0;
   std::optional<std::uint64_t> mapped_;
+  bool gone_ = false;   // unplugged
   bool place_ = false;  // between load() and place(): it was mapped
 };
 

@@ -1,6 +1,7 @@
 import type { HostMachine } from '../host/machine-host.ts'
 import type { MachineEvent } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
+import { agentPort } from './agent/protocol.ts'
 import type { CheckedOptions } from './boot-options.ts'
 import { disksOf, MachineDisk } from './disk.ts'
 import { MachinePort } from './port.ts'
@@ -13,6 +14,7 @@ export class GuestDevices {
   readonly #ports: Map<string, MachinePort>
   readonly #disks: Map<string, MachineDisk>
   readonly #vsocks: Map<string, MachineVsock>
+  readonly #leaving = new Map<string, PromiseWithResolvers<void>>()
 
   /** `openPorts`: of a fork, what its guest has open from the start. */
   constructor(options: CheckedOptions, machine: () => HostMachine, openPorts: readonly string[]) {
@@ -39,6 +41,20 @@ export class GuestDevices {
     return this.#found('vsock', name, this.#vsocks, 'name it in a virtio-vsock device')
   }
 
+  async unplug(device: string, { surprise = false }: { surprise?: boolean }): Promise<void> {
+    const refuse = (detail: string, code: string) =>
+      new KvitestError(`unplug ${device}`, `${this.#guest}: ${detail}`, { code, infra: false })
+    if (device === agentPort) throw refuse('the agent speaks through it', 'EINVAL')
+    if (this.#leaving.has(device)) throw refuse('that is under way', 'EBUSY')
+    const gone = Promise.withResolvers<void>()
+    this.#leaving.set(device, gone)
+    try {
+      await Promise.all([this.#machine().unplug(device, surprise), gone.promise])
+    } finally {
+      this.#leaving.delete(device)
+    }
+  }
+
   get openPorts(): string[] {
     return [...this.#ports.values()].filter((port) => port.open).map((port) => port.name)
   }
@@ -47,6 +63,10 @@ export class GuestDevices {
   onEvent(event: MachineEvent): boolean {
     if (event.type === 'vsock') {
       this.#vsocks.get(event.device)?.onEvent(event)
+      return true
+    }
+    if (event.type === 'unplugged') {
+      this.#leaving.get(event.device)?.resolve()
       return true
     }
     if (event.type === 'port') {
@@ -70,6 +90,9 @@ export class GuestDevices {
   end(reason: string): void {
     for (const port of this.#ports.values()) port.end(reason)
     for (const vsock of this.#vsocks.values()) vsock.end(reason)
+    for (const [device, gone] of this.#leaving) {
+      gone.reject(new KvitestError(`unplug ${device}`, reason, { code: 'EPIPE', infra: false }))
+    }
   }
 
   #found<T>(kind: string, name: string, all: Map<string, T>, hint: string): T {

@@ -304,9 +304,8 @@ export class LinuxGuest implements Guest {
     return this.#devices.vsock(name)
   }
 
-  async setLink(device: string, up: boolean): Promise<void> {
-    await this.#live().setLink(device, up)
-  }
+  setLink: Guest['setLink'] = async (device, up) => await this.#live().setLink(device, up)
+  unplug: Guest['unplug'] = async (device, options = {}) => await this.#devices.unplug(device, options)
 
   async inspect(): Promise<VcpuState[]> {
     return await this.#live().inspect()

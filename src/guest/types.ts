@@ -250,6 +250,12 @@ export interface Guest extends AsyncDisposable {
   vsock(name?: string): GuestVsock
   /** Plugs the cable of a virtio-net device in or out. */
   setLink(device: string, up: boolean): Promise<void>
+  /**
+   * Takes a PCI device out of the running guest, by its name, a console by its first port's, virtio-rng by its type.
+   * Asks for it as a hotplug slot's button does and resolves when the guest ejected it; with `surprise` it is gone at
+   * once and the guest finds out. Its disk can still be read. Rejects with EPIPE when the guest ends first.
+   */
+  unplug(device: string, options?: { surprise?: boolean }): Promise<void>
   /** Throws ENOENT when no virtio-blk device has that name. */
   disk(name: string): GuestDisk
   inspect(): Promise<VcpuState[]>

@@ -105,6 +105,10 @@ class LocalMachine implements HostMachine {
     return this.#native.setLink(device, up)
   }
 
+  unplug(device: string, surprise: boolean): Promise<void> {
+    return this.#native.unplug(device, surprise)
+  }
+
   readDisk(disk: string, offset: number, length: number): Promise<Uint8Array> {
     return this.#native.readDisk(disk, offset, length)
   }

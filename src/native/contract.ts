@@ -207,6 +207,8 @@ export type MachineEvent =
     }
   /** pvpanic was rung; bit 0 panicked, bit 1 crash loaded. */
   | { type: 'pvpanic'; event: number }
+  /** unplug() is done, or the guest let go of the device by itself. */
+  | { type: 'unplugged'; device: string }
   /**
    * The moment of a checkpoint() or reset(): what the guest did before it was delivered before it, what it does after
    * comes after. It comes before the call's promise settles.
@@ -247,6 +249,12 @@ export interface NativeMachine {
   vsockClose(channel: Channel, whole: boolean): Promise<void>
   /** Plugs the cable of a network device in or out: VIRTIO_NET_F_STATUS. */
   setLink(device: string, up: boolean): Promise<void>
+  /**
+   * Takes a PCI device away, by its name, a console by its first port's, another by its type. Asks the guest to let go
+   * of it; with `surprise`, it is gone at once. An 'unplugged' event says when it is. A disk's content can still be
+   * read. Rejects with ENOENT for no such device, EINVAL for one of virtio-mmio, ENODEV for one that is gone.
+   */
+  unplug(device: string, surprise: boolean): Promise<void>
   /**
    * Bytes of a disk as they are now, whatever the guest has under way; 16 MiB at most. Rejects with ENOENT for no such
    * disk, EINVAL for a range that is not inside.

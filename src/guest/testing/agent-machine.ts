@@ -121,6 +121,8 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   }
   async vsockClose(): Promise<void> {}
   async setLink(): Promise<void> {}
+
+  async unplug(): Promise<void> {}
   async readDisk(): Promise<Uint8Array> {
     return new Uint8Array()
   }

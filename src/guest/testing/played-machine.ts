@@ -88,6 +88,8 @@ export class PlayedMachine implements HostMachine {
   }
   async vsockClose(): Promise<void> {}
   async setLink(): Promise<void> {}
+
+  async unplug(): Promise<void> {}
   async nmi(): Promise<void> {}
   async sendBreak(): Promise<void> {}
   async fault(): Promise<void> {}

@@ -123,6 +123,10 @@ class LabMachine implements HostMachine {
     return this.#call(() => this.#rpc.setLink(device, up))
   }
 
+  unplug(device: string, surprise: boolean): Promise<void> {
+    return this.#call(() => this.#rpc.unplug(device, surprise))
+  }
+
   readDisk(disk: string, offset: number, length: number): Promise<Uint8Array> {
     return this.#call(() => this.#rpc.readDisk(disk, offset, length))
   }

@@ -123,6 +123,7 @@ export class Session {
       vsockConnect: async (device, port) => (await this.#machine()).vsockConnect(device, port),
       vsockClose: async (channel, whole) => (await this.#machine()).vsockClose(channel, whole),
       setLink: async (device, up) => (await this.#machine()).setLink(device, up),
+      unplug: async (device, surprise) => (await this.#machine()).unplug(device, surprise),
       readDisk: async (disk, offset, length) => (await this.#machine()).readDisk(disk, offset, length),
       writeDisk: async (disk, offset, data) => (await this.#machine()).writeDisk(disk, offset, data),
       resizeDisk: async (disk, bytes) => (await this.#machine()).resizeDisk(disk, bytes),

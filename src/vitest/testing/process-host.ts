@@ -168,6 +168,7 @@ function standInGuest(options: BootOptions, log: string | undefined, how: 'boot'
       throw new Error('no vsock here')
     },
     setLink: async () => {},
+    unplug: async () => {},
     privateMemory: async () => 0,
     checkpoint: notHere,
     fork: notHere,

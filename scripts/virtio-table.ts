@@ -1,0 +1,158 @@
+/**
+ * Writes docs/virtio.md: what of suites/virtio ran on which kernel, transport and kind of ring, with counts, from vitest's
+ * JSON report, and which features are withheld where, from the suite's own text.
+ * `npx vitest run suites/virtio --reporter=json --outputFile=report.json && node scripts/virtio-table.ts report.json`
+ */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { basename, join, resolve } from 'node:path'
+
+interface Assertion {
+  ancestorTitles: string[]
+  title: string
+  status: string
+}
+interface Report {
+  testResults: { name: string; assertionResults: Assertion[]; projectName?: string }[]
+}
+
+const root = resolve(import.meta.dirname, '..')
+const suite = join(root, 'suites/virtio')
+const reports = process.argv.slice(2)
+if (reports.length === 0) {
+  console.error('usage: node scripts/virtio-table.ts KERNEL=REPORT.json...')
+  process.exit(2)
+}
+
+interface Count {
+  passed: number
+  skipped: number
+  failed: number
+}
+
+/** What an axis of a script's header says; a script without one has the default. */
+function axis(titles: readonly string[], name: string, otherwise: string): string {
+  const found = titles.find((title) => title.startsWith(`${name}=`))
+  return found === undefined ? otherwise : found.slice(name.length + 1)
+}
+
+const counts = new Map<string, Map<string, Count>>()
+const columns = new Set<string>()
+for (const argument of reports) {
+  const [kernel, path] = argument.split('=') as [string, string]
+  const report = JSON.parse(readFileSync(path, 'utf8')) as Report
+  for (const { name, assertionResults } of report.testResults) {
+    const file = basename(name)
+    for (const { ancestorTitles, title, status } of assertionResults) {
+      const titles = [...ancestorTitles, title]
+      const column = [kernel, axis(titles, 'transport', 'pci'), axis(titles, 'ring', 'split')].join(' ')
+      columns.add(column)
+      const row = counts.get(file) ?? new Map<string, Count>()
+      counts.set(file, row)
+      const count = row.get(column) ?? { passed: 0, skipped: 0, failed: 0 }
+      row.set(column, count)
+      if (status === 'passed') count.passed++
+      else if (status === 'failed') count.failed++
+      else count.skipped++
+    }
+  }
+}
+
+function cell(count: Count | undefined): string {
+  if (!count) return ''
+  const more = [
+    ...(count.failed > 0 ? [`${count.failed} failed`] : []),
+    ...(count.skipped > 0 ? [`${count.skipped} skipped`] : []),
+  ]
+  return [String(count.passed), ...more].join(', ')
+}
+
+function table(heads: string[], rows: string[][]): string {
+  return [heads, heads.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
+}
+
+const sorted = [...columns].sort()
+const totals = sorted.map((column) =>
+  cell(
+    [...counts.values()].reduce<Count>(
+      (sum, row) => {
+        const one = row.get(column) ?? { passed: 0, skipped: 0, failed: 0 }
+        return {
+          passed: sum.passed + one.passed,
+          skipped: sum.skipped + one.skipped,
+          failed: sum.failed + one.failed,
+        }
+      },
+      { passed: 0, skipped: 0, failed: 0 },
+    ),
+  ),
+)
+const points = table(
+  ['', ...sorted],
+  [
+    ...[...counts].sort().map(([file, row]) => [file, ...sorted.map((column) => cell(row.get(column)))]),
+    ['all', ...totals],
+  ],
+)
+
+/** Names that a device can be told to withhold, as its source lists them. */
+function namesOf(folder: string): string[] {
+  const base = join(root, 'native/virtio', folder)
+  const text = readdirSync(base)
+    .filter((file) => file.endsWith('.cc') && !file.endsWith('_test.cc'))
+    .map((file) => readFileSync(join(base, file), 'utf8'))
+    .join('\n')
+  return [...text.matchAll(/\{"([a-z0-9_]+)",\s*k[A-Z]\w+\}/g)].map(([, name]) => name!)
+}
+
+const devices = readdirSync(join(root, 'native/virtio'), { withFileTypes: true })
+  .filter((entry) => entry.isDirectory())
+  .map((entry) => entry.name)
+const scripts = readdirSync(suite).filter((file) => /\.tap\.sh$|\.test\.ts$/.test(file))
+const withheld = new Map<string, Set<string>>()
+for (const file of scripts) {
+  const text = readFileSync(join(suite, file), 'utf8')
+  for (const [, type, names] of text.matchAll(
+    /type:\s*'?virtio-(\w+)[^}]*?withoutFeatures:\s*\[([^\]]*)\]/gs,
+  )) {
+    for (const name of names!.split(',').map((one) => one.trim().replace(/'/g, ''))) {
+      const key = `${type} ${name}`
+      withheld.set(key, (withheld.get(key) ?? new Set()).add(file))
+    }
+  }
+}
+const features = devices.flatMap((device) =>
+  [...namesOf(device), 'indirect_desc', 'event_idx'].map((name) => [
+    device,
+    name,
+    [...(withheld.get(`${device} ${name}`) ?? ['-'])].join(', '),
+  ]),
+)
+const isWithheld = features.filter(([, , where]) => where !== '-').length
+
+writeFileSync(
+  join(root, 'docs/virtio.md'),
+  `# suites/virtio: what runs where
+
+Made by \`node scripts/virtio-table.ts\` from vitest's report of a whole run on each kernel:
+
+\`\`\`sh
+for k in 6.12 6.1; do
+  KVITEST_KERNEL=debian:$k-cloud npx vitest run suites/virtio --reporter=json --outputFile=$k.json
+done
+node scripts/virtio-table.ts 6.12=6.12.json 6.1=6.1.json
+\`\`\`
+
+## Points that passed
+By kernel, transport and kind of ring. A script says which transports and rings it runs with by an axis of its header; one
+that says nothing runs on PCI with split rings.
+
+${points}
+
+## Features that are withheld
+A device's own, by the name that \`withoutFeatures\` takes, and the two of the transport: ${isWithheld} of ${features.length} are withheld
+somewhere in the suite; the native tests and the bare guests' conformance tests ([conformance.md](conformance.md)) withhold more. Where
+one is not withheld it is offered, and each script's first points say that the driver took it.
+
+${table(['device', 'feature', 'withheld in'], features)}
+`,
+)
