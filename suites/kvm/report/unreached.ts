@@ -74,6 +74,13 @@ export const unreachedPairs: ({ ioctl: IoctlName; errnos: string[] } & Unreached
     obstacle: 'code',
     why: "exception.has_esr is arm64's",
   },
+  ...(['KVM_GET_VCPU_EVENTS', 'KVM_SET_VCPU_EVENTS'] as const).map((ioctl) => ({
+    ioctl,
+    errnos: ['ENOEXEC'],
+    where: [{}],
+    obstacle: 'code' as const,
+    why: "that a vCPU has to be initialized is arm64's",
+  })),
   {
     ioctl: 'KVM_GET_ONE_REG',
     errnos: ['ENOENT'],
@@ -87,6 +94,13 @@ export const unreachedPairs: ({ ioctl: IoctlName; errnos: string[] } & Unreached
     where: [{ from: '6.18' }],
     obstacle: 'code',
     why: 'x86 answers EINVAL to registers that it has not',
+  },
+  {
+    ioctl: 'KVM_GET_REG_LIST',
+    errnos: ['E2BIG'],
+    where: [{ accelerator: 'tcg' }, { accelerator: 'software' }],
+    obstacle: 'host',
+    why: 'its CPU has no shadow stacks, and so no registers by number',
   },
   {
     ioctl: 'KVM_GET_STATS_FD',
@@ -118,6 +132,12 @@ export const unreachedExits: ({ exits: ExitReasonName[]; sometimes?: true } & Un
     why: 'only kvm_intel sets it, on a recent CPU',
   },
   { exits: ['KVM_EXIT_AP_RESET_HOLD'], where: [{}], obstacle: 'host', why: 'needs SEV-ES' },
+  {
+    exits: ['KVM_EXIT_TDX', 'KVM_EXIT_SNP_REQ_CERTS'],
+    where: [{}],
+    obstacle: 'host',
+    why: 'needs TDX or SEV-SNP',
+  },
   {
     exits: ['KVM_EXIT_MEMORY_FAULT'],
     where: [{}],
