@@ -22,13 +22,13 @@ std::string string_or(const Napi::Value& value, const char* what, const char* fa
   return value.IsUndefined() ? fallback : string_of(value, kSpec, what);
 }
 
-std::vector<std::string> features_of(const Napi::Object& device, const char* key) {
+std::vector<std::string> names_of(const Napi::Object& device, const char* key, const char* what) {
   std::vector<std::string> names;
   const Napi::Value value = device.Get(key);
   if (value.IsUndefined()) return names;
   const Napi::Array array = array_of(value, key);
   for (std::uint32_t i = 0; i < array.Length(); ++i) {
-    names.push_back(string_of(array.Get(i), kSpec, "a feature's name"));
+    names.push_back(string_of(array.Get(i), kSpec, what));
   }
   return names;
 }
@@ -131,7 +131,9 @@ VsockSpec vsock_spec(const Napi::Object& device) {
 TransportSpec transport_of(const Napi::Object& device) {
   const std::string name = string_or(device.Get("transport"), "transport", "pci");
   if (name != "pci" && name != "mmio") refuse(kSpec, "no transport \"" + name + "\": pci or mmio");
-  return {.mmio = name == "mmio", .with_features = features_of(device, "withFeatures")};
+  return {.mmio = name == "mmio",
+          .with_features = names_of(device, "withFeatures", "a feature's name"),
+          .personality = names_of(device, "personality", "an oddity's name")};
 }
 
 DeviceSpec typed_spec(const Napi::Object& device, std::uint32_t index) {
@@ -147,8 +149,11 @@ DeviceSpec typed_spec(const Napi::Object& device, std::uint32_t index) {
 DeviceSpec device_spec(const Napi::Value& value, std::uint32_t index) {
   const Napi::Object device = object_of(value, kSpec, "a device");
   DeviceSpec spec = typed_spec(device, index);
-  std::visit([&](auto& one) { one.without_features = features_of(device, "withoutFeatures"); },
-             spec);
+  std::visit(
+      [&](auto& one) {
+        one.without_features = names_of(device, "withoutFeatures", "a feature's name");
+      },
+      spec);
   spec.transport = transport_of(device);
   return spec;
 }
@@ -252,6 +257,7 @@ Napi::Value to_js(Napi::Env env, const DeviceSpec& device) {
   if (device.transport.mmio) object.Set("transport", "mmio");
   put_names(env, object, "withoutFeatures", without_features(device));
   put_names(env, object, "withFeatures", device.transport.with_features);
+  put_names(env, object, "personality", device.transport.personality);
   return object;
 }
 

@@ -86,6 +86,9 @@ void PciConfigSpace::write(std::uint8_t offset, std::span<const std::byte> data)
   for (std::size_t i = 0; i < data.size(); ++i) {
     const std::byte mask = writable_[offset + i];
     state_.bytes[offset + i] = (state_.bytes[offset + i] & ~mask) | (data[i] & mask);
+    if (clears_status_ && overlaps(offset + i, 1, kPciStatus, 2)) {
+      state_.bytes[offset + i] &= ~data[i];
+    }
   }
 }
 
@@ -121,6 +124,7 @@ void PciConfigSpace::load(StateReader& reader) {
     std::byte fixed = ~writable_[i];
     // The device's own, set anew whenever software reads it.
     if (i == kPciStatus) fixed &= ~std::byte{kStatusInterrupt};
+    if (clears_status_ && overlaps(i, 1, kPciStatus, 2)) fixed = std::byte{0};
     if (((state.bytes[i] ^ state_.bytes[i]) & fixed) != std::byte{0}) {
       reader.fail("another function than this machine's: byte " + std::to_string(i) + " differs");
     }

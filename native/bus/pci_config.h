@@ -57,6 +57,10 @@ class PciConfigSpace {
   std::uint8_t add_capability(std::uint8_t id, std::span<const std::byte> body,
                               std::span<const std::byte> writable);
 
+  // From now on a one that software writes to the status register clears that bit, whichever it is
+  // (PCI 3.0, 6.2.3: of the error bits only).
+  void clear_any_status_bit() { clears_status_ = true; }
+
   // What software sees and does. offset + data.size() <= 256.
   void read(std::uint8_t offset, std::span<std::byte> data) const;
   void write(std::uint8_t offset, std::span<const std::byte> data);
@@ -82,6 +86,7 @@ class PciConfigSpace {
   std::array<std::byte, 256> writable_{};
   std::size_t capability_link_ = kPciCapabilityPointer;  // where the next capability is linked from
   std::size_t capability_end_ = 0x40;
+  bool clears_status_ = false;
 };
 
 // True when the access [offset, offset + length) touches [begin, begin + size).

@@ -184,6 +184,7 @@ struct Board::Parts {
     devices.push_back(std::visit([&](const auto& one) { return make(one, owner, images); }, spec));
     devices.back()->withhold(named_features(*devices.back(), without_features(spec)));
     devices.back()->ask_for(optional_features(*devices.back(), spec.transport.with_features));
+    devices.back()->take_on(personality_of(spec.transport.personality));
     line_sources.push_back(std::make_unique<SharedLines::Source>(pci_lines));
     if (spec.transport.mmio) {
       mmio_names.push_back(device_name(spec));

@@ -148,6 +148,9 @@ std::string describe(const DeviceSpec& device) {
   for (const std::string& feature : device.transport.with_features) {
     inner += (inner.empty() ? "with " : ", with ") + feature;
   }
+  for (const std::string& oddity : device.transport.personality) {
+    inner += (inner.empty() ? "" : ", ") + oddity;
+  }
   if (device.transport.mmio) inner += inner.empty() ? "on MMIO" : ", on MMIO";
   return inner.empty() ? type_name(device) : type_name(device) + ("(" + inner + ")");
 }

@@ -18,9 +18,10 @@ namespace kvitest {
 struct TransportSpec {
   bool mmio = false;                         // else PCI
   std::vector<std::string> with_features{};  // offered only when asked for: optional_features()
+  std::vector<std::string> personality{};    // deliberate oddities: personality_of()
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(mmio, with_features);
+    archive(mmio, with_features, personality);
   }
 };
 

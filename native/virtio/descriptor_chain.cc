@@ -19,6 +19,7 @@ DescriptorChain::DescriptorChain(GuestMemory& memory, std::uint16_t head,
     (i < first_writable ? readable_ : writable_) += segments_[i].length;
   }
   request_ = readable_;
+  answer_ = writable_;
 }
 
 ChainState DescriptorChain::state() const {

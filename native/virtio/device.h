@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "native/state/archive.h"
+#include "native/virtio/personality.h"
 
 namespace kvitest {
 
@@ -52,6 +53,9 @@ class VirtioDevice {
   // Features of the transport that are offered because someone asked for them; as withhold().
   void ask_for(std::uint64_t features) { asked_for_ = features; }
   std::uint64_t asked_for() const { return asked_for_; }
+  // Its deliberate oddities, which its transport and queues act out; as withhold().
+  void take_on(const Personality& personality) { personality_ = personality; }
+  const Personality& personality() const { return personality_; }
   // It uses the buffers of each queue in the order in which it got them, so that IN_ORDER may be
   // offered.
   virtual bool in_order() const { return false; }
@@ -99,6 +103,7 @@ class VirtioDevice {
  private:
   std::uint64_t withheld_ = 0;
   std::uint64_t asked_for_ = 0;
+  Personality personality_;
 };
 
 }  // namespace kvitest

@@ -22,7 +22,7 @@ void set_half(std::uint64_t& value, bool high, std::uint32_t word) {
 
 Negotiation::Negotiation(VirtioDevice& device, GuestMemory& memory, TransportInterrupts& interrupts)
     : device_(device), memory_(memory), interrupts_(interrupts) {
-  max_sizes_ = device.queue_sizes();
+  max_sizes_ = odd_queue_sizes(device.queue_sizes(), device.personality());
   queues_.resize(max_sizes_.size());
   for (const std::uint16_t size : max_sizes_) {
     state_.queues.push_back({.layout = {.size = size}});
@@ -63,6 +63,7 @@ QueueRegisters* Negotiation::writable() {
 }
 
 void Negotiation::set_size(std::uint16_t size) {
+  if (device_.personality().fixed_queue_size) return;
   if (QueueRegisters* registers = writable()) registers->layout.size = size;
 }
 
@@ -134,8 +135,9 @@ void Negotiation::enable() {
   registers->was_reset = false;
   if (!state_.active) return;
   const std::uint16_t index = state_.queue_select;
-  queues_[index] =
-      make_queue(memory_, registers->layout, features, interrupts_, fresh_queue_state(features));
+  queues_[index] = odd_queue(
+      make_queue(memory_, registers->layout, features, interrupts_, fresh_queue_state(features)),
+      device_.personality());
   device_.enable_queue(index, *queues_[index]);
 }
 
@@ -174,7 +176,9 @@ std::vector<VirtQueue*> Negotiation::make_queues(const CommonConfigQueues& saved
       const QueueState state = i < saved.queues.size() && saved.queues[i]
                                    ? *saved.queues[i]
                                    : fresh_queue_state(features);
-      queues_[i] = make_queue(memory_, state_.queues[i].layout, features, interrupts_, state);
+      queues_[i] =
+          odd_queue(make_queue(memory_, state_.queues[i].layout, features, interrupts_, state),
+                    device_.personality());
     }
     queues.push_back(queues_[i].get());
   }

@@ -106,6 +106,7 @@ class VirtioPci : public PciFunction, public IoDevice {
     add_capability(kCapDevice, kDeviceRegion, 0);
     pci_cap_ = add_capability(kCapPci, {0, 0}, 4);
     msix_cap_ = add_msix_capability();
+    if (device.personality().status_clears_capabilities) config_.clear_any_status_bit();
     // Firmware leaves a BAR it has placed decoding.
     config_.set_command(kPciCommandMemory);
     mmio_.insert(bar_address, kBarSize, *this);

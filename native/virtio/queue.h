@@ -129,6 +129,9 @@ class DescriptorChain {
   std::uint32_t written() const { return written_; }
   // Nothing of the answer is left to write: so a driver takes buffers that a batch skips (2.7.9).
   bool used_completely() const { return writable_ == 0 && !skipped_; }
+  // Bytes of the request and of its answer, used or not.
+  std::uint64_t request_bytes() const { return request_; }
+  std::uint64_t answer_bytes() const { return answer_; }
 
   // Copies the next bytes of the driver's request; returns how many there were, at most out.size().
   std::size_t read(std::span<std::byte> out);
@@ -162,6 +165,7 @@ class DescriptorChain {
   Cursor read_;
   Cursor write_;
   std::uint64_t request_ = 0;  // bytes of it, read or not
+  std::uint64_t answer_ = 0;   // bytes that there is room for, written or not
   std::uint64_t readable_ = 0;
   std::uint64_t writable_ = 0;
   std::uint32_t written_ = 0;

@@ -11,6 +11,7 @@ const usage = `usage: kvitest <command>
   kernel config [options] KERNEL      what a kernel's configuration lacks to be a guest, a lab, or debugged
   abi catalogue|headers|dump|diff     KVM's API as data; what differs between kernels' headers, and between hosts
   plan --format F [FILE.cells.json]   a matrix's cells as jobs of GitHub Actions, GitLab or Kubernetes
+  bisect [FILE] CELL                  where a red cell of a matrix became red: which axis, between which builds
   plant PLANT... -- COMMAND           a command whose KVM misbehaves: does a test notice?
   cache ls|prune                      what the cache holds; less of it
   help                                this text
@@ -24,6 +25,7 @@ const commands: Record<string, () => Promise<(argv: string[]) => Promise<number>
   kernel: async () => (await import('./kernel.ts')).kernel,
   abi: async () => (await import('./abi.ts')).abi,
   plan: async () => (await import('./plan.ts')).plan,
+  bisect: async () => (await import('./bisect.ts')).bisect,
   plant: async () => (await import('./plant.ts')).plant,
   cache: async () => (await import('./cache.ts')).cache,
 }

@@ -23,6 +23,8 @@ export interface CellRecord {
   differences?: string[]
   /** Host of the baseline cell; absent for that one itself. */
   baseline?: string
+  /** Where it became red, a line each. */
+  bisection?: string[]
 }
 
 const worstFirst: PointResult['verdict'][] = ['infra', 'oops', 'timeout', 'fail', 'skip', 'pass']
@@ -116,13 +118,14 @@ export function missingCells(expected: readonly string[], ran: readonly CellReco
 const shownDifferences = 24
 
 /** How a cell differs from its baseline, as a diff; nothing where it does not. */
-export function differenceLines({ id, baseline, differences = [] }: CellRecord): string[] {
-  if (baseline === undefined || differences.length === 0) return []
+export function differenceLines({ id, baseline, differences = [], bisection = [] }: CellRecord): string[] {
+  if (baseline === undefined || differences.length === 0) return bisection
   const points = differences.length / 2
   const more = differences.length - shownDifferences
   return [
     `${id} differs from ${baseline} in ${points} point${points === 1 ? '' : 's'}:`,
     ...differences.slice(0, shownDifferences).map((line) => `  ${line}`),
     ...(more > 0 ? [`  ... ${more / 2} more in the JUnit file`] : []),
+    ...bisection,
   ]
 }

@@ -23,6 +23,8 @@ export interface MatrixDeclaration {
   except?: (CellPattern & { reason: string })[]
   /** Whose points the others of the same tool and guest are compared with. */
   baseline?: { host: string }
+  /** A red cell is bisected toward the baseline at the end of the run; so it is with KVITEST_BISECT=1. Default false. */
+  bisect?: boolean
 }
 
 export interface Cell {

@@ -36,6 +36,12 @@ export interface VirtioDevice {
   withoutFeatures?: string[]
   /** Features of the transport that are offered only when asked for: `ring_packed`, `in_order`, `notification_data`, `ring_reset`. */
   withFeatures?: string[]
+  /**
+   * Deliberate oddities, of an old, buggy or hostile device: `used-length-whole-chain`, `used-length-too-long` or
+   * `used-length-zero`; `queue-size-odd`, `queue-size-fixed`; `pci-status-clears-capabilities`. What each does:
+   * native/virtio/README.md.
+   */
+  personality?: string[]
   /** Default `pci`. A `mmio` device is one that ACPI names, with a level-triggered interrupt. */
   transport?: Transport
 }

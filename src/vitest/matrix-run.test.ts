@@ -276,6 +276,52 @@ describe('the reports of a matrix', () => {
   )
 })
 
+describe('a red cell', () => {
+  // Two tools with the same points, on the one host that needs no lab.
+  const file = matrix(
+    'm',
+    `tools: [sh('good', 'echo ok 1 - a', 'echo ok 2 - b', 'echo 1..2'), { ...sh('good', 'echo not ok 1 - a', 'echo ok 2 - b', 'echo 1..2'), name: 'bad' }]`,
+  )
+
+  test(
+    'is traced by kvitest bisect to the tool, bad and good and bad once more',
+    async () => {
+      using project = new TemporaryProject({ 'm.matrix.ts': file }, options)
+      const kvitest = (...argv: string[]) =>
+        spawnSync(join(ROOT, 'scripts/kvitest'), ['bisect', 'm.matrix.ts', ...argv], {
+          cwd: project.folder,
+          encoding: 'utf8',
+        })
+      const found = kvitest('--json', 'local > bad', '--good', 'local > good')
+      expect(found.status).toBe(0)
+      expect(JSON.parse(found.stdout)).toEqual({
+        cell: 'local > bad',
+        points: ['a'],
+        minimal: 'local > bad',
+        nearest: 'local > good',
+        axis: 'tool',
+        skipped: [],
+        unknown: [],
+        outcomes: ['bad', 'good', 'bad'],
+        verdict: 'found',
+        rerun: {
+          'local > bad': "npx kvitest bisect m.matrix.ts --run 'local > bad'",
+          'local > good': "npx kvitest bisect m.matrix.ts --run 'local > good'",
+        },
+      })
+      const [bad, good] = ['local > bad', 'local > good'].map((cell) => kvitest('--run', cell))
+      expect([bad!.status, good!.status]).toEqual([1, 0])
+      expect(bad!.stdout).toContain('fail a: not ok 1 - a\nlocal > bad: fail (1 fail, 2 pass)\n')
+      const none = kvitest('local > bad')
+      expect([none.status, none.stderr]).toEqual([
+        125,
+        'kvitest: bisect: the matrix m has no baseline; name a good cell with --good\n',
+      ])
+    },
+    PATIENCE,
+  )
+})
+
 describe('the stored cells', () => {
   test(
     'are written by vitest -u, and hold from then on; -t picks a point of one cell',

@@ -1,8 +1,11 @@
 /** For `*.matrix.ts` files: `import { defineMatrix, kvmSelftests } from 'kvitest/matrix'`. */
+import { relative } from 'node:path'
 import { afterAll, describe, type TestContext, test } from 'vitest'
 import { type HostChoice, openMachineHost } from '../host/index.ts'
 import type { MachineHost } from '../host/machine-host.ts'
 import { type CellRecord, cellVerdict, compareCells } from '../matrix/account.ts'
+import { bisectCell, bisectionLines, rerunCell } from '../matrix/bisect/bisect.ts'
+import { CellRunner, realMeans } from '../matrix/bisect/means.ts'
 import { CellRun, infraError } from '../matrix/cell-run.ts'
 import {
   CELLS_TEST,
@@ -13,6 +16,7 @@ import {
   readCells,
   writeCells,
 } from '../matrix/cells-file.ts'
+import { isCollected } from '../matrix/collect.ts'
 import { type Cell, expandMatrix, type MatrixDeclaration } from '../matrix/declare.ts'
 import { KvitestError } from '../native/error.ts'
 import { settleSkip } from '../verdict/settle.ts'
@@ -39,6 +43,7 @@ const options = { concurrent: false, timeout: 0 }
 
 /** Registers a matrix: a block for each host, in it one for each cell, in it a test for each point. */
 export function defineMatrix(declaration: MatrixDeclaration): void {
+  if (isCollected(declaration)) return
   const file = collectedFile()
   if (file === undefined) {
     throw new KvitestError(`matrix ${declaration.name}`, 'its file runs without the plugin of kvitest', {
@@ -62,6 +67,8 @@ class Matrix {
   readonly #cells: Cell[]
   readonly #expected: ExpectedCells
   readonly #runs: CellRun[]
+  /** Those of whose points one failed the run. */
+  readonly #red = new Set<CellRun>()
   readonly #hosts = new Map<string, Promise<MachineHost>>()
 
   constructor(declaration: MatrixDeclaration, file: string) {
@@ -89,7 +96,9 @@ class Matrix {
       })
     }
     afterAll(async () => {
-      this.meta.cells = await this.#records()
+      const records = await this.#records()
+      if (this.#declaration.bisect || process.env.KVITEST_BISECT === '1') await this.#bisect(records)
+      this.meta.cells = records
       if (isUpdating()) await this.#update()
     }, 0)
   }
@@ -113,6 +122,7 @@ class Matrix {
       // biome-ignore lint/correctness/noEmptyPattern: vitest reads the names of fixtures from the pattern
       afterAll(async ({}, suite) => {
         await run.close()
+        if (suite.tasks.some(({ result }) => result?.state === 'fail')) this.#red.add(run)
         suite.meta.kvitestCell = await this.#record(run)
       }, 0)
     }
@@ -214,6 +224,26 @@ class Matrix {
   async #records(): Promise<CellRecord[]> {
     const asked = this.#runs.filter((run) => run.isBegun || run.cell.excepted !== undefined)
     return Promise.all(asked.map((run) => this.#record(run)))
+  }
+
+  /** Red cells that have a baseline, one after the other; by then the hosts of the run are closed. */
+  async #bisect(records: CellRecord[]): Promise<void> {
+    const file = relative(process.cwd(), this.#file)
+    await using runner = new CellRunner(this.#declaration)
+    for (const { cell } of [...this.#red].filter((run) => this.#baselineOf(run))) {
+      const record = records.find(({ id }) => id === cell.id)!
+      try {
+        const found = await bisectCell(
+          this.#declaration,
+          { cell: cell.id },
+          realMeans(runner, () => {}),
+        )
+        record.bisection = bisectionLines(found, (one) => rerunCell(file, one))
+      } catch (error) {
+        // A cell that is red for another reason than its points, or passes by now, is no reason to lose the report.
+        record.bisection = [`${cell.id}: ${(error as Error).message}`]
+      }
+    }
   }
 
   async #update(): Promise<void> {

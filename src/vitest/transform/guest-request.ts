@@ -171,13 +171,12 @@ function parseDevice(
   all: ScriptPort[],
   before: DeviceSpec[],
 ): DeviceSpec {
-  const { type, withoutFeatures, withFeatures, transport, ...rest } = device
-  const features = (value: unknown, key: string) => parseFeatures(value, [...path, key])
+  const { type, withoutFeatures, withFeatures, personality, transport, ...rest } = device
+  const names = (value: unknown, key: string) => parseNames(value, [...path, key])
   const shared = {
-    ...(withoutFeatures === undefined
-      ? {}
-      : { withoutFeatures: features(withoutFeatures, 'withoutFeatures') }),
-    ...(withFeatures === undefined ? {} : { withFeatures: features(withFeatures, 'withFeatures') }),
+    ...(withoutFeatures === undefined ? {} : { withoutFeatures: names(withoutFeatures, 'withoutFeatures') }),
+    ...(withFeatures === undefined ? {} : { withFeatures: names(withFeatures, 'withFeatures') }),
+    ...(personality === undefined ? {} : { personality: names(personality, 'personality') }),
     ...(transport === undefined ? {} : { transport: parseTransport(transport, [...path, 'transport']) }),
   }
   if (type === 'virtio-rng') {
@@ -194,7 +193,7 @@ function parseDevice(
   throw new BadValue(path, `unknown device ${JSON.stringify(type)}; known are ${DEVICES.join(', ')}`)
 }
 
-function parseFeatures(value: unknown, path: (string | number)[]): string[] {
+function parseNames(value: unknown, path: (string | number)[]): string[] {
   return asList(value, path).map((name, at) => asText(name, [...path, at]))
 }
 

@@ -200,7 +200,7 @@ test('disks are asked for by size or by a file beside the script', () => {
     '#     - { type: virtio-blk, memory: 64M, serial: S, readOnly: true, queues: 2, withoutFeatures: [discard] }',
     '#     - { type: virtio-blk, overlay: ./disk.img, blockSize: 4096, queueSize: 16 }',
     '#     - { type: virtio-blk, memory: 512, name: small }',
-    '#     - { type: virtio-rng, withoutFeatures: [event_idx] }',
+    '#     - { type: virtio-rng, withoutFeatures: [event_idx], personality: [used-length-zero] }',
   ).guest
   expect(devices).toEqual([
     {
@@ -214,7 +214,7 @@ test('disks are asked for by size or by a file beside the script', () => {
     },
     { type: 'virtio-blk', name: 'disk1', backing: { overlay: './disk.img' }, blockSize: 4096, queueSize: 16 },
     { type: 'virtio-blk', name: 'small', backing: { memory: 512 } },
-    { type: 'virtio-rng', withoutFeatures: ['event_idx'] },
+    { type: 'virtio-rng', withoutFeatures: ['event_idx'], personality: ['used-length-zero'] },
   ])
 })
 
