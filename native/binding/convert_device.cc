@@ -45,6 +45,14 @@ ConsoleSpec console_spec(const Napi::Object& device) {
   return spec;
 }
 
+FileEngine engine_of(const Napi::Value& value) {
+  const std::string name = string_or(value, "backing.engine", "auto");
+  if (name == "auto") return FileEngine::kAuto;
+  if (name == "io_uring") return FileEngine::kUring;
+  if (name == "threads") return FileEngine::kThreads;
+  refuse(kSpec, "no engine \"" + name + "\": io_uring or threads");
+}
+
 Backing backing_of(const Napi::Value& value) {
   const Napi::Object backing = object_of(value, kSpec, "the backing of a virtio-blk");
   if (!backing.Get("memory").IsUndefined()) {
@@ -52,7 +60,8 @@ Backing backing_of(const Napi::Value& value) {
         integer_of(backing.Get("memory"), kSpec, "backing.memory", 0, kMaxSafeInteger)};
   }
   if (!backing.Get("file").IsUndefined()) {
-    return FileBacking{string_of(backing.Get("file"), kSpec, "backing.file")};
+    return FileBacking{string_of(backing.Get("file"), kSpec, "backing.file"),
+                       engine_of(backing.Get("engine"))};
   }
   if (!backing.Get("overlay").IsUndefined()) {
     return OverlayBacking{string_of(backing.Get("overlay"), kSpec, "backing.overlay")};

@@ -22,8 +22,10 @@ struct MemoryBacking {
   std::uint64_t bytes = 0;
 };
 // A file of the host that the guest writes to; nobody else may use it meanwhile.
+enum class FileEngine : std::uint8_t { kAuto, kUring, kThreads };
 struct FileBacking {
   std::string path;
+  FileEngine engine = FileEngine::kAuto;  // kAuto: an io_uring where the kernel has one
 };
 // A file of the host that is never written to.
 struct OverlayBacking {
@@ -40,6 +42,8 @@ class Disk {
   virtual std::uint64_t size() const = 0;
   // read() and write() may wait for a device of the host.
   virtual bool may_wait() const = 0;
+  // An open file to be read, whose bytes from 0 to size() are the disk's; -1 for another disk.
+  virtual int file() const { return -1; }
   virtual void read(std::uint64_t offset, std::span<std::byte> out) = 0;
   virtual void write(std::uint64_t offset, std::span<const std::byte> in) = 0;
   // The range reads as zeros from here on; may_free: the room it takes is given back where that is

@@ -34,6 +34,7 @@ class FileDisk : public Disk {
     return size_;
   }
   bool may_wait() const override { return true; }
+  int file() const override { return fd_.get(); }
 
   void read(std::uint64_t offset, std::span<std::byte> out) override {
     const std::shared_lock lock(mutex_);

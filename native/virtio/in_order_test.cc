@@ -1,4 +1,4 @@
-// IN_ORDER (virtio 1.3, 2.7.9 and 2.8.11): batches of buffers used by one element.
+// IN_ORDER (virtio 1.3, 2.7.9 and 2.8.8): batches of buffers used by one element.
 #include <doctest/doctest.h>
 
 #include <array>

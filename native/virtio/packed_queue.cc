@@ -159,7 +159,7 @@ class PackedQueue : public RingQueue {
   // The store of the flags releases the rest of the descriptor.
   bool mark_used(Position at, std::uint32_t length) {
     std::uint16_t flags = at.wrap ? kFlagAvailable | kFlagUsed : 0;
-    // 2.8.4: whether anything was written; the length counts only then.
+    // 2.8.3: whether anything was written; the length counts only then.
     if (length != 0) flags |= kDescriptorWrite;
     return memory_.store<std::uint16_t>(slot_address(at) + kFlagsOffset, flags);
   }
@@ -197,7 +197,7 @@ class PackedQueue : public RingQueue {
       // 2.8.17: the head is made available last.
       if (!available_at(descriptor->flags, at)) return fail(QueueFault::kListNotAvailable);
       const bool indirect = (descriptor->flags & kDescriptorIndirect) != 0;
-      // 2.8.6: a list has descriptors of one kind only.
+      // 2.8.5: a list has descriptors of one kind only.
       if (indirect && slots > 1) return fail(QueueFault::kIndirectNested);
       const QueueFault fault =
           indirect ? add_table(*descriptor, segments) : add(*descriptor, segments);
@@ -206,7 +206,7 @@ class PackedQueue : public RingQueue {
       if ((descriptor->flags & kDescriptorNext) != 0) continue;
       state_.next = pack(at);
       const std::size_t first_writable = segments.first_writable();
-      // 2.8.7: the last descriptor of a list has its buffer ID.
+      // 2.8.6: the last descriptor of a list has its buffer ID.
       return DescriptorChain(memory_, descriptor->id, segments.take(), first_writable,
                              static_cast<std::uint16_t>(slots));
     }
@@ -218,7 +218,7 @@ class PackedQueue : public RingQueue {
                         (descriptor.flags & kDescriptorWrite) != 0);
   }
 
-  // 2.8.8: the table's descriptors follow one another; of their flags only WRITE means something.
+  // 2.8.7: the table's descriptors follow one another; of their flags only WRITE means something.
   QueueFault add_table(const Descriptor& table, SegmentList& segments) const {
     if (!features_.indirect) return QueueFault::kIndirectNotNegotiated;
     if ((table.flags & kDescriptorNext) != 0) return QueueFault::kIndirectNested;

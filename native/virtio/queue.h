@@ -191,7 +191,7 @@ class VirtQueue {
   virtual std::uint16_t available() = 0;
   // Gives a popped request back, with `length` bytes written from its start. Call needs_interrupt()
   // after the last one of a batch: with IN_ORDER the driver sees none of them before, and one used
-  // element for all that were used completely and the one behind them (2.7.9, 2.8.11).
+  // element for all that were used completely and the one behind them (2.7.9, 2.8.8).
   void push_used(const DescriptorChain& chain, std::uint32_t length) {
     const UsedBuffer one{&chain, length};
     push_used(std::span(&one, 1));

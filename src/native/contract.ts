@@ -82,11 +82,14 @@ export interface NetDevice extends VirtioDevice {
   backend: NetBackend
 }
 
+/** How a file is read: by io_uring, the default where the kernel allows it, or by threads of ours. It is written by threads. */
+export type FileEngine = 'io_uring' | 'threads'
+
 /**
  * What holds the bytes of a disk: zeros in memory, so many bytes; a file that the guest writes to; or a file that stays as
  * it is, and what is written is kept in memory. A fork's disk is always an overlay over its checkpoint's content.
  */
-export type DiskBacking = { memory: number } | { file: string } | { overlay: string }
+export type DiskBacking = { memory: number } | { file: string; engine?: FileEngine } | { overlay: string }
 
 export interface BlkDevice extends VirtioDevice {
   type: 'virtio-blk'

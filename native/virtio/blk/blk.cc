@@ -15,6 +15,7 @@
 #include "native/little_endian.h"
 #include "native/virtio/blk/request.h"
 #include "native/virtio/blk/state.h"
+#include "native/virtio/blk/uring_io.h"
 #include "native/virtio/blk/workers.h"
 #include "native/virtio/negotiation.h"
 #include "native/virtio/queue.h"
@@ -24,8 +25,9 @@ namespace {
 
 constexpr std::uint32_t kTypeBlock = 2;
 constexpr std::size_t kMaxWorkers = 4;
-// What a doorbell may do on its own vCPU thread: under emulation a thread's hand-off costs more
-// than a small request, and a large one would keep the vCPU from its guest.
+// What a doorbell may do on its own vCPU thread: under emulation a thread's
+// hand-off costs more than a small request, and a large one would keep the vCPU
+// from its guest.
 constexpr std::uint64_t kInlineBytes = 256 * 1024;
 constexpr std::size_t kInlineRequests = 32;
 constexpr std::uint32_t kPhysicalBlock = kClusterSize;
@@ -65,6 +67,7 @@ class BlkDevice : public Blk {
       : spec_(spec),
         disk_(std::move(disk)),
         waits_(disk_->may_wait()),
+        uring_(make_uring()),
         workers_(spec.name, kMaxWorkers, [this] { return work(); }) {}
 
   std::uint32_t type() const override { return kTypeBlock; }
@@ -92,7 +95,8 @@ class BlkDevice : public Blk {
   void write_config(std::uint64_t offset, std::span<const std::byte> data) override {
     if (offset != kWriteback || data.size() != 1) return;
     const std::lock_guard lock(mutex_);
-    // Known for certain from DRIVER_OK on; before it whoever is offered the feature may write.
+    // Known for certain from DRIVER_OK on; before it whoever is offered the
+    // feature may write.
     const std::uint64_t features = queues_.empty() ? this->features() & ~withheld() : features_;
     if ((features & kBlkConfigWce) != 0)
       state_.writeback = (data[0] & std::byte{1}) != std::byte{0};
@@ -119,9 +123,11 @@ class BlkDevice : public Blk {
       const std::lock_guard lock(mutex_);
       if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
       if (queue >= queues_.size() || queues_[queue] == nullptr) return;
-      if (waits_) work_of_[queue].waiting = true;
+      if (waits_ && uring_ == nullptr) work_of_[queue].waiting = true;
     }
-    if (waits_) {
+    if (uring_ != nullptr) {
+      serve_by_uring(queue);
+    } else if (waits_) {
       call_workers();
     } else {
       serve_inline(queue);
@@ -214,13 +220,6 @@ class BlkDevice : public Blk {
   }
 
  private:
-  struct Job {
-    std::size_t queue;
-    std::uint64_t number;  // of the queue's requests, with IN_ORDER
-    DescriptorChain chain;
-    BlkContext context;
-  };
-
   struct Finished {
     std::optional<DescriptorChain> chain;  // none while it is under way
     std::uint32_t length = 0;
@@ -272,7 +271,7 @@ class BlkDevice : public Blk {
   }
 
   // With the lock held: the next request of the queue.
-  std::optional<Job> take(std::size_t queue) {
+  std::optional<BlkJob> take(std::size_t queue) {
     if (paused_ || resetting_ || queue >= queues_.size() || queues_[queue] == nullptr) return {};
     if (work_of_[queue].taken_back) return {};
     std::optional<DescriptorChain> chain = queues_[queue]->pop();
@@ -282,14 +281,15 @@ class BlkDevice : public Blk {
     ++work.busy;
     const std::uint64_t number = work.first + work.order.size();
     if (in_order_) work.order.emplace_back();
-    return Job{queue,
-               number,
-               std::move(*chain),
-               {disk_.get(), features_, spec_.read_only, !state_.writeback, spec_.serial}};
+    return BlkJob{queue,
+                  number,
+                  std::move(*chain),
+                  {disk_.get(), features_, spec_.read_only, !state_.writeback, spec_.serial}};
   }
 
-  void perform_and_answer(Job& job) {
-    const std::uint32_t length = perform(job.chain, job.context);
+  void perform_and_answer(BlkJob& job) { give_back(job, perform(job.chain, job.context)); }
+
+  void give_back(BlkJob& job, std::uint32_t length) {
     const std::lock_guard lock(mutex_);
     // Whoever waits for it has to wait for the lock too.
     --busy_;
@@ -305,8 +305,9 @@ class BlkDevice : public Blk {
     }
   }
 
-  // With the lock held: the request, and those behind it that had to wait for it.
-  void give_back_in_order(Job& job, std::uint32_t length) {
+  // With the lock held: the request, and those behind it that had to wait for
+  // it.
+  void give_back_in_order(BlkJob& job, std::uint32_t length) {
     QueueWork& work = work_of_[job.queue];
     work.order[job.number - work.first] = {std::move(job.chain), length};
     for (; !work.order.empty() && work.order.front().chain; ++work.first) {
@@ -317,10 +318,15 @@ class BlkDevice : public Blk {
 
   // One request of any queue; on the workers.
   bool work() {
-    std::optional<Job> job;
+    std::optional<BlkJob> job;
     {
       const std::lock_guard lock(mutex_);
-      if (paused_ || resetting_) return false;
+      if (!for_threads_.empty()) {
+        job = std::move(for_threads_.front());
+        for_threads_.pop_front();
+      } else if (paused_ || resetting_) {
+        return false;
+      }
       for (std::size_t i = 0; i < queues_.size() && !job; ++i) {
         const std::size_t queue = next_queue_++ % queues_.size();
         if (!work_of_[queue].waiting) continue;
@@ -334,7 +340,8 @@ class BlkDevice : public Blk {
     try {
       perform_and_answer(*job);
     } catch (...) {
-      // An interrupt that cannot be raised ends the machine; the next doorbell's thread can say so.
+      // An interrupt that cannot be raised ends the machine; the next
+      // doorbell's thread can say so.
       const std::lock_guard lock(mutex_);
       failure_ = std::current_exception();
     }
@@ -344,7 +351,7 @@ class BlkDevice : public Blk {
   void serve_inline(std::size_t queue) {
     std::uint64_t bytes = 0;
     for (std::size_t done = 0; done < kInlineRequests && bytes < kInlineBytes; ++done) {
-      std::optional<Job> job;
+      std::optional<BlkJob> job;
       {
         const std::lock_guard lock(mutex_);
         job = take(queue);
@@ -354,6 +361,57 @@ class BlkDevice : public Blk {
       bytes += job->chain.readable() + job->chain.writable();
       perform_and_answer(*job);
     }
+    {
+      const std::lock_guard lock(mutex_);
+      if (queue >= work_of_.size()) return;
+      work_of_[queue].waiting = true;
+    }
+    call_workers();
+  }
+
+  std::unique_ptr<UringIo> make_uring() {
+    const auto* file = std::get_if<FileBacking>(&spec_.backing);
+    if (file == nullptr || file->engine == FileEngine::kThreads || disk_->file() < 0) return {};
+    std::string why;
+    auto ring = Uring::make(kUringEntries, why);
+    if (ring == nullptr && file->engine == FileEngine::kUring) {
+      throw Error("machine spec", ENOSYS, "disk " + spec_.name + ": " + why,
+                  "leave its engine out: threads do as well");
+    }
+    if (ring == nullptr) return {};
+    return std::make_unique<UringIo>(spec_.name, std::move(ring), disk_->file(),
+                                     [this](BlkJob& job, std::uint32_t length) {
+                                       try {
+                                         give_back(job, length);
+                                       } catch (...) {
+                                         // As for a worker.
+                                         const std::lock_guard lock(mutex_);
+                                         failure_ = std::current_exception();
+                                       }
+                                     });
+  }
+
+  // All that is there, at once; what reads no sectors, and what finds no room,
+  // is for threads.
+  void serve_by_uring(std::size_t queue) {
+    std::size_t left = kUringEntries;
+    for (; left != 0; --left) {
+      std::optional<BlkJob> job;
+      {
+        const std::lock_guard lock(mutex_);
+        job = take(queue);
+        if (paused_ && queue < work_of_.size()) work_of_[queue].waiting = true;
+      }
+      if (!job) break;
+      if (uring_->begin(*job)) continue;
+      {
+        const std::lock_guard lock(mutex_);
+        for_threads_.push_back(std::move(*job));
+      }
+      call_workers();
+    }
+    uring_->submit();
+    if (left != 0) return;
     {
       const std::lock_guard lock(mutex_);
       if (queue >= work_of_.size()) return;
@@ -386,8 +444,10 @@ class BlkDevice : public Blk {
   bool paused_ = false;
   bool resetting_ = false;
   std::exception_ptr failure_;  // of a worker
+  std::deque<BlkJob> for_threads_;
 
-  Workers workers_;  // last: its threads use all of the above
+  const std::unique_ptr<UringIo> uring_;  // of a file, when the kernel lets us
+  Workers workers_;                       // last: its threads use all of the above
 };
 
 }  // namespace

@@ -50,15 +50,24 @@ std::optional<std::uint64_t> place(const Disk& disk, std::uint64_t sector, std::
   return sector * kSectorSize;
 }
 
-Status read_sectors(DescriptorChain& chain, const BlkContext& context, std::uint64_t sector) {
-  const std::uint64_t length = chain.writable() - 1;
-  if (length % kSectorSize != 0 || length > kBlkMaxDataBytes) return Status::kIoError;
+// Of an IN or OUT behind its header.
+std::optional<Transfer> checked_transfer(const DescriptorChain& chain, const BlkContext& context,
+                                         bool to_disk, std::uint64_t sector) {
+  const std::uint64_t length = to_disk ? chain.readable() : chain.writable() - 1;
+  if (to_disk && context.read_only) return std::nullopt;
+  if (length % kSectorSize != 0 || length > kBlkMaxDataBytes) return std::nullopt;
   const auto offset = place(*context.disk, sector, length);
-  if (!offset) return Status::kIoError;
-  Piece buffer(length);
-  for (std::uint64_t done = 0; done < length;) {
-    const std::span<std::byte> piece = buffer.first(length - done);
-    context.disk->read(*offset + done, piece);
+  if (!offset) return std::nullopt;
+  return Transfer{to_disk, *offset, length};
+}
+
+Status read_sectors(DescriptorChain& chain, const BlkContext& context, std::uint64_t sector) {
+  const auto transfer = checked_transfer(chain, context, false, sector);
+  if (!transfer) return Status::kIoError;
+  Piece buffer(transfer->length);
+  for (std::uint64_t done = 0; done < transfer->length;) {
+    const std::span<std::byte> piece = buffer.first(transfer->length - done);
+    context.disk->read(transfer->offset + done, piece);
     if (chain.write(piece) != piece.size()) return Status::kIoError;
     done += piece.size();
   }
@@ -66,17 +75,13 @@ Status read_sectors(DescriptorChain& chain, const BlkContext& context, std::uint
 }
 
 Status write_sectors(DescriptorChain& chain, const BlkContext& context, std::uint64_t sector) {
-  const std::uint64_t length = chain.readable();
-  if (context.read_only || length % kSectorSize != 0 || length > kBlkMaxDataBytes) {
-    return Status::kIoError;
-  }
-  const auto offset = place(*context.disk, sector, length);
-  if (!offset) return Status::kIoError;
-  Piece buffer(length);
-  for (std::uint64_t done = 0; done < length;) {
-    const std::span<std::byte> piece = buffer.first(length - done);
+  const auto transfer = checked_transfer(chain, context, true, sector);
+  if (!transfer) return Status::kIoError;
+  Piece buffer(transfer->length);
+  for (std::uint64_t done = 0; done < transfer->length;) {
+    const std::span<std::byte> piece = buffer.first(transfer->length - done);
     if (chain.read(piece) != piece.size()) return Status::kIoError;
-    context.disk->write(*offset + done, piece);
+    context.disk->write(transfer->offset + done, piece);
     done += piece.size();
   }
   if (context.write_through) context.disk->flush();
@@ -128,11 +133,21 @@ Status get_id(DescriptorChain& chain, const BlkContext& context) {
   return chain.write(std::span(id).first(length)) == length ? Status::kOk : Status::kIoError;
 }
 
+struct Header {
+  Type type;
+  std::uint64_t sector;
+};
+
+std::optional<Header> read_header(DescriptorChain& chain) {
+  std::array<std::byte, kHeaderBytes> raw;
+  if (chain.read(raw) != raw.size()) return std::nullopt;
+  return Header{static_cast<Type>(load_le<std::uint32_t>(raw, 0)), load_le<std::uint64_t>(raw, 8)};
+}
+
 Status serve(DescriptorChain& chain, const BlkContext& context) {
-  std::array<std::byte, kHeaderBytes> header;
-  if (chain.read(header) != header.size()) return Status::kIoError;
-  const auto type = static_cast<Type>(load_le<std::uint32_t>(header, 0));
-  const auto sector = load_le<std::uint64_t>(header, 8);
+  const auto header = read_header(chain);
+  if (!header) return Status::kIoError;
+  const auto [type, sector] = *header;
   const auto negotiated = [&](std::uint64_t feature) { return (context.features & feature) != 0; };
   switch (type) {
     case Type::kIn:
@@ -153,18 +168,10 @@ Status serve(DescriptorChain& chain, const BlkContext& context) {
   return Status::kUnsupported;
 }
 
-}  // namespace
-
-std::uint32_t perform(DescriptorChain& chain, const BlkContext& context) {
-  if (chain.writable() == 0) return 0;
-  Status status = Status::kIoError;
-  try {
-    status = serve(chain, context);
-  } catch (const std::exception&) {
-    // What the host could not do; the driver is told no more than a bad sector would tell it.
-  }
-  // The status is the last byte, wherever the answer stopped. What lies between is zeros, so that
-  // the used length may cover the status; more than any answer has is left as it is.
+std::uint32_t put_status(DescriptorChain& chain, Status status) {
+  // The status is the last byte, wherever the answer stopped. What lies between
+  // is zeros, so that the used length may cover the status; more than any
+  // answer has is left as it is.
   const std::uint64_t between = chain.writable() - 1;
   if (between <= kBlkMaxDataBytes) {
     chain.write_zeros(between);
@@ -174,6 +181,31 @@ std::uint32_t perform(DescriptorChain& chain, const BlkContext& context) {
   const std::byte last{static_cast<std::uint8_t>(status)};
   chain.write(std::span(&last, 1));
   return chain.written();
+}
+
+}  // namespace
+
+std::optional<Transfer> transfer_of(DescriptorChain& chain, const BlkContext& context) {
+  if (chain.writable() == 0) return std::nullopt;
+  const auto header = read_header(chain);
+  if (!header || (header->type != Type::kIn && header->type != Type::kOut)) return std::nullopt;
+  return checked_transfer(chain, context, header->type == Type::kOut, header->sector);
+}
+
+std::uint32_t answer(DescriptorChain& chain, bool ok) {
+  return put_status(chain, ok ? Status::kOk : Status::kIoError);
+}
+
+std::uint32_t perform(DescriptorChain& chain, const BlkContext& context) {
+  if (chain.writable() == 0) return 0;
+  Status status = Status::kIoError;
+  try {
+    status = serve(chain, context);
+  } catch (const std::exception&) {
+    // What the host could not do; the driver is told no more than a bad sector
+    // would tell it.
+  }
+  return put_status(chain, status);
 }
 
 }  // namespace kvitest

@@ -245,6 +245,36 @@ TEST_CASE("net: answers come on the queue that asked") {
   CHECK(bench.control(4, 0, number(3, 2), 4) == 1);
 }
 
+TEST_CASE("net: pairs that the driver has not enabled receive nothing") {
+  NetSpec spec = net_spec();
+  spec.queue_pairs = 2;
+  NetBench bench(spec);
+  bench.start(kNetMq | kNetCtrlVq);
+  constexpr std::uint16_t kSecondReceive = 2;
+  constexpr std::uint16_t kSecondTransmit = 3;
+  constexpr std::uint16_t kControlBehind = 4;
+  bench.driver.offer(kReceive, 2048);
+  bench.driver.offer(kSecondReceive, 2048);
+  const auto ask_on_the_second = [&] {
+    bench.driver.send(kSecondTransmit,
+                      std::string(kNetHeader, '\0') + text(udp(1000, kPortEcho, bytes("hello"))));
+  };
+  ask_on_the_second();
+  CHECK(bench.receive(kReceive).has_value());
+  CHECK_FALSE(bench.receive(kSecondReceive).has_value());
+  // VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET
+  REQUIRE(bench.control(4, 0, number(2, 2), kControlBehind) == 0);
+  ask_on_the_second();
+  CHECK(bench.receive(kSecondReceive).has_value());
+  // And none again.
+  REQUIRE(bench.control(4, 0, number(1, 2), kControlBehind) == 0);
+  bench.driver.offer(kReceive, 2048);
+  bench.driver.offer(kSecondReceive, 2048);
+  ask_on_the_second();
+  CHECK(bench.receive(kReceive).has_value());
+  CHECK_FALSE(bench.receive(kSecondReceive).has_value());
+}
+
 TEST_CASE("net: two guests on a switch; one without a driver loses what is sent to it") {
   NetSpec a_spec = net_spec("test");
   NetSpec b_spec = net_spec("test");
