@@ -27,11 +27,13 @@ export {
 } from './abi/catalogue/catalogue.ts'
 export { openHost } from './guest/host.ts'
 export type {
+  BalloonStatistics,
   BootOptions,
   ConsoleLog,
   ExecOptions,
   ExecResult,
   Guest,
+  GuestBalloon,
   GuestDisk,
   GuestEnd,
   GuestPort,
@@ -60,7 +62,7 @@ export type { RawStep } from './host/raw/place.ts'
 export { mmioDataOffset, RunArea } from './host/raw/run-area.ts'
 export type { KernelInfo } from './image/kernel.ts'
 export { resolveKernel } from './image/resolve.ts'
-export type { DeviceSpec, MachineEnd, VcpuState, VmmFault } from './native/contract.ts'
+export type { BalloonReport, DeviceSpec, MachineEnd, VcpuState, VmmFault } from './native/contract.ts'
 export { KvitestError } from './native/error.ts'
 export { TapStream } from './tap/stream.ts'
 export type { Point, TapSummary } from './tap/types.ts'

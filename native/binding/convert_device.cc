@@ -137,6 +137,10 @@ VsockSpec vsock_spec(const Napi::Object& device) {
   return spec;
 }
 
+BalloonSpec balloon_spec(const Napi::Object& device) {
+  return {string_of(device.Get("name"), kSpec, "the name of a virtio-balloon"), {}};
+}
+
 TransportSpec transport_of(const Napi::Object& device) {
   const std::string name = string_or(device.Get("transport"), "transport", "pci");
   if (name != "pci" && name != "mmio") refuse(kSpec, "no transport \"" + name + "\": pci or mmio");
@@ -152,6 +156,7 @@ DeviceSpec typed_spec(const Napi::Object& device, std::uint32_t index) {
   if (type == "virtio-blk") return blk_spec(device);
   if (type == "virtio-net") return net_spec(device, index);
   if (type == "virtio-vsock") return vsock_spec(device);
+  if (type == "virtio-balloon") return balloon_spec(device);
   refuse(kSpec, "no device of type \"" + type + "\"");
 }
 
@@ -222,6 +227,10 @@ void put(Napi::Env env, Napi::Object& object, const NetSpec& net) {
 void put(Napi::Env, Napi::Object& object, const VsockSpec& vsock) {
   object.Set("name", vsock.name);
   object.Set("cid", vsock.cid);
+}
+
+void put(Napi::Env, Napi::Object& object, const BalloonSpec& balloon) {
+  object.Set("name", balloon.name);
 }
 
 }  // namespace

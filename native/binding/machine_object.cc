@@ -6,6 +6,7 @@
 
 #include "native/binding/checkpoint_object.h"
 #include "native/binding/convert.h"
+#include "native/binding/convert_balloon.h"
 #include "native/error.h"
 
 namespace kvitest {
@@ -39,6 +40,7 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::vsock_listen>("vsockListen"),
                          InstanceMethod<&MachineObject::vsock_connect>("vsockConnect"),
                          InstanceMethod<&MachineObject::vsock_close>("vsockClose"),
+                         InstanceMethod<&MachineObject::balloon>("balloon"),
                          InstanceMethod<&MachineObject::checkpoint>("checkpoint"),
                          InstanceMethod<&MachineObject::reset>("reset"),
                      },
@@ -279,6 +281,19 @@ Napi::Value MachineObject::vsock_close(const Napi::CallbackInfo& info) {
     std::string channel = string_of(info[0], "vsockClose", "the channel");
     const bool whole = info[1].ToBoolean().Value();
     session_->machine().vsock_shut(std::move(channel), whole, settles(operation));
+  });
+}
+
+Napi::Value MachineObject::balloon(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string device = string_of(info[0], "balloon", "the device");
+    session_->machine().balloon(
+        std::move(device), balloon_request(info[1]),
+        [session = session_.get(), operation](BalloonReport report, std::exception_ptr error) {
+          session->settle(operation, std::move(error), [report = std::move(report)](Napi::Env env) {
+            return to_js(env, report);
+          });
+        });
   });
 }
 

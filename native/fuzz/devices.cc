@@ -7,6 +7,7 @@
 #include "native/fuzz/input.h"
 #include "native/fuzz/target.h"
 #include "native/net/peer.h"
+#include "native/virtio/balloon/balloon.h"
 #include "native/virtio/blk/blk.h"
 #include "native/virtio/console/console.h"
 #include "native/virtio/net/net.h"
@@ -50,6 +51,31 @@ void fuzz_rng(std::span<const std::byte> bytes) {
   FuzzInput input(bytes);
   const auto device = make_rng({});
   HostileDriver(*device).run(input);
+}
+
+void fuzz_balloon(std::span<const std::byte> bytes) {
+  FuzzInput input(bytes);
+  const auto device = make_balloon({.name = "balloon0"});
+  const std::uint8_t how = input.u8();
+  if ((how & 1) != 0) device->withhold(kBalloonStats);
+  if ((how & 2) != 0) device->withhold(kBalloonFreePageHint);
+  if ((how & 4) != 0) device->ask_for(kBalloonMustTellHost | kFeatureRingPacked);
+  HostileDriver(*device).run(input, [&](FuzzInput& more) {
+    try {
+      switch (more.u8() % 3) {
+        case 0:
+          device->set_target(std::uint64_t{more.u32()} * kPageSize);
+          break;
+        case 1:
+          device->ask_statistics();
+          break;
+        default:
+          device->ask_hints();
+      }
+    } catch (const Error&) {
+      // no driver that gives hints
+    }
+  });
 }
 
 void fuzz_blk(std::span<const std::byte> bytes) {

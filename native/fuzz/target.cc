@@ -5,13 +5,14 @@
 namespace kvitest {
 
 std::span<const FuzzTarget> fuzz_targets() {
-  static constexpr std::array<FuzzTarget, 10> kTargets{{
+  static constexpr std::array<FuzzTarget, 11> kTargets{{
       {"queue", fuzz_queue},
       {"blk", fuzz_blk},
       {"net", fuzz_net},
       {"console", fuzz_console},
       {"vsock", fuzz_vsock},
       {"rng", fuzz_rng},
+      {"balloon", fuzz_balloon},
       {"pci", fuzz_pci},
       {"boot", fuzz_boot},
       {"state", fuzz_state},

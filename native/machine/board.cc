@@ -179,6 +179,12 @@ struct Board::Parts {
     return vsock;
   }
 
+  std::unique_ptr<VirtioDevice> make(const BalloonSpec& spec, BoardOwner&, const DiskImages*) {
+    std::unique_ptr<Balloon> balloon = make_balloon(spec);
+    balloons[spec.name] = balloon.get();
+    return balloon;
+  }
+
   void attach(const DeviceSpec& spec, std::uint8_t slot, GuestMemory& memory, BoardOwner& owner,
               const DiskImages* images) {
     devices.push_back(std::visit([&](const auto& one) { return make(one, owner, images); }, spec));
@@ -234,6 +240,7 @@ struct Board::Parts {
   std::map<std::string, Blk*> disks;
   std::map<std::string, Net*> nets;
   std::map<std::string, Vsock*> vsocks;
+  std::map<std::string, Balloon*> balloons;
   std::map<std::string, std::function<void()>> inputs;  // what deliver() does, by device
   std::vector<std::unique_ptr<SharedLines::Source>> line_sources;
   std::vector<std::unique_ptr<PciFunction>> functions;
@@ -318,6 +325,11 @@ Net* Board::net(const std::string& name) const {
 Vsock* Board::vsock(const std::string& name) const {
   const auto found = parts_->vsocks.find(name);
   return found == parts_->vsocks.end() ? nullptr : found->second;
+}
+
+Balloon* Board::balloon(const std::string& name) const {
+  const auto found = parts_->balloons.find(name);
+  return found == parts_->balloons.end() ? nullptr : found->second;
 }
 
 std::string vsock_channel(const std::string& device, VsockConnection connection) {

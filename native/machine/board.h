@@ -83,6 +83,8 @@ class Board {
   Net* net(const std::string& name) const;
   // Null when there is no vsock of this name.
   Vsock* vsock(const std::string& name) const;
+  // Null when there is no balloon of this name.
+  Balloon* balloon(const std::string& name) const;
   // The vsock and the connection that a channel names (vsock_channel); null when it names none.
   std::pair<Vsock*, VsockConnection> connection_of(const std::string& channel) const;
   // See Machine::unplug(). Not while a checkpoint is saved.

@@ -14,6 +14,7 @@ constexpr const char* kRng = "virtio-rng";
 constexpr const char* kBlk = "virtio-blk";
 constexpr const char* kNet = "virtio-net";
 constexpr const char* kVsock = "virtio-vsock";
+constexpr const char* kBalloon = "virtio-balloon";
 
 std::string describe_ports(const ConsoleSpec& spec) {
   std::string text;
@@ -104,6 +105,7 @@ AnyDeviceSpec device_of(const DeviceFields& fields) {
   if (fields.type == kVsock && fields.vsock.size() == 1) {
     return VsockSpec{fields.vsock.front().name, fields.vsock.front().cid, fields.without_features};
   }
+  if (fields.type == kBalloon) return BalloonSpec{fields.name, fields.without_features};
   throw Error("load checkpoint", EBADMSG, "it has a device of type \"" + fields.type + "\"",
               "take the checkpoint again");
 }
@@ -117,6 +119,7 @@ std::string device_name(const DeviceSpec& device) {
   if (const auto* blk = std::get_if<BlkSpec>(&device)) return blk->name;
   if (const auto* net = std::get_if<NetSpec>(&device)) return net->name;
   if (const auto* vsock = std::get_if<VsockSpec>(&device)) return vsock->name;
+  if (const auto* balloon = std::get_if<BalloonSpec>(&device)) return balloon->name;
   return type_name(device);
 }
 
@@ -124,7 +127,8 @@ const char* type_name(const DeviceSpec& device) {
   return std::visit(
       Overloaded{[](const ConsoleSpec&) { return kConsole; }, [](const RngSpec&) { return kRng; },
                  [](const BlkSpec&) { return kBlk; }, [](const NetSpec&) { return kNet; },
-                 [](const VsockSpec&) { return kVsock; }},
+                 [](const VsockSpec&) { return kVsock; },
+                 [](const BalloonSpec&) { return kBalloon; }},
       device);
 }
 
@@ -140,7 +144,8 @@ std::string describe(const DeviceSpec& device) {
                             [](const RngSpec&) { return std::string(); },
                             [](const BlkSpec& spec) { return describe_disk(spec); },
                             [](const NetSpec& spec) { return describe_net(spec); },
-                            [](const VsockSpec& spec) { return spec.name; }},
+                            [](const VsockSpec& spec) { return spec.name; },
+                            [](const BalloonSpec& spec) { return spec.name; }},
                  device);
   for (const std::string& feature : without_features(device)) {
     inner += (inner.empty() ? "without " : ", without ") + feature;
@@ -157,7 +162,7 @@ std::string describe(const DeviceSpec& device) {
 
 DeviceFields to_fields(const DeviceSpec& device) {
   DeviceFields fields{
-      type_name(device), device.transport, without_features(device), {}, {}, {}, {}};
+      type_name(device), device.transport, without_features(device), {}, {}, {}, {}, {}};
   if (const auto* console = std::get_if<ConsoleSpec>(&device)) {
     for (const ConsolePortSpec& port : console->ports) {
       fields.ports.push_back({port.name, port.console});
@@ -170,6 +175,7 @@ DeviceFields to_fields(const DeviceSpec& device) {
   if (const auto* vsock = std::get_if<VsockSpec>(&device)) {
     fields.vsock.push_back({vsock->name, vsock->cid});
   }
+  if (const auto* balloon = std::get_if<BalloonSpec>(&device)) fields.name = balloon->name;
   return fields;
 }
 

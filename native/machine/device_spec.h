@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "native/virtio/balloon/balloon.h"
 #include "native/virtio/blk/blk.h"
 #include "native/virtio/console/console.h"
 #include "native/virtio/net/net.h"
@@ -25,7 +26,7 @@ struct TransportSpec {
   }
 };
 
-using AnyDeviceSpec = std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec>;
+using AnyDeviceSpec = std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec, BalloonSpec>;
 
 struct DeviceSpec : AnyDeviceSpec {
   using AnyDeviceSpec::variant;
@@ -89,9 +90,10 @@ struct DeviceFields {
     }
   };
   std::vector<Socket> vsock;  // one, for a virtio-vsock
+  std::string name;           // of a virtio-balloon
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(type, transport, without_features, ports, blk, net, vsock);
+    archive(type, transport, without_features, ports, blk, net, vsock, name);
   }
 };
 

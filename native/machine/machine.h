@@ -93,6 +93,16 @@ class Machine : private BoardOwner {
   // read. Answers Error ENOENT for no such device, EINVAL for one of virtio-mmio, ENODEV for one
   // that is gone already.
   void unplug(std::string device, bool surprise, Done done);
+  // What the owner may ask of a balloon; all of it, then the report is the answer.
+  struct BalloonRequest {
+    std::optional<std::uint64_t> target;  // bytes
+    bool statistics = false;              // anew
+    bool hints = false;                   // a round of them
+    // To ask for statistics by itself from now on; 0: no more. Stays over a reset, not in a fork.
+    std::optional<std::chrono::milliseconds> interval;
+  };
+  void balloon(std::string device, BalloonRequest request,
+               std::function<void(BalloonReport, std::exception_ptr)> done);
   // Disks, by name; beside the guest's own requests, whose bytes it may see half written. Answer
   // Error ENOENT for no such disk, EINVAL for a range outside it or more than kMaxDiskAccess.
   using Bytes = std::vector<std::byte>;
@@ -167,6 +177,9 @@ class Machine : private BoardOwner {
   std::map<std::string, std::uint64_t> count_exits() const;
   Blk& disk(const std::string& name, const char* operation) const;
   Vsock& vsock(const std::string& name, const char* operation) const;
+  Balloon& balloon(const std::string& name) const;
+  void ask_balloon_later(const std::string& name, std::chrono::milliseconds interval,
+                         std::uint64_t round);
   Console& console_port(const std::string& channel, const char* operation);
   void require_running(const char* operation) const;
   void answer(const Done& done, const std::function<void()>& action);
@@ -198,6 +211,8 @@ class Machine : private BoardOwner {
   std::uint8_t panic_events_ = 0;
   std::optional<std::chrono::steady_clock::time_point> started_;
   std::vector<std::function<void(const MachineEnd&)>> stop_waiters_;
+  // By balloon: how often its interval was set, so that an older one ends.
+  std::map<std::string, std::uint64_t> balloon_rounds_;
   bool keeps_end_ = false;
   std::shared_ptr<const Checkpoint> last_;  // the end, if it was to be kept
 

@@ -73,6 +73,14 @@ void validate_links(const MachineSpec& spec) {
     }
     validate(*vsock);
   }
+  for (const DeviceSpec& device : spec.devices) {
+    const auto* balloon = std::get_if<BalloonSpec>(&device);
+    if (balloon == nullptr) continue;
+    validate(*balloon);
+    if (!names.insert(balloon->name).second) {
+      refuse("two devices named \"" + balloon->name + "\"", "give every device its own name");
+    }
+  }
 }
 
 }  // namespace

@@ -45,6 +45,10 @@ constexpr std::size_t kDeltaPart = 4;
 // back to the host instead.
 constexpr std::size_t kMostPagesCopiedBack = 4096;
 
+// Runs of pages that one fork may take out of its mapping: each can cost two of the 65530 mappings
+// that a process may have.
+constexpr std::size_t kMostRunsTakenOut = 1024;
+
 }  // namespace
 
 GuestMemory::GuestMemory(std::uint64_t bytes) : size_(bytes) {
@@ -94,11 +98,15 @@ GuestMemory::GuestMemory(std::shared_ptr<const MemoryImage> image)
   copy_delta();
 }
 
+// Advice only, so failures do not matter: a core dump of the host process is about our code, not
+// about gigabytes of guest; a forked child has no business with guest RAM.
+void GuestMemory::advise(std::byte* from, std::uint64_t bytes) {
+  ::madvise(from, bytes, MADV_DONTDUMP);
+  ::madvise(from, bytes, MADV_DONTFORK);
+}
+
 void GuestMemory::set_regions() {
-  // Advice only, so failures do not matter: a core dump of the host process is about our code, not
-  // about gigabytes of guest; a forked child has no business with guest RAM.
-  ::madvise(host_, size_, MADV_DONTDUMP);
-  ::madvise(host_, size_, MADV_DONTFORK);
+  advise(host_, size_);
   const std::uint64_t low = std::min<std::uint64_t>(size_, kLowRamLimit);
   regions_.push_back({0, low, host_});
   if (size_ > low) regions_.push_back({kHighRamBase, size_ - low, host_ + low});
@@ -134,7 +142,18 @@ std::shared_ptr<const MemoryImage> GuestMemory::image() const {
   if (image_ == nullptr) {
     return MemoryImage::make(size_, pages_of_kind(host_, size_, PageKind::kPresent), source);
   }
-  const std::vector<std::uint32_t> changed = pages_of_kind(host_, size_, PageKind::kPrivate);
+  std::vector<std::uint32_t> changed = pages_of_kind(host_, size_, PageKind::kPrivate);
+  // Taken out and not touched since: zeros, whatever the image has there.
+  std::vector<std::uint32_t> emptied;
+  for (const auto& [first, end] : taken_out_) {
+    auto at = std::ranges::lower_bound(image_->base_pages(), first);
+    for (; at != image_->base_pages().end() && *at < end; ++at) emptied.push_back(*at);
+  }
+  if (!emptied.empty()) {
+    const std::vector<std::uint32_t> touched = std::move(changed);
+    changed.clear();
+    std::ranges::set_union(touched, emptied, std::back_inserter(changed));
+  }
   if (changed.size() <= image_->base_pages().size() / kDeltaPart) {
     return MemoryImage::make_delta(*image_, changed, source);
   }
@@ -156,7 +175,12 @@ std::size_t GuestMemory::restore() {
   if (image_ == nullptr) {
     throw Error("restore guest memory", EINVAL, "the machine was booted, it has no image");
   }
-  const std::vector<std::uint32_t> changed = pages_of_kind(host_, size_, PageKind::kPrivate);
+  for (const auto& [first, end] : taken_out_) map_image(first, end);
+  taken_out_.clear();
+  const std::vector<std::uint32_t> own = pages_of_kind(host_, size_, PageKind::kPrivate);
+  // A page of the delta that was discarded is the memfd's now.
+  std::vector<std::uint32_t> changed;
+  std::ranges::set_union(own, image_->delta_pages(), std::back_inserter(changed));
   if (changed.size() > kMostPagesCopiedBack) {
     if (::madvise(host_, size_, MADV_DONTNEED) != 0) throw Error("MADV_DONTNEED", errno, "a fork");
     copy_delta();
@@ -170,6 +194,75 @@ std::size_t GuestMemory::restore() {
     i += run;
   }
   return changed.size();
+}
+
+bool GuestMemory::discard(Gpa gpa, std::uint64_t length) {
+  const auto* at = static_cast<std::byte*>(locate(gpa, length, kPageSize));
+  if (at == nullptr || length % kPageSize != 0) return false;
+  const auto first = static_cast<std::uint32_t>((at - host_) / kPageSize);
+  const auto end = static_cast<std::uint32_t>(first + length / kPageSize);
+  if (first == end) return true;
+  if (image_ == nullptr) {
+    drop(first, end);
+    return true;
+  }
+  const std::lock_guard lock(discards_);
+  discard_of_fork(first, end);
+  return true;
+}
+
+void GuestMemory::drop(std::uint32_t first, std::uint32_t end) {
+  if (::madvise(page(first).data(), (end - first) * kPageSize, MADV_DONTNEED) == 0) return;
+  throw Error("MADV_DONTNEED", errno, "guest RAM that a balloon gives back",
+              errno == EINVAL ? "do not lock the memory of this process" : "");
+}
+
+// What is under a fork's own copy of the page: the memfd's page, or nothing where it was taken out.
+bool GuestMemory::is_zero_below(std::uint32_t number) const {
+  const auto behind = taken_out_.upper_bound(number);
+  if (behind != taken_out_.begin() && number < std::prev(behind)->second) return true;
+  return !std::ranges::binary_search(image_->base_pages(), number);
+}
+
+// To drop a fork's copy of a page would bring the image's content back: what the guest had there at
+// the checkpoint, which no specification lets a device show it again. So such a run leaves the
+// image's mapping for an empty one of its own.
+void GuestMemory::discard_of_fork(std::uint32_t first, std::uint32_t end) {
+  std::uint32_t zeros = first;
+  while (zeros != end && is_zero_below(zeros)) ++zeros;
+  if (zeros == end) return drop(first, end);
+  if (taken_out_.size() >= kMostRunsTakenOut) {
+    for (std::uint32_t at = first; at != end; ++at) {
+      if (is_zero_below(at)) drop(at, at + 1);
+    }
+    return;
+  }
+  std::byte* const from = page(first).data();
+  const std::uint64_t bytes = (end - first) * kPageSize;
+  if (::mmap(from, bytes, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+    throw map_error(bytes);
+  }
+  advise(from, bytes);
+  // With the runs that it touches it is one.
+  auto at = taken_out_.upper_bound(first);
+  if (at != taken_out_.begin() && std::prev(at)->second >= first) --at;
+  while (at != taken_out_.end() && at->first <= end) {
+    first = std::min(first, at->first);
+    end = std::max(end, at->second);
+    at = taken_out_.erase(at);
+  }
+  taken_out_[first] = end;
+}
+
+void GuestMemory::map_image(std::uint32_t first, std::uint32_t end) {
+  std::byte* const from = page(first).data();
+  const std::uint64_t bytes = (end - first) * kPageSize;
+  if (::mmap(from, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED,
+             image_->fd(), static_cast<off_t>(first * kPageSize)) == MAP_FAILED) {
+    throw map_error(bytes);
+  }
+  advise(from, bytes);
 }
 
 void* GuestMemory::locate(Gpa gpa, std::uint64_t length, std::uint64_t alignment) const {

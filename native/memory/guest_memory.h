@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -55,6 +57,12 @@ class GuestMemory {
   // it meanwhile. Throws Error.
   std::size_t restore();
 
+  // Gives whole pages back to the host, while the guest runs: each reads as zeros from here on, or
+  // as before where a fork could only have zeros at the price of memory. False, and nothing done,
+  // unless the range is RAM and made of whole pages. Throws Error. Any thread; not for memory that
+  // the kernel has pinned (registered buffers, VFIO): the guest would then see other pages.
+  [[nodiscard]] bool discard(Gpa gpa, std::uint64_t length);
+
   // Copy out of, into RAM. False, and nothing copied, unless the whole range is RAM.
   [[nodiscard]] bool read(Gpa gpa, std::span<std::byte> out) const;
   [[nodiscard]] bool write(Gpa gpa, std::span<const std::byte> in);
@@ -83,6 +91,12 @@ class GuestMemory {
   void set_regions();
   std::span<std::byte> page(std::uint32_t number) const;
   void copy_delta();
+  // Pages of a fork, [first, end).
+  void discard_of_fork(std::uint32_t first, std::uint32_t end);
+  void drop(std::uint32_t first, std::uint32_t end);
+  bool is_zero_below(std::uint32_t number) const;
+  void map_image(std::uint32_t first, std::uint32_t end);
+  void advise(std::byte* from, std::uint64_t bytes);
   void* locate(Gpa gpa, std::uint64_t length, std::uint64_t alignment) const;
   std::vector<RamRegion> regions_;
   std::uint64_t size_ = 0;
@@ -90,6 +104,11 @@ class GuestMemory {
   void* mapping_ = nullptr;
   std::uint64_t mapped_size_ = 0;
   std::shared_ptr<const MemoryImage> image_;  // null for a machine that was booted
+
+  std::mutex discards_;
+  // Runs of pages that a discard took out of the image's mapping, first page to end; they lie
+  // neither over nor behind one another.
+  std::map<std::uint32_t, std::uint32_t> taken_out_;
 };
 
 }  // namespace kvitest

@@ -204,5 +204,152 @@ TEST_CASE("memory image: pages are read across base and delta") {
   CHECK(image->pages().size() == kMiB / kPageSize);
 }
 
+std::uint64_t at(std::uint64_t page) {
+  return page * kPageSize;
+}
+
+TEST_CASE("discard: RAM that was booted reads zeros and is no longer held") {
+  GuestMemory memory(8 * kMiB);
+  for (std::uint64_t page = 0; page < 64; ++page) REQUIRE(memory.store(at(page), page + 1));
+  REQUIRE(memory.private_pages() == 64);
+
+  CHECK(memory.discard(at(8), 16 * kPageSize));
+
+  CHECK(memory.private_pages() == 48);
+  CHECK(value(memory, 7) == 8);
+  CHECK(value(memory, 8) == 0);
+  CHECK(value(memory, 23) == 0);
+  CHECK(value(memory, 24) == 25);
+}
+
+TEST_CASE("discard: RAM on huge pages too") {
+  GuestMemory memory(64 * kMiB);
+  REQUIRE(memory.store(32 * kMiB, std::uint64_t{7}));
+  REQUIRE(memory.store(32 * kMiB + kPageSize, std::uint64_t{8}));
+
+  CHECK(memory.discard(32 * kMiB, kPageSize));
+  CHECK(memory.load<std::uint64_t>(32 * kMiB) == 0);
+  CHECK(memory.load<std::uint64_t>(32 * kMiB + kPageSize) == 8);
+  CHECK(memory.discard(32 * kMiB, 2 * kMiB));
+
+  CHECK(memory.private_pages() == 0);
+}
+
+TEST_CASE("discard: what is no whole page of RAM is refused, and nothing happens") {
+  GuestMemory memory(kMiB);
+  REQUIRE(memory.store(0, std::uint64_t{1}));
+  REQUIRE(memory.store(kMiB - 8, std::uint64_t{2}));
+
+  CHECK_FALSE(memory.discard(8, kPageSize));
+  CHECK_FALSE(memory.discard(0, 100));
+  CHECK_FALSE(memory.discard(kMiB - kPageSize, 2 * kPageSize));
+  CHECK_FALSE(memory.discard(kMiB, kPageSize));
+  CHECK_FALSE(memory.discard(~std::uint64_t{0} - kPageSize + 1, 2 * kPageSize));
+  CHECK(memory.discard(0, 0));
+
+  CHECK(value(memory, 0) == 1);
+  CHECK(memory.load<std::uint64_t>(kMiB - 8) == 2);
+}
+
+TEST_CASE("discard: a fork's page reads zeros, not what the image has there; others keep theirs") {
+  const auto image = sample();
+  GuestMemory a(image);
+  GuestMemory b(image);
+  REQUIRE(a.store(at(1), std::uint64_t{100}));  // over the image's 1
+  REQUIRE(a.store(at(2), std::uint64_t{200}));  // over nothing
+  REQUIRE(a.private_pages() == 2);
+
+  CHECK(a.discard(at(1), kPageSize));
+  CHECK(a.discard(at(2), kPageSize));
+  CHECK(a.discard(at(3), kPageSize));  // still the image's
+
+  CHECK(a.private_pages() == 0);
+  CHECK(value(a, 1) == 0);
+  CHECK(value(a, 2) == 0);
+  CHECK(value(a, 3) == 0);
+  CHECK(value(b, 1) == 1);
+  CHECK(value(b, 3) == 3);
+  CHECK(value(GuestMemory(image), 1) == 1);
+  // Discarded once more after the guest wrote to it.
+  REQUIRE(a.store(at(1), std::uint64_t{101}));
+  CHECK(value(a, 1) == 101);
+  CHECK(a.discard(at(1), kPageSize));
+  CHECK(value(a, 1) == 0);
+}
+
+TEST_CASE("discard: an image of a fork has zeros there, as delta and as image of its own") {
+  // A large base makes a delta of the fork's image, a small one an image of its own.
+  for (const std::uint64_t base_pages : {4, 400}) {
+    CAPTURE(base_pages);
+    GuestMemory memory(8 * kMiB);
+    for (std::uint64_t page = 0; page < base_pages; ++page) {
+      REQUIRE(memory.store(at(page), page + 1));
+    }
+    GuestMemory fork(memory.image());
+    REQUIRE(fork.store(at(0), std::uint64_t{100}));
+    REQUIRE(fork.discard(at(1), 2 * kPageSize));
+
+    const auto image = fork.image();
+    GuestMemory grandchild(image);
+
+    CHECK(image->delta_pages().empty() == (base_pages == 4));
+    CHECK(value(grandchild, 0) == 100);
+    CHECK(value(grandchild, 1) == 0);
+    CHECK(value(grandchild, 2) == 0);
+    CHECK(value(grandchild, 3) == 4);
+  }
+}
+
+TEST_CASE("discard: a fork that is restored has the image's content again, the delta's too") {
+  GuestMemory memory(8 * kMiB);
+  for (std::uint64_t page = 0; page < 400; ++page) REQUIRE(memory.store(at(page), page + 1));
+  GuestMemory first(memory.image());
+  REQUIRE(first.store(at(1), std::uint64_t{100}));    // in the delta, over the base
+  REQUIRE(first.store(at(500), std::uint64_t{500}));  // in the delta, over nothing
+  GuestMemory fork(first.image());
+
+  for (int round = 0; round < 3; ++round) {
+    REQUIRE(fork.discard(at(0), 3 * kPageSize));
+    REQUIRE(fork.discard(at(500), kPageSize));
+    REQUIRE(fork.store(at(2), std::uint64_t{7}));
+    CHECK(value(fork, 1) == 0);
+    CHECK(value(fork, 500) == 0);
+    fork.restore();
+
+    CHECK(value(fork, 0) == 1);
+    CHECK(value(fork, 1) == 100);
+    CHECK(value(fork, 2) == 3);
+    CHECK(value(fork, 500) == 500);
+  }
+}
+
+TEST_CASE("discard: runs that meet are one, and a fork in too many pieces keeps what it has") {
+  constexpr std::uint64_t kPages = 8192;
+  GuestMemory memory(kPages * kPageSize);
+  for (std::uint64_t page = 0; page < kPages; ++page) REQUIRE(memory.store(at(page), page + 1));
+  GuestMemory fork(memory.image());
+  // Neighbours, upwards and downwards.
+  for (std::uint64_t page = 0; page < 1500; ++page) REQUIRE(fork.discard(at(page), kPageSize));
+  for (std::uint64_t page = 3000; page > 1500; --page) {
+    REQUIRE(fork.discard(at(page - 1), kPageSize));
+  }
+  CHECK(value(fork, 0) == 0);
+  CHECK(value(fork, 2999) == 0);
+  // Every other one: more than there may be.
+  for (std::uint64_t page = 3001; page < kPages; page += 2) {
+    REQUIRE(fork.discard(at(page), kPageSize));
+  }
+  CHECK(value(fork, 3001) == 0);
+  CHECK(value(fork, kPages - 1) == kPages);
+  CHECK(value(fork, 3000) == 3001);
+  // Across all of them it still gives back what it can.
+  REQUIRE(fork.store(at(1), std::uint64_t{5}));
+  REQUIRE(fork.discard(0, kPages * kPageSize));
+  CHECK(value(fork, 1) == 0);
+  fork.restore();
+  CHECK(value(fork, 1) == 2);
+  CHECK(value(fork, 3001) == 3002);
+}
+
 }  // namespace
 }  // namespace kvitest

@@ -97,4 +97,18 @@ void DescriptorChain::skip_answer(std::uint64_t bytes) {
   }
 }
 
+std::uint64_t DescriptorChain::discard_answer() {
+  std::uint64_t discarded = 0;
+  while (writable_ != 0) {
+    const Segment piece = next(write_, writable_);
+    if (piece.length == 0) break;
+    writable_ -= piece.length;
+    skipped_ = true;
+    const Gpa first = (piece.gpa + kPageSize - 1) & ~(kPageSize - 1);
+    const Gpa end = (piece.gpa + piece.length) & ~(kPageSize - 1);
+    if (first < end && memory_->discard(first, end - first)) discarded += end - first;
+  }
+  return discarded;
+}
+
 }  // namespace kvitest

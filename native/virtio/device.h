@@ -46,11 +46,13 @@ class VirtioDevice {
   virtual std::uint64_t features() const = 0;  // device bits only; the transport adds its own
   // What can be withheld of features().
   virtual std::span<const FeatureName> feature_names() const { return {}; }
+  // What is offered only when asked for, beside what the transport has of that kind.
+  virtual std::span<const FeatureName> optional_feature_names() const { return {}; }
   // Features, of the device or of its transport, that the driver is not offered. Set before the
   // transport is made.
   void withhold(std::uint64_t features) { withheld_ = features; }
   std::uint64_t withheld() const { return withheld_; }
-  // Features of the transport that are offered because someone asked for them; as withhold().
+  // Features that are offered because someone asked for them; as withhold().
   void ask_for(std::uint64_t features) { asked_for_ = features; }
   std::uint64_t asked_for() const { return asked_for_; }
   // Its deliberate oddities, which its transport and queues act out; as withhold().

@@ -44,8 +44,11 @@ std::uint64_t named_features(const VirtioDevice& device, std::span<const std::st
 }
 
 std::uint64_t optional_features(const VirtioDevice& device, std::span<const std::string> names) {
+  std::vector<FeatureName> known(kOptional.begin(), kOptional.end());
+  known.insert(known.end(), device.optional_feature_names().begin(),
+               device.optional_feature_names().end());
   const std::uint64_t bits =
-      bits_of(names, kOptional, "nobody can ask for the feature", "to ask for there are:");
+      bits_of(names, known, "nobody can ask for the feature", "to ask for there are:");
   if ((bits & kFeatureInOrder) != 0 && !device.in_order()) {
     throw Error("machine spec", EINVAL, "this device does not use its buffers in order",
                 "leave in_order out");

@@ -147,6 +147,11 @@ class DescriptorChain {
   // Moves past the next bytes of the answer, which stay as they are, and which written() counts
   // no more than what follows: a used length covers the bytes from the start only.
   void skip_answer(std::uint64_t bytes);
+  // Gives the whole pages that the rest of the answer's buffers cover back to the host
+  // (GuestMemory::discard); returns their bytes. written() does not count them. Throws Error.
+  std::uint64_t discard_answer();
+  // Gives RAM that the request names by its address back; false when it is no RAM. Throws Error.
+  bool discard(Gpa gpa, std::uint64_t length) { return memory_->discard(gpa, length); }
 
  private:
   struct Cursor {

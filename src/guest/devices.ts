@@ -2,6 +2,7 @@ import type { HostMachine } from '../host/machine-host.ts'
 import type { MachineEvent } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import { agentPort } from './agent/protocol.ts'
+import { MachineBalloon } from './balloon.ts'
 import type { CheckedOptions } from './boot-options.ts'
 import { disksOf, MachineDisk } from './disk.ts'
 import { MachinePort } from './port.ts'
@@ -15,6 +16,7 @@ export class GuestDevices {
   readonly #disks: Map<string, MachineDisk>
   readonly #vsocks: Map<string, MachineVsock>
   readonly #leaving = new Map<string, PromiseWithResolvers<void>>()
+  readonly #balloons: Map<string, MachineBalloon>
 
   /** `openPorts`: of a fork, what its guest has open from the start. */
   constructor(options: CheckedOptions, machine: () => HostMachine, openPorts: readonly string[]) {
@@ -26,6 +28,8 @@ export class GuestDevices {
       disksOf(options.devices).map(({ name }) => [name, new MachineDisk(name, () => this.#machine())]),
     )
     this.#vsocks = new Map(vsocks.map(({ name }) => [name, new MachineVsock(name, machine)]))
+    const balloons = options.devices.filter((device) => device.type === 'virtio-balloon')
+    this.#balloons = new Map(balloons.map(({ name }) => [name, new MachineBalloon(name, machine)]))
     for (const name of openPorts) this.#ports.get(name)?.guestOpened(true)
   }
 
@@ -53,6 +57,10 @@ export class GuestDevices {
     } finally {
       this.#leaving.delete(device)
     }
+  }
+
+  balloon(name: string): MachineBalloon {
+    return this.#found('balloon', name, this.#balloons, 'name it in a virtio-balloon device')
   }
 
   get openPorts(): string[] {

@@ -27,6 +27,7 @@ import type {
   ExecOptions,
   ExecResult,
   Guest,
+  GuestBalloon,
   GuestDisk,
   GuestEnd,
   GuestForkOptions,
@@ -243,7 +244,7 @@ export class LinuxGuest implements Guest {
       quiet.start()
       await machine.start()
       const hello = await this.#agent.ready
-      if (this.#origin) await this.#announce(fork.clock)
+      if (this.#origin) await this.#agent.forked(forkedMessage(fork.clock === 'now'))
       // Its end is decided: it greeted while it was diagnosed.
       if (this.#ending.isOver) throw new Error('it greeted too late')
       this.#hello = hello
@@ -304,6 +305,10 @@ export class LinuxGuest implements Guest {
     return this.#devices.vsock(name)
   }
 
+  balloon(name = 'balloon0'): GuestBalloon {
+    return this.#devices.balloon(name)
+  }
+
   setLink: Guest['setLink'] = async (device, up) => await this.#live().setLink(device, up)
   unplug: Guest['unplug'] = async (device, options = {}) => await this.#devices.unplug(device, options)
 
@@ -357,7 +362,7 @@ export class LinuxGuest implements Guest {
       } finally {
         this.#resetting = false
       }
-      await this.#announce(options.clock)
+      await this.#agent.forked(forkedMessage(options.clock === 'now'))
       this.#resets++
       this.#lastProgress = performance.now()
     })
@@ -471,11 +476,6 @@ export class LinuxGuest implements Guest {
     const listeners = { onFailure, onFrame: this.#recorder.frame }
     if (!this.#origin) return new AgentClient(write, listeners)
     return AgentClient.resume(this.#origin.agent, write, listeners)
-  }
-
-  /** Tells a fork that it is one: forks of one checkpoint must not share random numbers and ids. */
-  async #announce(clock: Clock): Promise<void> {
-    await this.#agent.forked(forkedMessage(clock === 'now'))
   }
 
   #atMark(mark: 'checkpoint' | 'reset'): void {

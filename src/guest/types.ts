@@ -4,7 +4,14 @@ import type { HostInfo } from '../host/machine-host.ts'
 import type { RawKvm } from '../host/raw/kvm.ts'
 import type { KernelEntry } from '../image/boot-image.ts'
 import type { KernelInfo } from '../image/kernel.ts'
-import type { DeviceChange, DeviceSpec, MachineEnd, VcpuState, VmmFault } from '../native/contract.ts'
+import type {
+  BalloonReport,
+  DeviceChange,
+  DeviceSpec,
+  MachineEnd,
+  VcpuState,
+  VmmFault,
+} from '../native/contract.ts'
 import type { Point, TapSummary } from '../tap/types.ts'
 import type { AllowedSplat } from '../verdict/expectations.ts'
 import type { Judgement } from '../verdict/types.ts'
@@ -167,6 +174,42 @@ export interface VsockListener extends AsyncDisposable {
   close(): Promise<void>
 }
 
+/** What a balloon's driver says of its guest, as far as its kernel has it: bytes, or how often it happened. */
+export interface BalloonStatistics {
+  swapIn?: number
+  swapOut?: number
+  majorFaults?: number
+  minorFaults?: number
+  free?: number
+  total?: number
+  available?: number
+  caches?: number
+  hugetlbAllocations?: number
+  hugetlbFailures?: number
+  oomKills?: number
+  allocationStalls?: number
+  asyncScans?: number
+  directScans?: number
+  asyncReclaims?: number
+  directReclaims?: number
+}
+
+/** The host's side of a virtio-balloon device. Timeouts are milliseconds, default 30 s; they reject with ETIMEDOUT. */
+export interface GuestBalloon {
+  readonly name: string
+  report(): Promise<BalloonReport>
+  /** What the guest is to give; it is not waited for. */
+  setTarget(bytes: number): Promise<void>
+  /** Sets the target and waits until the driver says that it is reached, from above or below. */
+  inflate(bytes: number, options?: { timeout?: number }): Promise<BalloonReport>
+  /** Asks the driver, and waits for the answer. */
+  statistics(options?: { timeout?: number }): Promise<BalloonStatistics>
+  /** Has the driver asked each `interval` milliseconds, 0: no more; report() has the last answer. */
+  poll(interval: number): Promise<void>
+  /** A round of free page hints; bytes that the driver named. */
+  hints(options?: { timeout?: number }): Promise<number>
+}
+
 /** The host's side of a virtio-vsock device: streams between the guest and this process, with flow control. */
 export interface GuestVsock {
   readonly name: string
@@ -256,6 +299,8 @@ export interface Guest extends AsyncDisposable {
    * once and the guest finds out. Its disk can still be read. Rejects with EPIPE when the guest ends first.
    */
   unplug(device: string, options?: { surprise?: boolean }): Promise<void>
+  /** The virtio-balloon device of that name, default `balloon0`. Throws ENOENT when there is none. */
+  balloon(name?: string): GuestBalloon
   /** Throws ENOENT when no virtio-blk device has that name. */
   disk(name: string): GuestDisk
   inspect(): Promise<VcpuState[]>

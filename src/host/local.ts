@@ -2,6 +2,8 @@ import { availableParallelism, release, totalmem } from 'node:os'
 import type { Pack } from '../image/pack.ts'
 import { loadAddon } from '../native/addon.ts'
 import type {
+  BalloonReport,
+  BalloonRequest,
   Channel,
   ForkOptions,
   MachineEnd,
@@ -107,6 +109,10 @@ class LocalMachine implements HostMachine {
 
   unplug(device: string, surprise: boolean): Promise<void> {
     return this.#native.unplug(device, surprise)
+  }
+
+  balloon(device: string, request?: BalloonRequest): Promise<BalloonReport> {
+    return this.#native.balloon(device, request)
   }
 
   readDisk(disk: string, offset: number, length: number): Promise<Uint8Array> {

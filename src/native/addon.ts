@@ -89,6 +89,7 @@ function wrapMachine(machine: NativeMachine): NativeMachine {
     vsockClose: (channel, whole) => converted(machine.vsockClose(channel, whole)),
     setLink: (device, up) => converted(machine.setLink(device, up)),
     unplug: (device, surprise) => converted(machine.unplug(device, surprise)),
+    balloon: (device, request) => converted(machine.balloon(device, request)),
     readDisk: (disk, offset, length) => converted(machine.readDisk(disk, offset, length)),
     writeDisk: (disk, offset, data) => converted(machine.writeDisk(disk, offset, data)),
     resizeDisk: (disk, bytes) => converted(machine.resizeDisk(disk, bytes)),

@@ -34,7 +34,10 @@ export interface VirtioDevice {
    * is VIRTIO_BLK_F_DISCARD. `indirect_desc` and `event_idx` for any device, the others as its README lists them.
    */
   withoutFeatures?: string[]
-  /** Features of the transport that are offered only when asked for: `ring_packed`, `in_order`, `notification_data`, `ring_reset`. */
+  /**
+   * Features that are offered only when asked for: the transport's `ring_packed`, `in_order`, `notification_data`, `ring_reset`,
+   * and what the device's README names.
+   */
   withFeatures?: string[]
   /**
    * Deliberate oddities, of an old, buggy or hostile device: `used-length-whole-chain`, `used-length-too-long` or
@@ -115,7 +118,13 @@ export interface VsockDevice extends VirtioDevice {
   cid?: number
 }
 
-export type DeviceSpec = ConsoleDevice | RngDevice | BlkDevice | NetDevice | VsockDevice
+export interface BalloonDevice extends VirtioDevice {
+  type: 'virtio-balloon'
+  /** Of its own among the machine's devices. */
+  name: string
+}
+
+export type DeviceSpec = ConsoleDevice | RngDevice | BlkDevice | NetDevice | VsockDevice | BalloonDevice
 
 export interface MachineSpec {
   /** Shown in errors and thread names. */
@@ -173,6 +182,41 @@ export interface VcpuState {
 
 /** A fault of our own VMM that can be asked for. */
 export type VmmFault = 'throw' | 'abort'
+
+/** What is asked of a balloon; all of it is done, then its report is the answer. */
+export interface BalloonRequest {
+  /** Bytes that the guest is to give, whole pages of 4096. */
+  target?: number
+  /** The driver is asked for statistics anew. */
+  statistics?: boolean
+  /** A round of hints at free pages begins. Rejects with ENOTSUP when the driver gives none. */
+  hints?: boolean
+  /** Milliseconds: from now on it is asked for statistics that often; 0: no more. A fork begins without. */
+  interval?: number
+}
+
+/** What a balloon has. Bytes; counters begin anew in a fork and after a reset. */
+export interface BalloonReport {
+  target: number
+  /** In the balloon, as the guest's driver says it. */
+  actual: number
+  /** That came on the queues: given, taken back, and told to be free. */
+  inflated: number
+  deflated: number
+  reported: number
+  /** Told to be free in the last round of hints. */
+  hinted: number
+  /** Of RAM, to the host; a page counts each time. */
+  givenBack: number
+  /** Page numbers that are no RAM. */
+  ignored: number
+  /** Rounds of hints that the driver has ended. */
+  rounds: number
+  /** How often statistics came. */
+  updates: number
+  /** The last ones by tag (virtio 1.3, 5.5.6.4). */
+  statistics: Record<number, number>
+}
 
 export interface NmiOptions {
   /** Default: every vCPU. */
@@ -258,6 +302,8 @@ export interface NativeMachine {
   vsockClose(channel: Channel, whole: boolean): Promise<void>
   /** Plugs the cable of a network device in or out: VIRTIO_NET_F_STATUS. */
   setLink(device: string, up: boolean): Promise<void>
+  /** Rejects with ENOENT for no such virtio-balloon. */
+  balloon(device: string, request?: BalloonRequest): Promise<BalloonReport>
   /**
    * Takes a PCI device away, by its name, a console by its first port's, another by its type. Asks the guest to let go
    * of it; with `surprise`, it is gone at once. An 'unplugged' event says when it is. A disk's content can still be

@@ -190,3 +190,32 @@ test('machine changes a device of the guest, and names what it cannot do', async
     ['net0', true],
   ])
 })
+
+test('machine sets a balloon and tells of it, and of the host’s memory', async () => {
+  const port = new TestPort('p')
+  const asked: unknown[] = []
+  const report = { target: 4096, actual: 0, updates: 2, statistics: { 4: 1000, 5: 2000 } }
+  const guest = {
+    port: () => port,
+    privateMemory: async () => 12345,
+    balloon: (name: string) => ({
+      report: async () => report,
+      setTarget: async (bytes: number) => asked.push([name, bytes]),
+      statistics: async () => asked.push([name, 'statistics']),
+      hints: async () => Promise.reject(new Error('no hints')),
+    }),
+  } as unknown as Guest
+  servePeers(guest, [{ name: 'p', peer: 'machine', console: false }])
+  port.guestWrites(
+    'balloon b 4096\nballoon b statistics\nballoon b\nballoon b hints\nballoon b half\nmemory\n',
+  )
+  const line = 'target=4096 actual=0 updates=2 stat4=1000 stat5=2000'
+  for (let i = 0; i < 3; i++) expect(await port.guestReadsLine()).toBe(line)
+  expect(await port.guestReadsLine()).toBe('error: no hints')
+  expect(await port.guestReadsLine()).toContain('error: unknown command')
+  expect(await port.guestReadsLine()).toBe('12345')
+  expect(asked).toEqual([
+    ['b', 4096],
+    ['b', 'statistics'],
+  ])
+})

@@ -95,6 +95,8 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
   machine: ({ guest, port, reader }) =>
     commands({ port, reader }, async (command, argument) => {
       const [device = '', state] = argument.split(' ')
+      if (command === 'memory' && argument === '') return `${await guest.privateMemory()}`
+      if (command === 'balloon') return await askBalloon(guest, device, state)
       if (command === 'connect') return await callGuest(guest, device, Number(state))
       if (command !== 'link' || (state !== 'up' && state !== 'down')) return undefined
       await guest.setLink(device, state === 'up')
@@ -115,6 +117,19 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
       return command === 'line' ? ((await reader.line()) ?? 'error: the console ended') : undefined
     })
   },
+}
+
+/** Sets a balloon's target and answers with what it has then; without a number only that. */
+async function askBalloon(guest: Guest, name: string, target?: string): Promise<string | undefined> {
+  const balloon = guest.balloon(name)
+  const bytes = target === undefined ? undefined : wholeNumber(target)
+  if (target === 'statistics') await balloon.statistics()
+  else if (target === 'hints') await balloon.hints()
+  else if (bytes !== undefined) await balloon.setTarget(bytes)
+  else if (target !== undefined) return undefined
+  const { statistics, ...numbers } = await balloon.report()
+  const named = Object.entries(statistics).map(([tag, value]) => `stat${tag}=${value}`)
+  return [...Object.entries(numbers).map(([key, value]) => `${key}=${value}`), ...named].join(' ')
 }
 
 /** Connects to a port of the guest's vsock and echoes there. */

@@ -123,6 +123,9 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   async setLink(): Promise<void> {}
 
   async unplug(): Promise<void> {}
+  async balloon(): Promise<never> {
+    throw new Error('a stand-in machine has no balloon')
+  }
   async readDisk(): Promise<Uint8Array> {
     return new Uint8Array()
   }

@@ -94,6 +94,9 @@ export class PlayedMachine implements HostMachine {
   async sendBreak(): Promise<void> {}
   async fault(): Promise<void> {}
   async keepEnd(): Promise<void> {}
+  async balloon(): Promise<never> {
+    throw new Error('a played machine has no balloon')
+  }
   async readDisk(): Promise<Uint8Array> {
     return new Uint8Array()
   }

@@ -2,6 +2,8 @@ import { readFile } from 'node:fs/promises'
 import type { Pack } from '../../image/pack.ts'
 import { resolveKernel } from '../../image/resolve.ts'
 import type {
+  BalloonReport,
+  BalloonRequest,
   Channel,
   CheckpointInfo,
   ForkOptions,
@@ -125,6 +127,10 @@ class LabMachine implements HostMachine {
 
   unplug(device: string, surprise: boolean): Promise<void> {
     return this.#call(() => this.#rpc.unplug(device, surprise))
+  }
+
+  balloon(device: string, request?: BalloonRequest): Promise<BalloonReport> {
+    return this.#call(() => this.#rpc.balloon(device, request))
   }
 
   readDisk(disk: string, offset: number, length: number): Promise<Uint8Array> {

@@ -124,6 +124,7 @@ export class Session {
       vsockClose: async (channel, whole) => (await this.#machine()).vsockClose(channel, whole),
       setLink: async (device, up) => (await this.#machine()).setLink(device, up),
       unplug: async (device, surprise) => (await this.#machine()).unplug(device, surprise),
+      balloon: async (device, request) => (await this.#machine()).balloon(device, request),
       readDisk: async (disk, offset, length) => (await this.#machine()).readDisk(disk, offset, length),
       writeDisk: async (disk, offset, data) => (await this.#machine()).writeDisk(disk, offset, data),
       resizeDisk: async (disk, bytes) => (await this.#machine()).resizeDisk(disk, bytes),

@@ -169,6 +169,9 @@ function standInGuest(options: BootOptions, log: string | undefined, how: 'boot'
     },
     setLink: async () => {},
     unplug: async () => {},
+    balloon: () => {
+      throw new Error('a stand-in guest has no balloon')
+    },
     privateMemory: async () => 0,
     checkpoint: notHere,
     fork: notHere,

@@ -132,9 +132,14 @@ describe('one clear error at script:line for', () => {
     ],
     ['too little memory', ['# guest: { memory: 1M }'], 'x.tap.sh:2: memory: want 64M to 8G, got "1M"'],
     [
+      'a second balloon',
+      ['# guest: { devices: [virtio-balloon, { type: virtio-balloon, name: two }] }'],
+      'x.tap.sh:2: a second virtio-balloon',
+    ],
+    [
       'an unknown device',
       ['# guest: { devices: [virtio-gpu] }'],
-      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console, virtio-blk, virtio-net, virtio-vsock',
+      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console, virtio-blk, virtio-net, virtio-vsock, virtio-balloon',
     ],
     [
       'an unknown peer',
