@@ -5,12 +5,13 @@
 namespace kvitest {
 
 std::span<const FuzzTarget> fuzz_targets() {
-  static constexpr std::array<FuzzTarget, 10> kTargets{{
+  static constexpr std::array<FuzzTarget, 11> kTargets{{
       {"queue", fuzz_queue},
       {"blk", fuzz_blk},
       {"net", fuzz_net},
       {"console", fuzz_console},
       {"vsock", fuzz_vsock},
+      {"9p", fuzz_9p},
       {"rng", fuzz_rng},
       {"pci", fuzz_pci},
       {"boot", fuzz_boot},

@@ -14,6 +14,7 @@ constexpr const char* kRng = "virtio-rng";
 constexpr const char* kBlk = "virtio-blk";
 constexpr const char* kNet = "virtio-net";
 constexpr const char* kVsock = "virtio-vsock";
+constexpr const char* kP9 = "virtio-9p";
 
 std::string describe_ports(const ConsoleSpec& spec) {
   std::string text;
@@ -46,6 +47,10 @@ std::string describe_net(const NetSpec& spec) {
   if (spec.mtu != 0) text += ", MTU " + std::to_string(spec.mtu);
   if (spec.queue_pairs != 1) text += ", " + std::to_string(spec.queue_pairs) + " queue pairs";
   return text;
+}
+
+std::string describe_share(const P9Spec& spec) {
+  return spec.tag + ": " + spec.path + (spec.read_only ? ", read-only" : "");
 }
 
 DeviceFields::Blk blk_fields(const BlkSpec& spec) {
@@ -104,6 +109,10 @@ AnyDeviceSpec device_of(const DeviceFields& fields) {
   if (fields.type == kVsock && fields.vsock.size() == 1) {
     return VsockSpec{fields.vsock.front().name, fields.vsock.front().cid, fields.without_features};
   }
+  if (fields.type == kP9 && fields.p9.size() == 1) {
+    const DeviceFields::Share& share = fields.p9.front();
+    return P9Spec{share.tag, share.path, share.read_only, fields.without_features};
+  }
   throw Error("load checkpoint", EBADMSG, "it has a device of type \"" + fields.type + "\"",
               "take the checkpoint again");
 }
@@ -124,7 +133,7 @@ const char* type_name(const DeviceSpec& device) {
   return std::visit(
       Overloaded{[](const ConsoleSpec&) { return kConsole; }, [](const RngSpec&) { return kRng; },
                  [](const BlkSpec&) { return kBlk; }, [](const NetSpec&) { return kNet; },
-                 [](const VsockSpec&) { return kVsock; }},
+                 [](const VsockSpec&) { return kVsock; }, [](const P9Spec&) { return kP9; }},
       device);
 }
 
@@ -140,7 +149,8 @@ std::string describe(const DeviceSpec& device) {
                             [](const RngSpec&) { return std::string(); },
                             [](const BlkSpec& spec) { return describe_disk(spec); },
                             [](const NetSpec& spec) { return describe_net(spec); },
-                            [](const VsockSpec& spec) { return spec.name; }},
+                            [](const VsockSpec& spec) { return spec.name; },
+                            [](const P9Spec& spec) { return describe_share(spec); }},
                  device);
   for (const std::string& feature : without_features(device)) {
     inner += (inner.empty() ? "without " : ", without ") + feature;
@@ -154,7 +164,7 @@ std::string describe(const DeviceSpec& device) {
 
 DeviceFields to_fields(const DeviceSpec& device) {
   DeviceFields fields{
-      type_name(device), device.transport, without_features(device), {}, {}, {}, {}};
+      type_name(device), device.transport, without_features(device), {}, {}, {}, {}, {}};
   if (const auto* console = std::get_if<ConsoleSpec>(&device)) {
     for (const ConsolePortSpec& port : console->ports) {
       fields.ports.push_back({port.name, port.console});
@@ -166,6 +176,9 @@ DeviceFields to_fields(const DeviceSpec& device) {
   }
   if (const auto* vsock = std::get_if<VsockSpec>(&device)) {
     fields.vsock.push_back({vsock->name, vsock->cid});
+  }
+  if (const auto* share = std::get_if<P9Spec>(&device)) {
+    fields.p9.push_back({share->tag, share->path, share->read_only});
   }
   return fields;
 }

@@ -9,6 +9,7 @@
 #include "native/virtio/blk/blk.h"
 #include "native/virtio/console/console.h"
 #include "native/virtio/net/net.h"
+#include "native/virtio/p9/p9.h"
 #include "native/virtio/rng/rng.h"
 #include "native/virtio/vsock/vsock.h"
 
@@ -24,7 +25,7 @@ struct TransportSpec {
   }
 };
 
-using AnyDeviceSpec = std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec>;
+using AnyDeviceSpec = std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec, P9Spec>;
 
 struct DeviceSpec : AnyDeviceSpec {
   using AnyDeviceSpec::variant;
@@ -88,9 +89,18 @@ struct DeviceFields {
     }
   };
   std::vector<Socket> vsock;  // one, for a virtio-vsock
+  struct Share {
+    std::string tag, path;
+    bool read_only = false;
+    template <typename Archive>
+    void fields(Archive& archive) {
+      archive(tag, path, read_only);
+    }
+  };
+  std::vector<Share> p9;  // one, for a virtio-9p
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(type, transport, without_features, ports, blk, net, vsock);
+    archive(type, transport, without_features, ports, blk, net, vsock, p9);
   }
 };
 
