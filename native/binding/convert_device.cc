@@ -141,6 +141,14 @@ BalloonSpec balloon_spec(const Napi::Object& device) {
   return {string_of(device.Get("name"), kSpec, "the name of a virtio-balloon"), {}};
 }
 
+P9Spec p9_spec(const Napi::Object& device) {
+  P9Spec spec;
+  spec.tag = string_of(device.Get("tag"), kSpec, "the tag of a virtio-9p");
+  spec.path = string_of(device.Get("path"), kSpec, "the path of a virtio-9p");
+  spec.read_only = boolean_or(device.Get("readOnly"), "readOnly", spec.read_only);
+  return spec;
+}
+
 TransportSpec transport_of(const Napi::Object& device) {
   const std::string name = string_or(device.Get("transport"), "transport", "pci");
   if (name != "pci" && name != "mmio") refuse(kSpec, "no transport \"" + name + "\": pci or mmio");
@@ -157,6 +165,7 @@ DeviceSpec typed_spec(const Napi::Object& device, std::uint32_t index) {
   if (type == "virtio-net") return net_spec(device, index);
   if (type == "virtio-vsock") return vsock_spec(device);
   if (type == "virtio-balloon") return balloon_spec(device);
+  if (type == "virtio-9p") return p9_spec(device);
   refuse(kSpec, "no device of type \"" + type + "\"");
 }
 
@@ -231,6 +240,12 @@ void put(Napi::Env, Napi::Object& object, const VsockSpec& vsock) {
 
 void put(Napi::Env, Napi::Object& object, const BalloonSpec& balloon) {
   object.Set("name", balloon.name);
+}
+
+void put(Napi::Env, Napi::Object& object, const P9Spec& share) {
+  object.Set("tag", share.tag);
+  object.Set("path", share.path);
+  object.Set("readOnly", share.read_only);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ std::span<const FuzzTarget> fuzz_targets() {
       {"net", fuzz_net},
       {"console", fuzz_console},
       {"vsock", fuzz_vsock},
+      {"9p", fuzz_9p},
       {"rng", fuzz_rng},
       {"balloon", fuzz_balloon},
       {"pci", fuzz_pci},

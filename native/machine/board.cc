@@ -185,6 +185,10 @@ struct Board::Parts {
     return balloon;
   }
 
+  std::unique_ptr<VirtioDevice> make(const P9Spec& spec, BoardOwner&, const DiskImages*) {
+    return make_p9(spec);
+  }
+
   void attach(const DeviceSpec& spec, std::uint8_t slot, GuestMemory& memory, BoardOwner& owner,
               const DiskImages* images) {
     devices.push_back(std::visit([&](const auto& one) { return make(one, owner, images); }, spec));

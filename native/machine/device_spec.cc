@@ -15,6 +15,7 @@ constexpr const char* kBlk = "virtio-blk";
 constexpr const char* kNet = "virtio-net";
 constexpr const char* kVsock = "virtio-vsock";
 constexpr const char* kBalloon = "virtio-balloon";
+constexpr const char* kP9 = "virtio-9p";
 
 std::string describe_ports(const ConsoleSpec& spec) {
   std::string text;
@@ -47,6 +48,10 @@ std::string describe_net(const NetSpec& spec) {
   if (spec.mtu != 0) text += ", MTU " + std::to_string(spec.mtu);
   if (spec.queue_pairs != 1) text += ", " + std::to_string(spec.queue_pairs) + " queue pairs";
   return text;
+}
+
+std::string describe_share(const P9Spec& spec) {
+  return spec.tag + ": " + spec.path + (spec.read_only ? ", read-only" : "");
 }
 
 DeviceFields::Blk blk_fields(const BlkSpec& spec) {
@@ -106,6 +111,10 @@ AnyDeviceSpec device_of(const DeviceFields& fields) {
     return VsockSpec{fields.vsock.front().name, fields.vsock.front().cid, fields.without_features};
   }
   if (fields.type == kBalloon) return BalloonSpec{fields.name, fields.without_features};
+  if (fields.type == kP9 && fields.p9.size() == 1) {
+    const DeviceFields::Share& share = fields.p9.front();
+    return P9Spec{share.tag, share.path, share.read_only, fields.without_features};
+  }
   throw Error("load checkpoint", EBADMSG, "it has a device of type \"" + fields.type + "\"",
               "take the checkpoint again");
 }
@@ -128,7 +137,8 @@ const char* type_name(const DeviceSpec& device) {
       Overloaded{[](const ConsoleSpec&) { return kConsole; }, [](const RngSpec&) { return kRng; },
                  [](const BlkSpec&) { return kBlk; }, [](const NetSpec&) { return kNet; },
                  [](const VsockSpec&) { return kVsock; },
-                 [](const BalloonSpec&) { return kBalloon; }},
+                 [](const BalloonSpec&) { return kBalloon; },
+                 [](const P9Spec&) { return kP9; }},
       device);
 }
 
@@ -145,7 +155,8 @@ std::string describe(const DeviceSpec& device) {
                             [](const BlkSpec& spec) { return describe_disk(spec); },
                             [](const NetSpec& spec) { return describe_net(spec); },
                             [](const VsockSpec& spec) { return spec.name; },
-                            [](const BalloonSpec& spec) { return spec.name; }},
+                             [](const BalloonSpec& spec) { return spec.name; },
+                             [](const P9Spec& spec) { return describe_share(spec); }},
                  device);
   for (const std::string& feature : without_features(device)) {
     inner += (inner.empty() ? "without " : ", without ") + feature;
@@ -176,6 +187,9 @@ DeviceFields to_fields(const DeviceSpec& device) {
     fields.vsock.push_back({vsock->name, vsock->cid});
   }
   if (const auto* balloon = std::get_if<BalloonSpec>(&device)) fields.name = balloon->name;
+  if (const auto* share = std::get_if<P9Spec>(&device)) {
+    fields.p9.push_back({share->tag, share->path, share->read_only});
+  }
   return fields;
 }
 

@@ -10,6 +10,7 @@
 #include "native/virtio/blk/blk.h"
 #include "native/virtio/console/console.h"
 #include "native/virtio/net/net.h"
+#include "native/virtio/p9/p9.h"
 #include "native/virtio/rng/rng.h"
 #include "native/virtio/vsock/vsock.h"
 
@@ -26,7 +27,8 @@ struct TransportSpec {
   }
 };
 
-using AnyDeviceSpec = std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec, BalloonSpec>;
+using AnyDeviceSpec =
+    std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec, BalloonSpec, P9Spec>;
 
 struct DeviceSpec : AnyDeviceSpec {
   using AnyDeviceSpec::variant;
@@ -91,9 +93,18 @@ struct DeviceFields {
   };
   std::vector<Socket> vsock;  // one, for a virtio-vsock
   std::string name;           // of a virtio-balloon
+  struct Share {
+    std::string tag, path;
+    bool read_only = false;
+    template <typename Archive>
+    void fields(Archive& archive) {
+      archive(tag, path, read_only);
+    }
+  };
+  std::vector<Share> p9;  // one, for a virtio-9p
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(type, transport, without_features, ports, blk, net, vsock, name);
+    archive(type, transport, without_features, ports, blk, net, vsock, name, p9);
   }
 };
 

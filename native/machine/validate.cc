@@ -83,6 +83,18 @@ void validate_links(const MachineSpec& spec) {
   }
 }
 
+void validate_shares(const MachineSpec& spec) {
+  std::set<std::string> tags;
+  for (const DeviceSpec& device : spec.devices) {
+    const auto* share = std::get_if<P9Spec>(&device);
+    if (share == nullptr) continue;
+    validate(*share);
+    if (!tags.insert(share->tag).second) {
+      refuse("the tag \"" + share->tag + "\" exists twice", "give every virtio-9p its own tag");
+    }
+  }
+}
+
 }  // namespace
 
 void validate(const MachineSpec& spec) {
@@ -103,6 +115,7 @@ void validate(const MachineSpec& spec) {
   validate_ports(spec);
   validate_disks(spec);
   validate_links(spec);
+  validate_shares(spec);
 }
 
 }  // namespace kvitest

@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto'
 import { resolve } from 'node:path'
 import type { HostMachine } from '../host/machine-host.ts'
+import { listDirectory } from '../image/directory.ts'
 import { packagesDisk } from '../image/guest-packages.ts'
-import { fileHash } from '../image/hash.ts'
+import { fileHash, textHash } from '../image/hash.ts'
 import type { BlkDevice, DeviceSpec } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import type { GuestDisk } from './types.ts'
@@ -70,6 +71,7 @@ export function disksOf(devices: readonly DeviceSpec[]): BlkDevice[] {
 /** The devices with their files' paths seen from `folder`. */
 export function placeDisks(devices: readonly DeviceSpec[], folder = '.'): DeviceSpec[] {
   return devices.map((device) => {
+    if (device.type === 'virtio-9p') return { ...device, path: resolve(folder, device.path) }
     if (device.type !== 'virtio-blk' || 'memory' in device.backing) return device
     const { backing } = device
     if ('overlay' in backing) return { ...device, backing: { overlay: resolve(folder, backing.overlay) } }
@@ -89,6 +91,9 @@ export async function hashDisks(devices: readonly DeviceSpec[]): Promise<DeviceS
     })
   return await Promise.all(
     devices.map(async (device) => {
+      if (device.type === 'virtio-9p') {
+        return { ...device, path: textHash(JSON.stringify(await listDirectory(device.path))) }
+      }
       if (device.type !== 'virtio-blk' || 'memory' in device.backing) return device
       const { backing } = device
       if ('overlay' in backing) return { ...device, backing: { overlay: await hash(backing.overlay) } }

@@ -10,6 +10,7 @@ import { buildInitramfs, modulesFor } from '../image/initramfs.ts'
 import type { KernelInfo } from '../image/kernel.ts'
 import { resolveKernel } from '../image/resolve.ts'
 import type { MachineEvent, MachineSpec } from '../native/contract.ts'
+import { KvitestError } from '../native/error.ts'
 import { sortSplats } from '../verdict/judge.ts'
 import { findSplats } from '../verdict/splat.ts'
 import { admitByBudget } from './admission.ts'
@@ -89,6 +90,14 @@ class GuestHost implements Host {
 
   async #fork(prepared: PreparedBoot, fork: Parameters<LinuxGuest['start']>[1]): Promise<LinuxGuest> {
     const { checked, spec } = prepared
+    const shared = spec.devices.find((device) => device.type === 'virtio-9p' && !device.readOnly)
+    if (shared) {
+      throw new KvitestError(`fork ${checked.name}`, 'its forks would share a virtio-9p that they write to', {
+        code: 'EINVAL',
+        hint: 'boot it (fork: none), or make the directory readOnly',
+        infra: false,
+      })
+    }
     const content = { ...spec, devices: await hashDisks(spec.devices) }
     const key = checkpointKey(content, prepared.hashes)
     // The machine comes with its sidecar, and may speak as soon as it is there.

@@ -20,7 +20,7 @@ import type { GuestRecord } from './record.ts'
 
 /** What a test author asks for; every field has a default. */
 export interface BootOptions {
-  /** `debian:6.12-cloud`, `debian:6.1-cloud`, an exact build `debian:6.12.115-cloud`, or a path. */
+  /** `debian:6.12-cloud`, `debian:6.1-cloud`, an exact build `debian:6.12.115-cloud`, `debian:6.12-generic`, or a path. */
   kernel?: string
   /** `auto` (default): by PVH where the kernel can, else its bzImage. */
   entry?: KernelEntry

@@ -13,6 +13,7 @@ import {
   matches,
   servedKernels,
 } from './debian.ts'
+import { findGenericKernel, isGenericName } from './debian-generic.ts'
 import { compareVersions, upstreamVersion } from './debian-version.ts'
 
 /** What a name means, as far as it is one of Debian's. */
@@ -151,6 +152,7 @@ export interface FoundKernel {
  * package lists change. Rejects with ENOENT for what is no name and for a build that is served no more.
  */
 export async function findDebianKernel(name: string, note: (line: string) => void): Promise<FoundKernel> {
+  if (isGenericName(name)) return findGenericKernel(name, note)
   const parsed = parseName(name)
   if (!parsed) throw unknownKernel(name, await servedKernels().catch(() => cachedKernels()))
   const found = async (chosen: KernelPackage): Promise<FoundKernel> => ({

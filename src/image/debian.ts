@@ -204,8 +204,13 @@ function productName(wanted: KernelPackage): string {
   return `${wanted.package}_${wanted.version.replaceAll(':', '%3a')}`
 }
 
-/** Kernel packages in the cache. */
+/** Kernel packages of the cloud flavour in the cache. */
 export async function cachedKernels(): Promise<KernelPackage[]> {
+  return (await cachedPackages()).filter((one) => packagePattern.test(one.package))
+}
+
+/** Kernel packages of every flavour in the cache. */
+export async function cachedPackages(): Promise<KernelPackage[]> {
   const names = await readdir(cachePath('kernels')).catch(() => [])
   return names.flatMap((name) => {
     const match = /^(linux-image-\S+)_(\S+)$/.exec(name)

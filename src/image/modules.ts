@@ -30,6 +30,8 @@ const symbols: Record<string, string> = {
   virtio_balloon: 'VIRTIO_BALLOON',
   virtio_mmio: 'VIRTIO_MMIO',
   squashfs: 'SQUASHFS',
+  '9p': '9P_FS',
+  '9pnet_virtio': 'NET_9P_VIRTIO',
   pvpanic_mmio: 'PVPANIC_MMIO',
   pvpanic_pci: 'PVPANIC_PCI',
   kvm: 'KVM',

@@ -55,10 +55,10 @@ function bzImage(release: string): Buffer {
   return image
 }
 
-async function publish(abi: string, version: string): Promise<string> {
-  const name = `linux-image-${abi}-cloud-amd64`
+async function publish(abi: string, version: string, flavour = '-cloud'): Promise<string> {
+  const name = `linux-image-${abi}${flavour}-amd64`
   const tree = join(place, name)
-  const release = `${abi}-cloud-amd64`
+  const release = `${abi}${flavour}-amd64`
   const control = `Package: ${name}\nVersion: ${version}\nArchitecture: amd64\nMaintainer: A\nDescription: Linux\n`
   await mkdir(join(tree, 'DEBIAN'), { recursive: true })
   await mkdir(join(tree, 'boot'), { recursive: true })
@@ -168,7 +168,7 @@ describe('names', () => {
     expect((await ask(name)).kernel?.release).toBe(release)
   })
 
-  test.for(['debian:5.10-cloud', 'debian:6.1-generic', 'fedora'])(
+  test.for(['debian:5.10-cloud', 'debian:6.1-rt', 'fedora'])(
     '%s is unknown, and what is served is listed',
     async (name) => {
       const { error } = await ask(name)
@@ -181,6 +181,24 @@ describe('names', () => {
       })
     },
   )
+
+  test('the generic flavour is another kernel than the cloud flavour, of a line, a version or an ABI', async () => {
+    await publish('6.1.0-9', '6.1.99-1', '')
+    await publish('6.1.0-53', '6.1.187-1', '')
+    await publish('6.1.0-53', '6.1.187-1', '-rt')
+    await update()
+    for (const name of ['debian:6.1-generic', 'debian:6.1.187-generic', 'debian:6.1.0-53-generic']) {
+      const { kernel } = await ask(name)
+      expect(kernel).toMatchObject({ name, release: '6.1.0-53-amd64', packageVersion: '6.1.187-1' })
+    }
+    // Beside each other in the cache.
+    expect((await ask('debian:6.1-cloud')).kernel!.release).toBe('6.1.0-53-cloud-amd64')
+    const { error } = await ask('debian:6.12-generic')
+    expect(error).toMatchObject({ code: 'ENOENT' })
+    expect(error!.message).toContain(
+      'debian:6.12-generic: no such kernel; names look like debian:6.12-generic',
+    )
+  })
 
   test('a new build is used as soon as the package lists know it', async () => {
     await ask('debian:6.12-cloud')

@@ -124,7 +124,24 @@ export interface BalloonDevice extends VirtioDevice {
   name: string
 }
 
-export type DeviceSpec = ConsoleDevice | RngDevice | BlkDevice | NetDevice | VsockDevice | BalloonDevice
+/** A directory, by 9P2000.L: `mount -t 9p -o trans=virtio,version=9p2000.L TAG /mnt`. */
+export interface P9Device extends VirtioDevice {
+  type: 'virtio-9p'
+  /** 1 to 31 bytes; of its own among the machine's. */
+  tag: string
+  /** The directory; nothing outside of it can be reached. It is no part of a checkpoint: forks work in the same one. */
+  path: string
+  readOnly?: boolean
+}
+
+export type DeviceSpec =
+  | ConsoleDevice
+  | RngDevice
+  | BlkDevice
+  | NetDevice
+  | VsockDevice
+  | BalloonDevice
+  | P9Device
 
 export interface MachineSpec {
   /** Shown in errors and thread names. */

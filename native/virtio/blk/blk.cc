@@ -16,9 +16,9 @@
 #include "native/virtio/blk/request.h"
 #include "native/virtio/blk/state.h"
 #include "native/virtio/blk/uring_io.h"
-#include "native/virtio/blk/workers.h"
 #include "native/virtio/negotiation.h"
 #include "native/virtio/queue.h"
+#include "native/virtio/workers.h"
 
 namespace kvitest {
 namespace {

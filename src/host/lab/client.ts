@@ -30,7 +30,7 @@ import type { RawPlace } from '../raw/place.ts'
 import { LabConnection, type LabRpc } from './connection.ts'
 import { openLabPrograms } from './programs.ts'
 import { chunkSize, type SavedFormat } from './rpc.ts'
-import { fetchSaved, sendFile, sendFiles, window } from './transfer.ts'
+import { fetchSaved, sendDirectories, sendFile, sendFiles, window } from './transfer.ts'
 
 /** How often a checkpoint that went before it was forked from is made again. */
 const makeAttempts = 3
@@ -432,7 +432,7 @@ export class LabHost implements MachineHost {
     const { kernel } = this.#holdings
     const want = lab ? { kernel, cpus: 0, memory: 0, lab } : { kernel, cpus: spec.cpus, memory: spec.memory }
     return openMachine(this.#holdings, want, onEvent, async ({ rpc }) => {
-      await rpc.createMachine(await sendFiles(rpc, spec))
+      await rpc.createMachine(await sendFiles(rpc, spec), await sendDirectories(rpc, spec))
     })
   }
 }

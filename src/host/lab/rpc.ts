@@ -1,5 +1,6 @@
 import { deserialize, serialize } from 'node:v8'
 import { type BirpcReturn, createBirpc } from 'birpc'
+import type { DirectoryEntry } from '../../image/directory.ts'
 import type { PackEntry } from '../../image/pack-entry.ts'
 import type {
   CheckpointInfo,
@@ -92,8 +93,11 @@ export interface LabFunctions extends MachineControl {
   ensureBlob(sha256: string, size: number): Promise<'present' | 'send'>
   /** The next bytes of a blob, in order; the caller withholds the last ones unless all had the hash. */
   writeBlob(sha256: string, data: Uint8Array): Promise<void>
-  /** Paths of the spec's payload and disks are sha256 names of blobs that ensureBlob named before. */
-  createMachine(spec: MachineSpec): Promise<void>
+  /**
+   * Paths of the spec's payload and disks are sha256 names of blobs that ensureBlob named before; `directories`, by
+   * tag, is what the directories of its virtio-9p devices hold.
+   */
+  createMachine(spec: MachineSpec, directories: Record<string, DirectoryEntry[]>): Promise<void>
   /** Of the session's machine. It goes with the session, unless another adopts it or the lab keeps it. */
   checkpoint(): Promise<LabCheckpointInfo>
   /** Makes a checkpoint of another session this one's own. */

@@ -1,6 +1,8 @@
 import { open } from 'node:fs/promises'
+import type { DirectoryEntry } from '../../image/directory.ts'
 import type {
   Channel,
+  DeviceSpec,
   MachineEvent,
   MachineSpec,
   NativeAddon,
@@ -14,6 +16,7 @@ import { readKernelFacts } from '../kernel-facts.ts'
 import { makeCalls } from '../raw/place.ts'
 import type { BlobStore } from './blob-store.ts'
 import type { HeldCheckpoints } from './held-checkpoints.ts'
+import { LabDirectory } from './lab-directory.ts'
 import { LabRoot } from './lab-root.ts'
 import {
   type ClientFunctions,
@@ -54,6 +57,7 @@ export class Session {
   #creating: Promise<NativeMachine> | undefined
   #raw: Promise<NativeRaw> | undefined
   #root: Promise<LabRoot> | undefined
+  readonly #directories: LabDirectory[] = []
   #ended = false
 
   constructor(parts: SessionParts) {
@@ -92,6 +96,7 @@ export class Session {
     ])
     // Side by side: a thread that hangs in KVM holds up the end of the raw session.
     await Promise.all([raw?.close(), machine?.stop().catch(() => {})])
+    for (const directory of this.#directories) await directory.remove()
   }
 
   async #machine(): Promise<NativeMachine> {
@@ -110,7 +115,7 @@ export class Session {
       ping: async (data) => data,
       ensureBlob: (sha256, size) => blobs.ensure(this, sha256, size),
       writeBlob: (sha256, data) => blobs.write(this, sha256, data),
-      createMachine: (spec) => this.#hold(() => this.#create(spec)),
+      createMachine: (spec, directories) => this.#hold(() => this.#create(spec, directories)),
       start: async () => (await this.#machine()).start(),
       stop: async () => (await this.#machine()).stop(),
       write: async (channel, data) => (await this.#machine()).write(channel, data),
@@ -207,13 +212,35 @@ export class Session {
     }
   }
 
-  async #create(spec: MachineSpec): Promise<NativeMachine> {
+  async #create(named: MachineSpec, directories: Record<string, DirectoryEntry[]>): Promise<NativeMachine> {
     try {
-      return await this.#parts.addon.createMachine(this.#withPaths(spec), this.#listener)
+      const spec = await this.#withDirectories(this.#withPaths(named), directories)
+      return await this.#parts.addon.createMachine(spec, this.#listener)
     } finally {
       // The payload is in the machine's memory now, and the machine has its disks open.
       await this.#parts.blobs.release(this)
     }
+  }
+
+  /** One that is read only is the lab's, by its content, for checkpoints outlive sessions; else it is the session's own. */
+  async #withDirectories(
+    spec: MachineSpec,
+    directories: Record<string, DirectoryEntry[]>,
+  ): Promise<MachineSpec> {
+    const devices: DeviceSpec[] = []
+    for (const device of spec.devices) {
+      if (device.type !== 'virtio-9p') {
+        devices.push(device)
+        continue
+      }
+      const { path } = await LabDirectory.take(
+        directories[device.tag] ?? [],
+        this.#parts.blobs,
+        device.readOnly ? undefined : this.#directories,
+      )
+      devices.push({ ...device, path })
+    }
+    return { ...spec, devices }
   }
 
   #withPaths(named: MachineSpec): MachineSpec {

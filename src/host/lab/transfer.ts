@@ -1,6 +1,8 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { type FileHandle, open, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { type DirectoryEntry, listDirectory } from '../../image/directory.ts'
 import { fileHash } from '../../image/hash.ts'
 import type { DeviceSpec, MachineSpec } from '../../native/contract.ts'
 import { KvitestError } from '../../native/error.ts'
@@ -43,6 +45,21 @@ export async function sendFiles(rpc: LabRpc, spec: MachineSpec): Promise<Machine
   const devices: DeviceSpec[] = []
   for (const device of spec.devices) devices.push(await sendDisk(rpc, device))
   return { ...spec, devices, payload: await sendPayload(rpc, spec.payload) }
+}
+
+/** What the spec's virtio-9p devices have in their directories, by tag; the files are in the lab then. */
+export async function sendDirectories(
+  rpc: LabRpc,
+  spec: MachineSpec,
+): Promise<Record<string, DirectoryEntry[]>> {
+  const directories: Record<string, DirectoryEntry[]> = {}
+  for (const device of spec.devices) {
+    if (device.type !== 'virtio-9p') continue
+    const entries = await listDirectory(device.path)
+    for (const entry of entries) if (entry.kind === 'file') await sendFile(rpc, join(device.path, entry.path))
+    directories[device.tag] = entries
+  }
+  return directories
 }
 
 async function sendPayload(rpc: LabRpc, payload: MachineSpec['payload']): Promise<MachineSpec['payload']> {

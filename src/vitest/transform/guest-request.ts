@@ -4,7 +4,7 @@ import type { ConsolePort, DeviceSpec } from '../../native/contract.ts'
 import { bytesOf } from '../../native/size.ts'
 import { parseBalloon } from './balloon-request.ts'
 import { parseDisk } from './disk-request.ts'
-import { parseNet, parseVsock } from './net-request.ts'
+import { parseNet, parseShare, parseVsock } from './net-request.ts'
 import { parseDuration } from './quantity.ts'
 import {
   CONTROLLED,
@@ -37,7 +37,15 @@ const KEYS = [
   'fork',
 ] as const
 const ENTRIES: readonly KernelEntry[] = ['auto', 'pvh', 'bzimage']
-const DEVICES = ['virtio-rng', 'virtio-console', 'virtio-blk', 'virtio-net', 'virtio-vsock', 'virtio-balloon']
+const DEVICES = [
+  'virtio-rng',
+  'virtio-console',
+  'virtio-blk',
+  'virtio-net',
+  'virtio-vsock',
+  'virtio-balloon',
+  'virtio-9p',
+]
 const MIB = 1024 ** 2
 const MAX_CPUS = 8
 const parseTransport = choice('transport', TRANSPORTS)
@@ -190,6 +198,7 @@ function parseDevice(
   }
   if (type === 'virtio-blk') return { ...parseDisk(rest, path, before), ...shared }
   if (type === 'virtio-vsock') return { ...parseVsock(rest, path, before), ...shared }
+  if (type === 'virtio-9p') return { ...parseShare(rest, path, before), ...shared }
   if (type === 'virtio-net') return { ...parseNet(rest, path, before), ...shared }
   if (type === 'virtio-balloon') return { ...parseBalloon(rest, path, before), ...shared }
   throw new BadValue(path, `unknown device ${JSON.stringify(type)}; known are ${DEVICES.join(', ')}`)

@@ -139,7 +139,7 @@ describe('one clear error at script:line for', () => {
     [
       'an unknown device',
       ['# guest: { devices: [virtio-gpu] }'],
-      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console, virtio-blk, virtio-net, virtio-vsock, virtio-balloon',
+      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console, virtio-blk, virtio-net, virtio-vsock, virtio-balloon, virtio-9p',
     ],
     [
       'an unknown peer',
@@ -281,6 +281,12 @@ test.for([
   ['{ type: virtio-net, backend: { tap: a, switch: b } }', 'x.tap.sh:2: backend: switch or tap, not both'],
   ['{ type: virtio-net, backend: { bridge: b } }', "x.tap.sh:2: unknown key 'bridge'"],
   ['virtio-net, { type: virtio-net, name: net0 }', "x.tap.sh:2: two network devices named 'net0'"],
+  ["{ type: virtio-9p, path: ./x, tag: '' }", 'x.tap.sh:2: want text, got ""'],
+  ['{ type: virtio-9p }', 'x.tap.sh:2: want text, got undefined'],
+  [
+    '{ type: virtio-9p, path: ./x }, { type: virtio-9p, path: ./y }',
+    "x.tap.sh:2: two virtio-9p tagged 'share'",
+  ],
   ['{ type: virtio-vsock, cid: 2 }', 'x.tap.sh:2: cid: want 3 to 4294967294, got 2'],
   ['virtio-vsock, virtio-vsock', 'x.tap.sh:2: a second virtio-vsock'],
 ] as const)('a header with %s is refused', ([device, wanted]) => {

@@ -1,4 +1,4 @@
-import type { DeviceSpec, NetBackend, NetDevice, VsockDevice } from '../../native/contract.ts'
+import type { DeviceSpec, NetBackend, NetDevice, P9Device, VsockDevice } from '../../native/contract.ts'
 import { asMap, asText, BadValue, knownKeys } from './value.ts'
 
 const KEYS = ['name', 'mac', 'mtu', 'queues', 'backend']
@@ -37,6 +37,25 @@ export function parseVsock(
   const vsock: VsockDevice = { type: 'virtio-vsock', name: asText(map.name ?? 'vsock0', [...path, 'name']) }
   if (map.cid !== undefined) vsock.cid = wholeAt(map.cid, [...path, 'cid'], 3, 0xfffffffe)
   return vsock
+}
+
+/** A virtio-9p of a header; without a tag it is called share. */
+export function parseShare(
+  map: Record<string, unknown>,
+  path: (string | number)[],
+  before: readonly DeviceSpec[],
+): P9Device {
+  knownKeys(map, ['tag', 'path', 'readOnly'], path)
+  const tag = asText(map.tag ?? 'share', [...path, 'tag'])
+  if (Buffer.byteLength(tag) > 31) throw new BadValue([...path, 'tag'], 'tag: 31 bytes at most')
+  if (before.some((device) => device.type === 'virtio-9p' && device.tag === tag)) {
+    throw new BadValue(path, `two virtio-9p tagged '${tag}'`)
+  }
+  const share: P9Device = { type: 'virtio-9p', tag, path: asText(map.path, [...path, 'path']) }
+  if (map.readOnly === undefined) return share
+  if (typeof map.readOnly !== 'boolean')
+    throw new BadValue([...path, 'readOnly'], 'readOnly: want true or false')
+  return { ...share, readOnly: map.readOnly }
 }
 
 function wholeAt(value: unknown, path: (string | number)[], low: number, high: number): number {

@@ -1,4 +1,4 @@
-#include "native/virtio/blk/workers.h"
+#include "native/virtio/workers.h"
 
 #include <pthread.h>
 
