@@ -1,7 +1,7 @@
 /**
  * Writes docs/virtio.md: what of suites/virtio ran on which kernel, transport and kind of ring, with counts, from vitest's
  * JSON report, and which features are withheld where, from the suite's own text.
- * `npx vitest run suites/virtio --reporter=json --outputFile=report.json && node scripts/virtio-table.ts report.json`
+ * `npx vitest run suites/virtio --reporter=json --outputFile=6.12.json && node scripts/virtio-table.ts 6.12=6.12.json`
  */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
@@ -150,8 +150,7 @@ ${points}
 
 ## Features that are withheld
 A device's own, by the name that \`withoutFeatures\` takes, and the two of the transport: ${isWithheld} of ${features.length} are withheld
-somewhere in the suite; the native tests and the bare guests' conformance tests ([conformance.md](conformance.md)) withhold more. Where
-one is not withheld it is offered, and each script's first points say that the driver took it.
+somewhere in the suite; the native tests and the bare guests' conformance tests ([conformance.md](conformance.md)) withhold more.
 
 ${table(['device', 'feature', 'withheld in'], features)}
 `,

@@ -21,11 +21,11 @@ async function shell(guest: Guest, script: string): Promise<string> {
   return result.stdout.trim()
 }
 
-/** Writers of every device, until it goes. The disk's blocks are numbered: block N has N in all of its bytes. */
+/** Writers of every device, until it goes (dd makes a file of that name then). The disk's blocks are numbered: block N has N in all of its bytes. */
 const load = `
   ip link set eth0 up; ip addr add 192.0.2.2/24 dev eth0
-  (n=1; while [ -b /dev/vda ] && head -c 4096 /dev/zero | tr '\\0' "\\\\$(printf %03o $n)" |
-    dd of=/dev/vda bs=4096 seek=$n oflag=direct conv=notrunc 2>/dev/null; do
+  (n=1; while head -c 4096 /dev/zero | tr '\\0' "\\\\$(printf %03o $n)" |
+    dd of=/dev/vda bs=4096 seek=$n oflag=direct conv=notrunc 2>/dev/null && [ -b /dev/vda ]; do
       echo $n >/tmp/written; n=$((n + 1)); [ $n -lt 250 ] || n=1; done; : >/tmp/blk-ended) >/dev/null 2>&1 &
   (while head -c 64 /dev/hwrng; do :; done; : >/tmp/rng-ended) >/dev/null 2>&1 &
   (while talk udp 192.0.2.1 7 1400 20; do :; done; : >/tmp/net-ended) >/dev/null 2>&1 &
