@@ -27,11 +27,15 @@ const perf61 = { version: '6.1' }
 const perf612 = { version: '6.12', suite: 'trixie' }
 
 export const tools: Tool[] = [
-  kvmSelftests({ version: '6.1', arguments: small, leaveOut: { memslot_perf_test: slow } }),
+  kvmSelftests({
+    version: '6.1',
+    arguments: small,
+    leaveOut: { memslot_perf_test: slow, hardware_disable_test: slow },
+  }),
   kvmSelftests({
     version: '6.12',
     arguments: small,
-    leaveOut: { memslot_perf_test: slow, dirty_log_test: slow },
+    leaveOut: { memslot_perf_test: slow, hardware_disable_test: slow, dirty_log_test: slow },
   }),
   abiProbe({ version: '6.1' }),
   abiProbe({ version: '6.12', suite: 'trixie' }),
