@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { readdir, readFile, realpath } from 'node:fs/promises'
 import { createRequire, stripTypeScriptTypes } from 'node:module'
 import { dirname, join, relative } from 'node:path'
@@ -102,10 +102,16 @@ async function compileProgram(entry: string): Promise<Program> {
   return { sources, packages: [...packages].sort() }
 }
 
+function nameAt(folder: string): string | undefined {
+  const path = join(folder, 'package.json')
+  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as { name?: string }).name : undefined
+}
+
 /** A package's directory: the nearest one above its entry point with a package.json of its name. */
 function packageBase(name: string, from: string): string {
   let base = dirname(createRequire(from).resolve(name))
-  while (!existsSync(join(base, 'package.json'))) base = dirname(base)
+  // Folders inside a package may have one too, which says no more than what kind of modules they hold.
+  while (nameAt(base) !== name && dirname(base) !== base) base = dirname(base)
   return base
 }
 
