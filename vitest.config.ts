@@ -1,6 +1,10 @@
+import { availableParallelism } from 'node:os'
 import { defineConfig, type TestProjectInlineConfiguration } from 'vitest/config'
 import { guestWorkers, kvitest, kvitestProjects } from './src/vitest/index.ts'
 import { kvmReport } from './suites/kvm/report/reporter.ts'
+
+/** Hosts of a matrix that are worked at side by side. */
+const labsAtOnce = availableParallelism()
 
 /** The behaviour checks of KVM, on each of these hosts. `KVITEST_HOST` narrows it to one, of this list or not. */
 function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfiguration[] {
@@ -65,7 +69,14 @@ export default defineConfig({
         extends: true,
         // The compatibility matrix: `npx vitest run --project compat`.
         plugins: [kvitest()],
-        test: { name: 'compat', include: ['suites/compat/**/*.matrix.ts'] },
+        // One lab a core: more of them share the cores, and get no further.
+        test: { name: 'compat', include: ['suites/compat/compat.matrix.ts'], maxConcurrency: labsAtOnce },
+      },
+      {
+        extends: true,
+        // Every build of a host kernel that Debian serves: `npm run test:nightly`.
+        plugins: [kvitest()],
+        test: { name: 'nightly', include: ['suites/compat/nightly.matrix.ts'], maxConcurrency: labsAtOnce },
       },
       ...kvitestProjects({
         name: 'virtio',

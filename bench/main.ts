@@ -13,6 +13,7 @@ const benches: Record<string, () => Promise<{ bench: (argv: string[]) => Promise
   abi: () => import('./abi.ts'),
   kvm: () => import('./kvm.ts'),
   virtio: () => import('./virtio/compare.ts'),
+  compat: () => import('./compat.ts'),
 }
 
 const [name, ...rest] = process.argv.slice(2)

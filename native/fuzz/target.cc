@@ -5,7 +5,7 @@
 namespace kvitest {
 
 std::span<const FuzzTarget> fuzz_targets() {
-  static constexpr std::array<FuzzTarget, 11> kTargets{{
+  static constexpr std::array<FuzzTarget, 12> kTargets{{
       {"queue", fuzz_queue},
       {"blk", fuzz_blk},
       {"net", fuzz_net},

@@ -137,8 +137,7 @@ const char* type_name(const DeviceSpec& device) {
       Overloaded{[](const ConsoleSpec&) { return kConsole; }, [](const RngSpec&) { return kRng; },
                  [](const BlkSpec&) { return kBlk; }, [](const NetSpec&) { return kNet; },
                  [](const VsockSpec&) { return kVsock; },
-                 [](const BalloonSpec&) { return kBalloon; },
-                 [](const P9Spec&) { return kP9; }},
+                 [](const BalloonSpec&) { return kBalloon; }, [](const P9Spec&) { return kP9; }},
       device);
 }
 
@@ -155,8 +154,8 @@ std::string describe(const DeviceSpec& device) {
                             [](const BlkSpec& spec) { return describe_disk(spec); },
                             [](const NetSpec& spec) { return describe_net(spec); },
                             [](const VsockSpec& spec) { return spec.name; },
-                             [](const BalloonSpec& spec) { return spec.name; },
-                             [](const P9Spec& spec) { return describe_share(spec); }},
+                            [](const BalloonSpec& spec) { return spec.name; },
+                            [](const P9Spec& spec) { return describe_share(spec); }},
                  device);
   for (const std::string& feature : without_features(device)) {
     inner += (inner.empty() ? "without " : ", without ") + feature;
@@ -172,8 +171,10 @@ std::string describe(const DeviceSpec& device) {
 }
 
 DeviceFields to_fields(const DeviceSpec& device) {
-  DeviceFields fields{
-      type_name(device), device.transport, without_features(device), {}, {}, {}, {}, {}};
+  DeviceFields fields;
+  fields.type = type_name(device);
+  fields.transport = device.transport;
+  fields.without_features = without_features(device);
   if (const auto* console = std::get_if<ConsoleSpec>(&device)) {
     for (const ConsolePortSpec& port : console->ports) {
       fields.ports.push_back({port.name, port.console});

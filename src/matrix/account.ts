@@ -1,4 +1,5 @@
 /** Counting a run's cells: expected = run + skipped with a reason, in all and by each axis. */
+import { fingerprintDifferences } from './fingerprint.ts'
 import type { PointResult } from './tool.ts'
 
 /** One cell of a run, for the reporters. */
@@ -44,7 +45,7 @@ export function cellVerdict(
   return { verdict, reason: verdict === 'pass' ? '' : (first?.reason ?? ''), points }
 }
 
-/** What two cells of one tool came to differently: the diff that is shown, a point with two lines. */
+/** What two cells of one tool came to differently: the diff that is shown, two lines a point, or a value of a fingerprint. */
 export function compareCells(
   baseline: ReadonlyMap<string, PointResult>,
   candidate: ReadonlyMap<string, PointResult>,
@@ -52,7 +53,9 @@ export function compareCells(
   const show = ({ verdict, reason }: PointResult) => `${verdict}${reason ? ` (${reason})` : ''}`
   return [...candidate].flatMap(([name, result]) => {
     const before = baseline.get(name)
-    if (!before || before.verdict === result.verdict) return []
+    if (!before) return []
+    const values = fingerprintDifferences(name, before, result)
+    if (values.length > 0 || before.verdict === result.verdict) return values
     return [`-${name}: ${show(before)}`, `+${name}: ${show(result)}`]
   })
 }

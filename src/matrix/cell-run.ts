@@ -45,7 +45,8 @@ export class CellRun {
     const { tool } = await this.opened()
     if (tool.each) return tool.each.points
     const all = await this.#runAll()
-    for (const [name, result] of all) this.results.set(name, result)
+    // One that was judged since stays what it is.
+    for (const [name, result] of all) if (!this.results.has(name)) this.results.set(name, result)
     return [...all.keys()]
   }
 

@@ -1,6 +1,7 @@
 /** What a matrix is: axes, which combinations of them are cells, and which of those are left out and why. */
 import { KvitestError } from '../native/error.ts'
 import { globMatches } from '../verdict/expectations.ts'
+import type { FingerprintDifference } from './fingerprint.ts'
 import type { Tool } from './tool.ts'
 
 /** Names a set of cells; a glob for each axis, absent: all. */
@@ -25,6 +26,13 @@ export interface MatrixDeclaration {
   baseline?: { host: string }
   /** A red cell is bisected toward the baseline at the end of the run; so it is with KVITEST_BISECT=1. Default false. */
   bisect?: boolean
+  /**
+   * Cells file of another matrix with these tools, relative to this one's: its points are theirs. For hosts that change
+   * with the archive (servedHosts): what cells there are is not stored then.
+   */
+  pointsOf?: string
+  /** What a guest may see differently than on the baseline, and why; by default nothing. */
+  differences?: FingerprintDifference[]
 }
 
 export interface Cell {
@@ -41,7 +49,7 @@ function refuse(matrix: MatrixDeclaration, detail: string): never {
   throw new KvitestError(`matrix ${matrix.name}`, detail, { code: 'EINVAL', infra: false })
 }
 
-function matches(pattern: CellPattern, cell: Pick<Cell, 'tool' | 'host' | 'guest'>): boolean {
+export function cellMatches(pattern: CellPattern, cell: Pick<Cell, 'tool' | 'host' | 'guest'>): boolean {
   const axis = (glob: string | undefined, value: string | undefined) =>
     glob === undefined || (value !== undefined && globMatches(glob, value))
   return (
@@ -62,7 +70,7 @@ export function expandMatrix(matrix: MatrixDeclaration): Cell[] {
     const twice = names.find((name, at) => names.indexOf(name) !== at)
     if (twice !== undefined) refuse(matrix, `the ${axis} ${twice} is there twice`)
   }
-  const { only, except = [], baseline } = matrix
+  const { only, except = [], differences = [], baseline } = matrix
   if (baseline && !matrix.hosts.includes(baseline.host)) {
     refuse(matrix, `the baseline ${baseline.host} is none of its hosts`)
   }
@@ -71,17 +79,20 @@ export function expandMatrix(matrix: MatrixDeclaration): Cell[] {
       (tool.takesGuest ? (matrix.guests ?? []) : [undefined]).map((guest) => ({ tool, host, guest })),
     ),
   )
-  for (const [list, patterns] of Object.entries({ only: only ?? [], except })) {
-    const idle = patterns.find((pattern) => !all.some((cell) => matches(pattern, cell)))
+  for (const [list, patterns] of Object.entries({ only: only ?? [], except, differences })) {
+    const idle = patterns.find((pattern) => !all.some((cell) => cellMatches(pattern, cell)))
     if (idle) refuse(matrix, `${list}: ${JSON.stringify(idle)} names no cell`)
   }
   if (except.some(({ reason }) => reason.trim() === '')) refuse(matrix, 'except: an entry without a reason')
+  if (differences.some(({ reason }) => reason.trim() === ''))
+    refuse(matrix, 'differences: an entry without a reason')
+  if (differences.length > 0 && !baseline) refuse(matrix, 'differences: there is no baseline to differ from')
   const cells = all
-    .filter((cell) => !only || only.some((pattern) => matches(pattern, cell)))
+    .filter((cell) => !only || only.some((pattern) => cellMatches(pattern, cell)))
     .map((cell) => ({
       ...cell,
       id: [cell.host, cell.tool.name, ...(cell.guest === undefined ? [] : [cell.guest])].join(' > '),
-      excepted: except.find((pattern) => matches(pattern, cell))?.reason,
+      excepted: except.find((pattern) => cellMatches(pattern, cell))?.reason,
     }))
   if (cells.length === 0) refuse(matrix, 'it has no cell')
   return cells

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { ProgramResult } from '../host/program/contract.ts'
-import { selftestResult, tapResults } from './outcome.ts'
+import { guestResults, selftestResult, tapResults } from './outcome.ts'
 
 const ended = (rest: Partial<ProgramResult>): ProgramResult => ({
   status: 0,
@@ -66,5 +66,14 @@ describe('a program that prints TAP', () => {
     const run = tapResults(ended(end), 20_000).get('the run')!
     expect(run.verdict).toBe('fail')
     if (reason !== 'fail') expect(run.reason).toContain(reason)
+  })
+})
+
+test('a splat on the console of a guest is an oops, whatever its script said', () => {
+  const stdout = 'ok 1 - a\n1..1\n'
+  expect(guestResults(ended({ stdout }), 1000).get('the run')?.verdict).toBe('pass')
+  expect(guestResults(ended({ stdout, stderr: warning }), 1000).get('the run')).toMatchObject({
+    verdict: 'oops',
+    reason: expect.stringMatching(/^in the guest: WARNING: /),
   })
 })

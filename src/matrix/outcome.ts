@@ -3,6 +3,7 @@ import type { ProgramResult } from '../host/program/contract.ts'
 import { TapStream } from '../tap/stream.ts'
 import type { Point } from '../tap/types.ts'
 import { findSplats } from '../verdict/splat.ts'
+import { withFingerprints } from './fingerprint.ts'
 import type { PointResult } from './tool.ts'
 
 const maxOutput = 16 << 10
@@ -89,9 +90,26 @@ export function tapResults(result: ProgramResult, deadline: number): Map<string,
   return results
 }
 
-/** TAP points by their names, those of subtests with the names around them. */
+/**
+ * The same of a VMM whose guest's console is its standard error, or another of its streams: a splat there is an `oops`,
+ * whatever the script said.
+ */
+export function guestResults(
+  result: ProgramResult,
+  deadline: number,
+  console: 'stdout' | 'stderr' = 'stderr',
+): Map<string, PointResult> {
+  const results = tapResults(result, deadline)
+  const [splat] = findSplats(result[console])
+  const run = results.get('the run')
+  if (splat && run && run.verdict !== 'timeout')
+    results.set('the run', { ...run, verdict: 'oops', reason: `in the guest: ${splat.title}` })
+  return results
+}
+
+/** TAP points by their names, those of subtests with the names around them; a fingerprint is a point a section. */
 export function pointResults(points: readonly Point[]): Map<string, PointResult> {
-  return new Map(points.map((point) => [nameOf(point), pointResult(point)]))
+  return withFingerprints(new Map(points.map((point) => [nameOf(point), pointResult(point)])))
 }
 
 function nameOf(point: Point): string {

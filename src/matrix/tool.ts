@@ -1,6 +1,9 @@
 import type { ProgramNeed, ProgramPlace } from '../host/program/contract.ts'
 import type { Pack } from '../image/pack.ts'
 
+/** What a guest sees of its machine: one section of it, value by key. */
+export type Fingerprint = Record<string, string>
+
 /** What one point of a tool came to. */
 export interface PointResult {
   verdict: 'pass' | 'fail' | 'skip' | 'timeout' | 'oops' | 'infra'
@@ -10,6 +13,8 @@ export interface PointResult {
   output: string
   /** Milliseconds; absent where many points came out of one run. */
   duration?: number
+  /** Compared with that of the baseline's cell. */
+  fingerprint?: Fingerprint
 }
 
 /** Where a cell's tool runs. */

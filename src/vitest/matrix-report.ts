@@ -122,6 +122,7 @@ function pointOf(test: TestCase): RanCell['points'][number] | undefined {
     duration: Math.round(test.diagnostic()?.duration ?? 0),
     output,
     isRed,
+    ...(kvitestResult?.fingerprint ? { fingerprint: kvitestResult.fingerprint } : {}),
     problems: kvitestResult ? said.filter((line) => line !== `${verdict}: ${reason}`) : [],
   }
   if (kvitestExpected) {

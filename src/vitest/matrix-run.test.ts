@@ -70,6 +70,14 @@ const FILES = {
   'except/m.cells.json': cells(['local > good', 'local > other'], { good: ['a', 'b', 'the run'] }),
 }
 
+const borrowed = {
+  'points/m.matrix.ts': matrix('points', `tools: [${good}], pointsOf: '../good/m.cells.json'`),
+  'strange/m.matrix.ts': matrix(
+    'strange',
+    `tools: [sh('other', 'echo ok 1 - a', 'echo 1..1')], pointsOf: '../good/m.cells.json'`,
+  ),
+}
+
 const skipped = matrix('skipped', `tools: [${good}]`)
   .replace('import { defineMatrix', "import { describe } from 'vitest'\nimport { defineMatrix")
   .replace('defineMatrix({ name', "describe.skip('later', () => defineMatrix({ name")
@@ -82,7 +90,7 @@ describe('a run of matrices', () => {
   let run: VitestRun
   beforeAll(async () => {
     project = new TemporaryProject(
-      { ...FILES, 'skipped/m.matrix.ts': skipped, 'skipped/m.cells.json': goodCells },
+      { ...FILES, ...borrowed, 'skipped/m.matrix.ts': skipped, 'skipped/m.cells.json': goodCells },
       options,
     )
     run = await project.run()
@@ -130,6 +138,14 @@ describe('a run of matrices', () => {
   test('cells other than the stored ones fail the file', () => {
     expect(failure('cells', 'the cells are those that are stored')).toContain('cells of cells: -lab:x > good')
     expect(outcome('cells')).toMatchObject({ 'local good a': 'passed' })
+  })
+
+  test('a matrix may have its points from another one, and not fewer than its tools want', () => {
+    expect(new Set(Object.values(outcome('points')))).toEqual(new Set(['passed']))
+    expect(Object.keys(outcome('points'))).toContain('local good b')
+    expect(failure('strange', 'the cells are those that are stored')).toContain(
+      'infra: ../good/m.cells.json has no points of other',
+    )
   })
 
   test('a skip is one only where it is declared', () => {

@@ -1,5 +1,5 @@
 /** For `*.matrix.ts` files: `import { defineMatrix, kvmSelftests } from 'kvitest/matrix'`. */
-import { relative } from 'node:path'
+import { dirname, relative, resolve } from 'node:path'
 import { afterAll, describe, type TestContext, test } from 'vitest'
 import { type HostChoice, openMachineHost } from '../host/index.ts'
 import type { MachineHost } from '../host/machine-host.ts'
@@ -17,7 +17,9 @@ import {
   writeCells,
 } from '../matrix/cells-file.ts'
 import { isCollected } from '../matrix/collect.ts'
-import { type Cell, expandMatrix, type MatrixDeclaration } from '../matrix/declare.ts'
+import { type Cell, cellMatches, expandMatrix, type MatrixDeclaration } from '../matrix/declare.ts'
+import { type FingerprintDifference, judgeFingerprint } from '../matrix/fingerprint.ts'
+import type { PointResult } from '../matrix/tool.ts'
 import { KvitestError } from '../native/error.ts'
 import { settleSkip } from '../verdict/settle.ts'
 import { boundText } from './bounded-text.ts'
@@ -28,8 +30,17 @@ import type { MatrixMeta } from './meta.ts'
 import { collectedFile, isUpdating } from './runner-link.ts'
 
 export type { CellPattern, MatrixDeclaration } from '../matrix/declare.ts'
+export type { FingerprintDifference } from '../matrix/fingerprint.ts'
 export { planted } from '../matrix/plant.ts'
-export type { PointResult, PreparedTool, Tool, ToolPlace } from '../matrix/tool.ts'
+export { servedHosts } from '../matrix/served-hosts.ts'
+export type { Fingerprint, PointResult, PreparedTool, Tool, ToolPlace } from '../matrix/tool.ts'
+export {
+  cloudHypervisor,
+  crosvm,
+  firecracker,
+  kvmtool,
+  type OtherVmmOptions,
+} from '../matrix/tools/other-vmm.ts'
 export { linuxPerf, type PerfOptions, type PerfVersion } from '../matrix/tools/perf.ts'
 export { abiProbe } from '../matrix/tools/probe.ts'
 export { qemu } from '../matrix/tools/qemu.ts'
@@ -70,13 +81,16 @@ class Matrix {
   /** Those of whose points one failed the run. */
   readonly #red = new Set<CellRun>()
   readonly #hosts = new Map<string, Promise<MachineHost>>()
+  /** Declared differences that were seen. */
+  readonly #used = new Set<FingerprintDifference>()
 
   constructor(declaration: MatrixDeclaration, file: string) {
     this.#declaration = declaration
     this.#file = file
     this.#cells = expandMatrix(declaration)
     this.meta = { name: declaration.name, expected: this.#cells.map(({ id }) => id), cells: [] }
-    this.#expected = readCells(cellsPath(file))
+    const { pointsOf } = declaration
+    this.#expected = readCells(pointsOf === undefined ? cellsPath(file) : resolve(dirname(file), pointsOf))
     this.#runs = this.#cells.map((cell) => new CellRun(cell, () => this.#host(cell.host)))
   }
 
@@ -99,7 +113,9 @@ class Matrix {
       const records = await this.#records()
       if (this.#declaration.bisect || process.env.KVITEST_BISECT === '1') await this.#bisect(records)
       this.meta.cells = records
-      if (isUpdating()) await this.#update()
+      if (isUpdating() && this.#declaration.pointsOf === undefined) await this.#update()
+      await this.#close()
+      this.#checkDifferences()
     }, 0)
   }
 
@@ -131,7 +147,7 @@ class Matrix {
 
   async #point(run: CellRun, name: string, context: TestContext): Promise<void> {
     const { host } = await this.#opened(run, context)
-    const result = await run.point(name)
+    const result = await this.#judged(run, name)
     const { verdict, reason = '', output } = result
     // For the reports, whatever the test makes of it.
     context.task.meta.kvitestResult = { ...result, output: boundText(output, maxReported) }
@@ -151,6 +167,40 @@ class Matrix {
       ? [`on the baseline: ${before.verdict}${before.reason ? ` (${before.reason})` : ''}`]
       : []
     throw new ScriptFailure([`${verdict}: ${reason}`, ...compared, output].join('\n'), place)
+  }
+
+  /** A part of a fingerprint is compared with the baseline's, which is fetched where this run would not have had it. */
+  async #judged(run: CellRun, name: string): Promise<PointResult> {
+    const own = await run.point(name)
+    const baseline = this.#baselineOf(run)
+    if (!own.fingerprint || !baseline || baseline.cell.excepted !== undefined) return own
+    const other = await baseline.point(name).catch((error: unknown) => infraResult(error))
+    const declared = (this.#declaration.differences ?? []).filter((one) => cellMatches(one, run.cell))
+    const { result, used } = judgeFingerprint(
+      name,
+      own,
+      { host: baseline.cell.host, result: other },
+      declared,
+    )
+    for (const one of used) this.#used.add(one)
+    run.results.set(name, result)
+    return result
+  }
+
+  /** A declared difference that no cell shows is out of date; known only when all cells ran. */
+  #checkDifferences(): void {
+    const { name, differences = [] } = this.#declaration
+    if (this.#runs.some((run) => !run.isBegun && run.cell.excepted === undefined)) return
+    const idle = differences.find((one) => !this.#used.has(one))
+    if (!idle) return
+    throw new KvitestError(
+      `matrix ${name}`,
+      `no cell shows the declared difference ${JSON.stringify(idle)}`,
+      {
+        hint: 'take it out of the matrix',
+        infra: false,
+      },
+    )
   }
 
   /** What the cell's tool has and what is stored are the same points, and there are some. */
@@ -179,9 +229,14 @@ class Matrix {
 
   #checkCells(): void {
     if (isUpdating()) return
+    const { name, pointsOf } = this.#declaration
     const ids = this.#cells.map(({ id }) => id)
-    const problem = difference(`cells of ${this.#declaration.name}`, this.#expected.cells, ids)
-    if (problem !== undefined) throw new KvitestError(`matrix ${this.#declaration.name}`, `infra: ${problem}`)
+    const unknown = this.#cells.find((cell) => !this.#expected.points[pointsKey(cell)]?.length)
+    const problem =
+      pointsOf === undefined
+        ? difference(`cells of ${name}`, this.#expected.cells, ids)
+        : unknown && `${pointsOf} has no points of ${pointsKey(unknown)}`
+    if (problem !== undefined) throw new KvitestError(`matrix ${name}`, `infra: ${problem}`)
   }
 
   #host(name: string): Promise<MachineHost> {
@@ -197,6 +252,13 @@ class Matrix {
     const host = this.#declaration.baseline?.host
     if (host === undefined || host === cell.host) return undefined
     return this.#runs.find((one) => one.cell.host === host && pointsKey(one.cell) === pointsKey(cell))
+  }
+
+  /** Hosts of baselines that were asked beyond what the run was to have; the others have closed theirs. */
+  async #close(): Promise<void> {
+    await Promise.all(this.#runs.map((run) => run.close()))
+    const hosts = await Promise.allSettled(this.#hosts.values())
+    await Promise.all(hosts.map((host) => (host.status === 'fulfilled' ? host.value.close() : undefined)))
   }
 
   async #record(run: CellRun): Promise<CellRecord> {
@@ -257,6 +319,11 @@ class Matrix {
     }
     writeCells(cellsPath(this.#file), { cells: this.#cells.map(({ id }) => id), points })
   }
+}
+
+/** Of a baseline that cannot be had. */
+function infraResult(error: unknown): PointResult {
+  return { verdict: 'infra', reason: error instanceof Error ? error.message : String(error), output: '' }
 }
 
 async function aboutOf(run: CellRun): Promise<Partial<CellRecord>> {

@@ -13,6 +13,9 @@ import { type ClientRequest, protocolVersion, type SessionLost, type SessionOpen
 
 const prefix = 'kvitest-'
 
+/** Kernels that may have labs while nobody uses them. */
+const mostKernels = 4
+
 function isRunning(pid: number): boolean {
   try {
     process.kill(pid, 0)
@@ -59,7 +62,10 @@ class Client {
       broker.clients.delete(this)
       this.#left.abort()
       this.#placement?.then(
-        ({ session }) => session.end(),
+        ({ session }) => {
+          session.end()
+          broker.retire()
+        },
         () => {},
       )
     })
@@ -125,6 +131,7 @@ export class Broker {
   readonly #options: PoolOptions
   readonly #server: Server
   readonly #pools = new Map<string, LabPool>()
+  readonly #retiring = new Set<Promise<void>>()
   readonly #waits = new Waits()
   readonly #sweep = () => rmSync(this.#directory, { recursive: true, force: true })
 
@@ -180,12 +187,25 @@ export class Broker {
     })
   }
 
+  /** Ends the labs of kernels that nobody uses any more, where a run has had more kernels than memory is there for. */
+  retire(): void {
+    for (const [kernel, pool] of this.#pools) {
+      const live = [...this.#pools.values()].filter(({ hasLabs }) => hasLabs)
+      if (live.length <= mostKernels) return
+      if (!pool.isIdle) continue
+      // Whoever asks for that kernel next gets labs of a new pool.
+      this.#pools.delete(kernel)
+      const closing = pool.close({ save: true }).finally(() => this.#retiring.delete(closing))
+      this.#retiring.add(closing)
+    }
+  }
+
   /** Ends every session and every lab, saves the labs when asked to; returns when no process is left. */
   async close(options: { save?: boolean } = {}): Promise<void> {
     process.removeListener('exit', this.#sweep)
     this.#server.close()
     for (const client of this.clients) client.destroy()
-    await Promise.all([...this.#pools.values()].map((pool) => pool.close(options)))
+    await Promise.all([...this.#retiring, ...[...this.#pools.values()].map((pool) => pool.close(options))])
     await rm(this.#directory, { recursive: true, force: true })
   }
 }

@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { readdir, readFile, realpath } from 'node:fs/promises'
 import { createRequire, stripTypeScriptTypes } from 'node:module'
 import { dirname, join, relative } from 'node:path'
@@ -102,13 +102,39 @@ async function compileProgram(entry: string): Promise<Program> {
   return { sources, packages: [...packages].sort() }
 }
 
+function nameAt(folder: string): string | undefined {
+  const path = join(folder, 'package.json')
+  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as { name?: string }).name : undefined
+}
+
 /** A package's directory: the nearest one above its entry point with a package.json of its name. */
-async function packageFiles(name: string): Promise<{ base: string; files: string[] }> {
-  let base = dirname(createRequire(import.meta.url).resolve(name))
-  while (!existsSync(join(base, 'package.json'))) base = dirname(base)
+function packageBase(name: string, from: string): string {
+  let base = dirname(createRequire(from).resolve(name))
+  // Folders inside a package may have one too, which says no more than what kind of modules they hold.
+  while (nameAt(base) !== name && dirname(base) !== base) base = dirname(base)
+  return base
+}
+
+/** Packages and those that they need in turn, by name; of two versions of one, the one nearer to us. */
+async function packageClosure(names: readonly string[]): Promise<Map<string, string>> {
+  const found = new Map<string, string>()
+  const visit = async (name: string, from: string): Promise<void> => {
+    if (found.has(name)) return
+    const base = packageBase(name, from)
+    found.set(name, base)
+    const { dependencies = {} } = JSON.parse(await readFile(join(base, 'package.json'), 'utf8')) as {
+      dependencies?: Record<string, string>
+    }
+    for (const other of Object.keys(dependencies)) await visit(other, join(base, 'package.json'))
+  }
+  for (const name of names) await visit(name, import.meta.url)
+  return found
+}
+
+async function packageFiles(base: string): Promise<string[]> {
   const all = await readdir(base, { recursive: true, withFileTypes: true })
   const files = all.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name))
-  return { base, files: files.filter((file) => /\.(m?js|cjs|json)$/.test(file)) }
+  return files.filter((file) => /\.(m?js|cjs|json)$/.test(file))
 }
 
 /** Shared libraries of programs, by the path under which the loader looks for them. */
@@ -134,9 +160,13 @@ async function sharedLibraries(programs: readonly string[]): Promise<string[]> {
   return [...found].sort()
 }
 
-async function programEntries(): Promise<NewcEntry[]> {
+/**
+ * A program of ours with all that it needs where there is nothing: Node, the addon, its sources as JavaScript below
+ * `/kvitest`, the packages they import. `entry` is its path in the project (`src/host/lab/server.ts`).
+ */
+export async function programEntries(entry: string): Promise<NewcEntry[]> {
   const addon = await builtFile('kvitest.node')
-  const { sources, packages } = await compileProgram(join(root, 'src/host/lab/server.ts'))
+  const { sources, packages } = await compileProgram(join(root, entry))
   const file = (path: string, source: string, mode = 0o644): NewcEntry => ({
     type: 'file',
     path,
@@ -156,8 +186,8 @@ async function programEntries(): Promise<NewcEntry[]> {
       }),
     ),
   ]
-  for (const name of packages) {
-    const { base, files: members } = await packageFiles(name)
+  for (const [name, base] of await packageClosure(packages)) {
+    const members = await packageFiles(base)
     entries.push(
       ...members.map((source) => file(`${labRoot}/node_modules/${name}/${relative(base, source)}`, source)),
     )
@@ -189,7 +219,7 @@ export async function buildLabImage(kernel: KernelInfo): Promise<string> {
       (path): NewcEntry => ({ type: 'directory', path, mode: 0o755 }),
     ),
     ...moduleEntries(kernel.release, modules),
-    ...(await programEntries()),
+    ...(await programEntries('src/host/lab/server.ts')),
   ]
   const path = await cached(['lab', `${await entriesHash(entries)}.cpio`], (target) =>
     writeNewc(target, entries),

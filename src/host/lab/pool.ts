@@ -108,6 +108,7 @@ export class LabPool {
   #prepared: Promise<PreparedLab> | undefined
   #closed = false
   #started = 0
+  #sessions = 0
   /** The link of a lab has room again. */
   onDrain: (lab: Lab) => void = () => {}
 
@@ -137,7 +138,13 @@ export class LabPool {
       place: undefined,
     }
     asking.placed.promise.catch(() => {})
-    const leave = () => this.#leave(asking)
+    this.#sessions++
+    let hasLeft = false
+    const leave = () => {
+      if (!hasLeft) this.#sessions--
+      hasLeft = true
+      this.#leave(asking)
+    }
     options.signal?.addEventListener('abort', leave)
     let lab: Lab
     try {
@@ -162,6 +169,15 @@ export class LabPool {
         },
       },
     }
+  }
+
+  /** It has labs, and nobody uses them. */
+  get isIdle(): boolean {
+    return this.#sessions === 0 && this.#places.size > 0
+  }
+
+  get hasLabs(): boolean {
+    return this.#places.size > 0
   }
 
   /** Somebody who holds a place here has begun to wait, or does no longer. */

@@ -21,6 +21,9 @@ broken() { echo "${brokenMark}$*" >&2; exit ${brokenStatus}; }
 mount --make-rprivate / 2>/dev/null
 mount --bind "$root" "$root" || broken "bind $root"
 mount --rbind /dev "$root/dev" || broken /dev
+# Named semaphores and shared memory are files there; a lab's devtmpfs has no such folder.
+[ -d "$root/dev/shm" ] || mkdir "$root/dev/shm" 2>/dev/null
+[ ! -d "$root/dev/shm" ] || mount -t tmpfs tmpfs "$root/dev/shm" || broken /dev/shm
 mount -t proc proc "$root/proc" || broken /proc
 mount --rbind /sys "$root/sys" || broken /sys
 mount -t tmpfs tmpfs "$root/tmp" || broken /tmp

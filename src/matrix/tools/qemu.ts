@@ -3,13 +3,13 @@ import { copyFile, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { copyData, copyPrograms, fetchPackageTree } from '../../image/debian-closure.ts'
 import { textHash } from '../../image/hash.ts'
-import { busyboxEntries, entriesHash, staticBusybox } from '../../image/initramfs.ts'
-import { type NewcEntry, writeNewc } from '../../image/newc.ts'
+import { staticBusybox } from '../../image/initramfs.ts'
+import { writeNewc } from '../../image/newc.ts'
 import { makePack } from '../../image/pack.ts'
 import { resolveKernel } from '../../image/resolve.ts'
-import { tapResults } from '../outcome.ts'
+import { guestResults } from '../outcome.ts'
 import type { PreparedTool, Tool } from '../tool.ts'
-import { smokeScript } from './smoke.ts'
+import { smokeInitramfs } from './smoke.ts'
 
 export interface QemuOptions {
   /** `7.2` */
@@ -28,28 +28,7 @@ const firmware = [
 ]
 
 /** Results go to the second serial port: no message of the kernel can get between them. */
-function init(release: string): string {
-  return `#!/bin/sh
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
-exec </dev/null >/dev/ttyS1 2>&1
-stty -F /dev/ttyS1 -opost
-${smokeScript(release)}
-sync
-poweroff -f
-`
-}
-
-async function smokeInitramfs(release: string): Promise<{ entries: NewcEntry[]; hash: string }> {
-  const entries: NewcEntry[] = [
-    ...(await busyboxEntries()),
-    { type: 'file', path: 'init', mode: 0o755, data: Buffer.from(init(release)) },
-    { type: 'character', path: 'dev/console', mode: 0o600, major: 5, minor: 1 },
-    ...['proc', 'sys', 'tmp'].map((path): NewcEntry => ({ type: 'directory', path, mode: 0o755 })),
-  ]
-  return { entries, hash: await entriesHash(entries) }
-}
+const guestOf = { tty: 'ttyS1', end: 'poweroff' } as const
 
 /** The console comes while the guest runs: QEMU writes to no socket, which standard error may be. */
 const withConsole = `
@@ -71,7 +50,7 @@ const argv = [
   ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-nic', 'none'],
   ...['-device', 'virtio-rng-pci'],
   ...['-kernel', '/guest/kernel', '-initrd', '/guest/initramfs'],
-  ...['-append', 'console=ttyS0 panic=-1'],
+  ...['-append', 'console=ttyS0 panic=-1 printk.time=1'],
   ...['-serial', 'file:/tmp/console', '-serial', 'stdio'],
 ]
 
@@ -85,7 +64,7 @@ export function qemu({ version, suite, deadline = 120_000 }: QemuOptions): Tool 
       suite,
     )
     const kernel = await resolveKernel(guest)
-    const { entries, hash } = await smokeInitramfs(kernel.release)
+    const { entries, hash } = await smokeInitramfs(kernel, guestOf)
     const key = `2 ${tree.origin} ${kernel.hash} ${hash} ${textHash(firmware.join(' '))}`
     const pack = await makePack(name, key, async (root) => {
       await copyPrograms(tree.path, ['usr/bin/qemu-system-x86_64'], root)
@@ -100,7 +79,7 @@ export function qemu({ version, suite, deadline = 120_000 }: QemuOptions): Tool 
       pack,
       hash: pack.hash,
       version: tree.version,
-      all: async ({ programs }) => tapResults(await programs.run({ argv, deadline }), deadline),
+      all: async ({ programs }) => guestResults(await programs.run({ argv, deadline }), deadline),
     }
   }
   return { name, takesGuest: true, need: { cpus: 1, memory: 384 << 20 }, prepare }

@@ -1,3 +1,8 @@
+import { builtFile, busyboxEntries, entriesHash, moduleEntries, modulesFor } from '../../image/initramfs.ts'
+import type { KernelInfo } from '../../image/kernel.ts'
+import { loadOrder } from '../../image/modules.ts'
+import type { NewcEntry } from '../../image/newc.ts'
+
 /**
  * What any VMM must make true of any guest, as a part of a shell script that prints TAP: the same points whoever boots
  * the guest. The machine has one CPU, 256 MiB, a PCI bus and a virtio device on it.
@@ -18,6 +23,61 @@ smoke "the clock goes on while the guest sleeps" sh -c 'a=$(cut -d. -f1 /proc/up
 smoke "interrupts of the timer come" sh -c 'grep -q "LOC:  *[1-9]" /proc/interrupts'
 smoke "there is a virtio device on PCI" sh -c 'grep -q 0x1af4 /sys/bus/pci/devices/*/vendor'
 smoke "memory holds what was written" sh -c 'head -c 16777216 /dev/urandom >/tmp/a; cp /tmp/a /tmp/b; cmp /tmp/a /tmp/b'
+n=$((n + 1))
+if fingerprint >/tmp/fingerprint; then
+  gzip -9 </tmp/fingerprint | base64 | sed 's/^/# fingerprint /'
+  echo "ok $n - fingerprint"
+else
+  echo "not ok $n - fingerprint"
+fi
 echo "1..$n"
 `
+}
+
+/** What the script wants in the guest beside busybox: guest path -> file on this machine. */
+export async function smokeFiles(): Promise<Record<string, string>> {
+  return { '/bin/fingerprint': await builtFile('programs/fingerprint') }
+}
+
+/** Modules it likes to have: the MSRs of a guest are read through a device. */
+export const smokeModules = ['msr?']
+
+/** Where a VMM that is not ours has the guest's results, and how its guest ends. */
+export interface SmokeGuest {
+  /** Serial port that the script prints to; the one of the kernel's log, where the VMM has no second one. */
+  tty: 'ttyS0' | 'ttyS1'
+  /** What ends the machine: ACPI's power button, or a reset, upon which small VMMs end. */
+  end: 'poweroff' | 'reboot'
+}
+
+function init(release: string, { tty, end }: SmokeGuest): string {
+  return `#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+for module in $(cat /etc/kvitest/modules); do insmod $module; done
+exec </dev/null >/dev/${tty} 2>&1
+stty -F /dev/${tty} -opost
+${smokeScript(release)}
+sync
+${end} -f
+`
+}
+
+/** An initramfs whose /init runs the script and ends the machine. */
+export async function smokeInitramfs(
+  kernel: KernelInfo,
+  guest: SmokeGuest,
+): Promise<{ entries: NewcEntry[]; hash: string }> {
+  const modules = await loadOrder(kernel, [...modulesFor([{ type: 'virtio-rng' }]), ...smokeModules])
+  const files = Object.entries(await smokeFiles())
+  const entries: NewcEntry[] = [
+    ...(await busyboxEntries()),
+    ...moduleEntries(kernel.release, modules),
+    ...files.map(([path, source]): NewcEntry => ({ type: 'file', path: path.slice(1), mode: 0o755, source })),
+    { type: 'file', path: 'init', mode: 0o755, data: Buffer.from(init(kernel.release, guest)) },
+    { type: 'character', path: 'dev/console', mode: 0o600, major: 5, minor: 1 },
+    ...['proc', 'sys', 'tmp'].map((path): NewcEntry => ({ type: 'directory', path, mode: 0o755 })),
+  ]
+  return { entries, hash: await entriesHash(entries) }
 }

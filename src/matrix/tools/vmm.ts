@@ -5,13 +5,16 @@ import { openHost } from '../../guest/host.ts'
 import { fileHash } from '../../image/hash.ts'
 import { builtFile } from '../../image/initramfs.ts'
 import { pointResults } from '../outcome.ts'
+import { packedVmm } from '../release/tool.ts'
 import type { PointResult, PreparedTool, Tool } from '../tool.ts'
-import { smokeScript } from './smoke.ts'
+import { smokeFiles, smokeModules, smokeScript } from './smoke.ts'
 
 export interface VmmOptions {
-  /** Default `vmm`. */
+  /** Default `vmm`, of an older release `vmm-0.1.0`. */
   name?: string
-  /** Milliseconds of the script; default 60 s. */
+  /** Path of the tarball (`npm pack`) of a release; default: what is built here. */
+  release?: string
+  /** Milliseconds of the boot, and of the script; default 60 s. */
   deadline?: number
 }
 
@@ -19,15 +22,16 @@ const packageVersion: string = JSON.parse(
   readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'),
 ).version
 
-/** kvitest's own VMM as it is built here; a lab has it inside. */
-export function ownVmm({ name = 'vmm', deadline = 60_000 }: VmmOptions = {}): Tool {
+/** kvitest's own VMM as it is built here, which a lab has inside, or that of a release. */
+export function ownVmm({ name, release, deadline = 60_000 }: VmmOptions = {}): Tool {
+  if (release !== undefined) return packedVmm({ name, release, deadline })
   const prepare = async (guest: string | undefined): Promise<PreparedTool> => ({
     hash: await fileHash(await builtFile('kvitest.node')),
     version: packageVersion,
     all: ({ host }) => bootAndRun(host, guest, deadline),
   })
   // Its guests take their own lease of the budget.
-  return { name, takesGuest: true, need: { cpus: 0, memory: 0 }, prepare }
+  return { name: name ?? 'vmm', takesGuest: true, need: { cpus: 0, memory: 0 }, prepare }
 }
 
 async function bootAndRun(
@@ -39,7 +43,13 @@ async function bootAndRun(
   const devices = [{ type: 'virtio-rng' as const }]
   try {
     // A boot, not a fork: how a kernel comes up is what is asked.
-    await using guest = await host.boot({ ...(kernel === undefined ? {} : { kernel }), devices })
+    await using guest = await host.boot({
+      ...(kernel === undefined ? {} : { kernel }),
+      devices,
+      files: await smokeFiles(),
+      modules: smokeModules,
+      bootTimeout: deadline,
+    })
     const { tap, status, timedOut, stderr } = await guest.run(
       `#!/bin/sh\n${smokeScript(guest.kernel.release)}`,
       {

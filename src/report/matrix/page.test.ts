@@ -2,7 +2,8 @@ import { spawnSync } from 'node:child_process'
 import { expect, test } from 'vitest'
 import { escapeHtml, html } from './markup.ts'
 import { matrixPage } from './page.ts'
-import { hostile, sampleReport } from './testing/run.ts'
+import { matrixReport } from './report.ts'
+import { hostile, point, ranCell, sampleReport } from './testing/run.ts'
 
 const page = matrixPage(sampleReport())
 
@@ -36,6 +37,26 @@ test('a cell of the map has its verdict, its counts and what was not expected', 
   )
   expect(inMap('local > selftests-6.1')).toBe('infra I lost')
   expect(page).toContain('title="no such cell"')
+})
+
+test('what a guest saw differently is a diff, value by value', () => {
+  const seen = (value: string) =>
+    point('fingerprint cpuid', 'pass', { fingerprint: { '1 eax': 'same', '1 ecx': value } })
+  const report = matrixReport({
+    ...sampleReport(),
+    expected: ['old > vmm > g', 'new > vmm > g'],
+    ran: new Map([
+      ranCell('old > vmm > g', [seen('f7')]),
+      ranCell('new > vmm > g', [seen('<f8>')], { baseline: 'old' }),
+    ]),
+  })
+  const text = matrixPage(report)
+
+  expect(text).toContain(
+    '<span class="minus">-cpuid 1 ecx: f7</span><span class="plus">+cpuid 1 ecx: &lt;f8&gt;</span>',
+  )
+  expect(text).toContain('differs from old in 1 point<')
+  expect(text).not.toContain('-cpuid 1 eax')
 })
 
 test('each link of the page leads to one place in it', () => {

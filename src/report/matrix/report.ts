@@ -22,6 +22,8 @@ export interface ReportedPoint {
   duration: number
   /** What the tool and the host's kernel said, bounded. */
   output: string
+  /** What the guest saw, value by key; of a part of a fingerprint. */
+  fingerprint?: Record<string, string>
   /** It failed the run: nothing expected what it came to. */
   isRed: boolean
   /** Of a red one what the run said beyond verdict and reason: an unexpected pass, an undeclared skip. */

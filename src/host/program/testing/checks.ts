@@ -38,6 +38,16 @@ export function programChecks(open: () => ProgramPlace): void {
     expect(write.status).not.toBe(0)
   })
 
+  test('it has a /dev/shm of its own, empty at first', async () => {
+    expect(
+      await sh('busybox ls -A /dev/shm; echo 1 > /dev/shm/mark && busybox cat /dev/shm/mark'),
+    ).toMatchObject({
+      status: 0,
+      stdout: '1\n',
+    })
+    expect(await sh('busybox ls -A /dev/shm')).toMatchObject({ status: 0, stdout: '' })
+  })
+
   test('over its deadline it is killed with what it started, in a session of its own too', async () => {
     const result = await sh('echo begun; setsid sleep 1000 & sleep 1000', { deadline: 2000 })
     expect(result).toMatchObject({ expired: true, stdout: 'begun\n' })
