@@ -33,7 +33,12 @@ function run(command: string[], capture: boolean): { status: number; output: str
     cwd: root,
     stdio: ['ignore', capture ? 'pipe' : 'inherit', 'inherit'],
     maxBuffer: 1 << 28,
-    env: { ...process.env, PATH: `${join(root, 'node_modules/.bin')}:${process.env.PATH}` },
+    // vitest.config.ts says what that leaves to `npm run test:long`.
+    env: {
+      ...process.env,
+      KVITEST_SUITE: 'short',
+      PATH: `${join(root, 'node_modules/.bin')}:${process.env.PATH}`,
+    },
   })
   const output = child.stdout?.toString() ?? ''
   if (capture) process.stdout.write(output)

@@ -5,8 +5,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { startLabs } from '../host/index.ts'
-import { builtFile } from '../image/initramfs.ts'
-import { GuestError } from './error.ts'
 import { openHost } from './host.ts'
 import type { Guest, GuestCheckpoint, Host } from './types.ts'
 
@@ -232,30 +230,6 @@ test('one boot serves all who want the same guest in one place, at once and late
   expect(other.forkedFrom?.bootTime).not.toBe(boots[0])
   expect(later.name).toBe('later')
   expect(await sh(other, 'nproc')).toBe('2')
-})
-
-test('a guest that cannot boot fails as boot() does, each time', async () => {
-  for (const _ of [1, 2]) {
-    const error = await host.fork({ name: 'no-init', cmdline: 'rdinit=/none' }).catch((caught) => caught)
-    expect(error).toBeInstanceOf(GuestError)
-    expect(error.message).toMatch(/^boot no-init \(.*\): panic: /)
-  }
-})
-
-test('a guest whose boot left a splat is never forked from', async () => {
-  const init = join(folder, 'init')
-  const splat = 'WARNING: CPU: 0 PID: 1 at kernel/fixture.c:1 boot_fixture+0x1/0x2'
-  writeFileSync(
-    init,
-    `#!/bin/busybox sh\nmount -t devtmpfs dev /dev\necho "<4>${splat}" >/dev/kmsg\nexec /agent\n`,
-    {
-      mode: 0o755,
-    },
-  )
-  const files = { '/init': init, '/agent': await builtFile('agent') }
-  const error = await host.fork({ name: 'splat', loglevel: 7, files }).catch((caught) => caught)
-  expect(error).toBeInstanceOf(GuestError)
-  expect(error.end.verdict).toBe('oops')
 })
 
 test('a checkpoint on disk goes on, and one that was changed or that is expected to be another is refused', async () => {
