@@ -30,6 +30,7 @@ const isShort = process.env.KVITEST_SUITE === 'short'
 /** What `npm test` runs on the first guest kernel only; `npm run test:long` runs all of suites/virtio on both. */
 const lengthy = [
   ...['balloon', 'blk.tap', 'boot', 'console', 'lifecycle', 'pci', 'personality', 'programs', 'toggles'],
+  'scsi',
   'unplug',
 ]
 

@@ -38,6 +38,7 @@ export type {
   GuestEnd,
   GuestPort,
   GuestProcess,
+  GuestScsi,
   GuestVsock,
   Host,
   RunOptions,
@@ -62,7 +63,14 @@ export type { RawStep } from './host/raw/place.ts'
 export { mmioDataOffset, RunArea } from './host/raw/run-area.ts'
 export type { KernelInfo } from './image/kernel.ts'
 export { resolveKernel } from './image/resolve.ts'
-export type { BalloonReport, DeviceSpec, MachineEnd, VcpuState, VmmFault } from './native/contract.ts'
+export type {
+  BalloonReport,
+  DeviceSpec,
+  MachineEnd,
+  ScsiLun,
+  VcpuState,
+  VmmFault,
+} from './native/contract.ts'
 export { KvitestError } from './native/error.ts'
 export { TapStream } from './tap/stream.ts'
 export type { Point, TapSummary } from './tap/types.ts'

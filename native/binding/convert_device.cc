@@ -137,6 +137,18 @@ VsockSpec vsock_spec(const Napi::Object& device) {
   return spec;
 }
 
+ScsiSpec scsi_spec(const Napi::Object& device) {
+  ScsiSpec spec;
+  spec.name = string_of(device.Get("name"), kSpec, "the name of a virtio-scsi");
+  const Napi::Array luns = array_of(device.Get("luns"), "luns of a virtio-scsi");
+  for (std::uint32_t i = 0; i < luns.Length(); ++i) spec.luns.push_back(lun_of(luns.Get(i)));
+  spec.queues =
+      static_cast<std::uint16_t>(integer_or(device.Get("queues"), "queues", spec.queues, kMaxU16));
+  spec.queue_size = static_cast<std::uint16_t>(
+      integer_or(device.Get("queueSize"), "queueSize", spec.queue_size, kMaxU16));
+  return spec;
+}
+
 BalloonSpec balloon_spec(const Napi::Object& device) {
   return {string_of(device.Get("name"), kSpec, "the name of a virtio-balloon"), {}};
 }
@@ -164,6 +176,7 @@ DeviceSpec typed_spec(const Napi::Object& device, std::uint32_t index) {
   if (type == "virtio-blk") return blk_spec(device);
   if (type == "virtio-net") return net_spec(device, index);
   if (type == "virtio-vsock") return vsock_spec(device);
+  if (type == "virtio-scsi") return scsi_spec(device);
   if (type == "virtio-balloon") return balloon_spec(device);
   if (type == "virtio-9p") return p9_spec(device);
   refuse(kSpec, "no device of type \"" + type + "\"");
@@ -238,6 +251,26 @@ void put(Napi::Env, Napi::Object& object, const VsockSpec& vsock) {
   object.Set("cid", vsock.cid);
 }
 
+void put(Napi::Env env, Napi::Object& object, const ScsiSpec& scsi) {
+  object.Set("name", scsi.name);
+  Napi::Array luns = Napi::Array::New(env);
+  for (const ScsiLunSpec& spec : scsi.luns) {
+    Napi::Object lun = Napi::Object::New(env);
+    lun.Set("name", spec.name);
+    const auto* memory = std::get_if<MemoryBacking>(&spec.backing);
+    lun.Set("memory", memory == nullptr ? 0.0 : static_cast<double>(memory->bytes));
+    lun.Set("target", spec.target);
+    lun.Set("lun", spec.lun);
+    lun.Set("readOnly", spec.read_only);
+    lun.Set("serial", spec.serial);
+    lun.Set("blockSize", spec.block_size);
+    luns.Set(luns.Length(), lun);
+  }
+  object.Set("luns", luns);
+  object.Set("queues", scsi.queues);
+  object.Set("queueSize", scsi.queue_size);
+}
+
 void put(Napi::Env, Napi::Object& object, const BalloonSpec& balloon) {
   object.Set("name", balloon.name);
 }
@@ -249,6 +282,22 @@ void put(Napi::Env, Napi::Object& object, const P9Spec& share) {
 }
 
 }  // namespace
+
+ScsiLunSpec lun_of(const Napi::Value& value) {
+  const Napi::Object lun = object_of(value, kSpec, "a logical unit");
+  ScsiLunSpec spec;
+  spec.name = string_of(lun.Get("name"), kSpec, "the name of a logical unit");
+  spec.backing = MemoryBacking{
+      integer_of(lun.Get("memory"), kSpec, "memory of a logical unit", 0, kMaxSafeInteger)};
+  spec.target =
+      static_cast<std::uint8_t>(integer_or(lun.Get("target"), "target", 0, kScsiMaxTarget));
+  spec.lun = static_cast<std::uint8_t>(integer_or(lun.Get("lun"), "lun", 0, kScsiMaxLun));
+  spec.read_only = boolean_or(lun.Get("readOnly"), "readOnly", false);
+  spec.serial = string_or(lun.Get("serial"), "serial", "");
+  spec.block_size = static_cast<std::uint32_t>(
+      integer_or(lun.Get("blockSize"), "blockSize", spec.block_size, kMaxU32));
+  return spec;
+}
 
 std::vector<DeviceSpec> devices_of(const Napi::Value& value) {
   const Napi::Array devices = array_of(value, "devices");

@@ -12,8 +12,9 @@
 
 namespace kvitest {
 
-// Both throw Error (EINVAL) naming the field that is not as the contract says.
+// All throw Error (EINVAL) naming the field that is not as the contract says.
 std::vector<DeviceSpec> devices_of(const Napi::Value& value);
+ScsiLunSpec lun_of(const Napi::Value& value);
 std::map<std::string, DeviceChange> device_changes(const Napi::Value& value, const char* operation);
 
 Napi::Value to_js(Napi::Env env, const DeviceSpec& device);

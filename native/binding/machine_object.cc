@@ -7,6 +7,7 @@
 #include "native/binding/checkpoint_object.h"
 #include "native/binding/convert.h"
 #include "native/binding/convert_balloon.h"
+#include "native/binding/convert_device.h"
 #include "native/error.h"
 
 namespace kvitest {
@@ -41,6 +42,8 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::vsock_connect>("vsockConnect"),
                          InstanceMethod<&MachineObject::vsock_close>("vsockClose"),
                          InstanceMethod<&MachineObject::balloon>("balloon"),
+                         InstanceMethod<&MachineObject::attach_lun>("attachLun"),
+                         InstanceMethod<&MachineObject::detach_lun>("detachLun"),
                          InstanceMethod<&MachineObject::checkpoint>("checkpoint"),
                          InstanceMethod<&MachineObject::reset>("reset"),
                      },
@@ -281,6 +284,21 @@ Napi::Value MachineObject::vsock_close(const Napi::CallbackInfo& info) {
     std::string channel = string_of(info[0], "vsockClose", "the channel");
     const bool whole = info[1].ToBoolean().Value();
     session_->machine().vsock_shut(std::move(channel), whole, settles(operation));
+  });
+}
+
+Napi::Value MachineObject::attach_lun(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string device = string_of(info[0], "attachLun", "the device");
+    session_->machine().attach_lun(std::move(device), lun_of(info[1]), settles(operation));
+  });
+}
+
+Napi::Value MachineObject::detach_lun(const Napi::CallbackInfo& info) {
+  return promise([&](std::uint64_t operation) {
+    std::string device = string_of(info[0], "detachLun", "the device");
+    std::string lun = string_of(info[1], "detachLun", "the logical unit");
+    session_->machine().detach_lun(std::move(device), std::move(lun), settles(operation));
   });
 }
 

@@ -49,6 +49,8 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value vsock_listen(const Napi::CallbackInfo& info);
   Napi::Value vsock_connect(const Napi::CallbackInfo& info);
   Napi::Value vsock_close(const Napi::CallbackInfo& info);
+  Napi::Value attach_lun(const Napi::CallbackInfo& info);
+  Napi::Value detach_lun(const Napi::CallbackInfo& info);
   Napi::Value balloon(const Napi::CallbackInfo& info);
   Napi::Value checkpoint(const Napi::CallbackInfo& info);
   Napi::Value reset(const Napi::CallbackInfo& info);

@@ -12,6 +12,7 @@
 #include "native/virtio/console/console.h"
 #include "native/virtio/net/net.h"
 #include "native/virtio/rng/rng.h"
+#include "native/virtio/scsi/scsi.h"
 #include "native/virtio/vsock/vsock.h"
 
 namespace kvitest {
@@ -74,6 +75,42 @@ void fuzz_balloon(std::span<const std::byte> bytes) {
       }
     } catch (const Error&) {
       // no driver that gives hints
+    }
+  });
+}
+
+void fuzz_scsi(std::span<const std::byte> bytes) {
+  FuzzInput input(bytes);
+  const auto lun = [](const std::string& name, std::uint8_t number) {
+    ScsiLunSpec spec;
+    spec.name = name;
+    spec.backing = MemoryBacking{1 << 20};
+    spec.lun = number;
+    return spec;
+  };
+  ScsiSpec spec;
+  spec.name = "scsi0";
+  spec.luns = {lun("a", 0), lun("b", 1)};
+  spec.queue_size = 16;
+  const std::uint8_t how = input.u8();
+  spec.luns[1].read_only = (how & 1) != 0;
+  spec.queues = (how & 2) != 0 ? 2 : 1;
+  const OpenLun open = [](const ScsiLunSpec& one) { return open_disk(one.backing, one.read_only); };
+  const auto device = make_scsi(spec, open, false);
+  HostileDriver(*device).run(input, [&](FuzzInput& more) {
+    try {
+      switch (more.u8() % 3) {
+        case 0:
+          device->attach(lun("c", more.u8()), open_disk(MemoryBacking{4096}, false));
+          break;
+        case 1:
+          device->detach((more.u8() & 1) != 0 ? "c" : "b");
+          break;
+        default:
+          device->resize("a", std::uint64_t{more.u16()} * 512);
+      }
+    } catch (const Error&) {
+      // there already, gone already, or a size that no disk has
     }
   });
 }

@@ -5,7 +5,7 @@
 namespace kvitest {
 
 std::span<const FuzzTarget> fuzz_targets() {
-  static constexpr std::array<FuzzTarget, 12> kTargets{{
+  static constexpr std::array<FuzzTarget, 13> kTargets{{
       {"queue", fuzz_queue},
       {"blk", fuzz_blk},
       {"net", fuzz_net},
@@ -14,6 +14,7 @@ std::span<const FuzzTarget> fuzz_targets() {
       {"9p", fuzz_9p},
       {"rng", fuzz_rng},
       {"balloon", fuzz_balloon},
+      {"scsi", fuzz_scsi},
       {"pci", fuzz_pci},
       {"boot", fuzz_boot},
       {"state", fuzz_state},

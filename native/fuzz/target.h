@@ -22,6 +22,7 @@ void fuzz_console(std::span<const std::byte> input);
 void fuzz_vsock(std::span<const std::byte> input);
 void fuzz_9p(std::span<const std::byte> input);
 void fuzz_rng(std::span<const std::byte> input);
+void fuzz_scsi(std::span<const std::byte> input);
 void fuzz_balloon(std::span<const std::byte> input);
 void fuzz_pci(std::span<const std::byte> input);
 void fuzz_boot(std::span<const std::byte> input);

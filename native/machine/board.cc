@@ -97,13 +97,17 @@ VsockSink& vsock_sink(BoardOwner& owner) {
   return owner;
 }
 
+std::unique_ptr<Disk> open_image(const std::string& name, const DiskImages& images) {
+  const auto found = images.find(name);
+  if (found != images.end()) return make_overlay(found->second);
+  throw Error("load checkpoint", EBADMSG, "it has no content for disk " + name,
+              "take the checkpoint again");
+}
+
 // A fork's begins as the checkpoint has it: it never writes to a file that its parent may use.
 std::unique_ptr<Disk> open_disk(const BlkSpec& spec, const DiskImages* images) {
   if (images == nullptr) return open_disk(spec.backing, spec.read_only);
-  const auto found = images->find(spec.name);
-  if (found != images->end()) return make_overlay(found->second);
-  throw Error("load checkpoint", EBADMSG, "it has no content for disk " + spec.name,
-              "take the checkpoint again");
+  return open_image(spec.name, *images);
 }
 
 }  // namespace
@@ -189,6 +193,17 @@ struct Board::Parts {
     return make_p9(spec);
   }
 
+  std::unique_ptr<VirtioDevice> make(const ScsiSpec& spec, BoardOwner&, const DiskImages* images) {
+    // Of a fork the checkpoint says which units there are, and the images outlive its loading.
+    const OpenLun open = [images](const ScsiLunSpec& lun) {
+      if (images == nullptr) return open_disk(lun.backing, lun.read_only);
+      return open_image(lun.name, *images);
+    };
+    std::unique_ptr<Scsi> scsi = make_scsi(spec, open, images != nullptr);
+    scsis[spec.name] = scsi.get();
+    return scsi;
+  }
+
   void attach(const DeviceSpec& spec, std::uint8_t slot, GuestMemory& memory, BoardOwner& owner,
               const DiskImages* images) {
     devices.push_back(std::visit([&](const auto& one) { return make(one, owner, images); }, spec));
@@ -245,6 +260,7 @@ struct Board::Parts {
   std::map<std::string, Net*> nets;
   std::map<std::string, Vsock*> vsocks;
   std::map<std::string, Balloon*> balloons;
+  std::map<std::string, Scsi*> scsis;
   std::map<std::string, std::function<void()>> inputs;  // what deliver() does, by device
   std::vector<std::unique_ptr<SharedLines::Source>> line_sources;
   std::vector<std::unique_ptr<PciFunction>> functions;
@@ -310,14 +326,34 @@ std::size_t Board::host_write(const std::string& channel, std::span<const std::b
   return device == nullptr ? 0 : device->host_write(connection, data);
 }
 
-Blk* Board::disk(const std::string& name) const {
+Disk* Board::disk(const std::string& name) const {
   const auto found = parts_->disks.find(name);
-  return found == parts_->disks.end() ? nullptr : found->second;
+  if (found != parts_->disks.end()) return &found->second->disk();
+  for (const auto& [device, scsi] : parts_->scsis) {
+    if (Disk* const unit = scsi->disk(name)) return unit;
+  }
+  return nullptr;
+}
+
+void Board::resize_disk(const std::string& name, std::uint64_t bytes) {
+  const auto found = parts_->disks.find(name);
+  if (found != parts_->disks.end()) return found->second->resize(bytes);
+  for (const auto& [device, scsi] : parts_->scsis) {
+    if (scsi->disk(name) != nullptr) return scsi->resize(name, bytes);
+  }
+}
+
+Scsi* Board::scsi(const std::string& name) const {
+  const auto found = parts_->scsis.find(name);
+  return found == parts_->scsis.end() ? nullptr : found->second;
 }
 
 std::vector<std::string> Board::disks() const {
   std::vector<std::string> names;
   for (const auto& [name, disk] : parts_->disks) names.push_back(name);
+  for (const auto& [device, scsi] : parts_->scsis) {
+    for (const std::string& unit : scsi->disks()) names.push_back(unit);
+  }
   return names;
 }
 
@@ -393,7 +429,7 @@ void Board::unpause() {
 
 DiskImages Board::disk_images() const {
   DiskImages images;
-  for (const auto& [name, blk] : parts_->disks) images[name] = blk->disk().image();
+  for (const std::string& name : disks()) images[name] = disk(name)->image();
   return images;
 }
 

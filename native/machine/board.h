@@ -75,8 +75,12 @@ class Board {
   void send_break();
   void raise_io_check(unsigned times);
 
-  // Null when there is no disk of that name.
-  Blk* disk(const std::string& name) const;
+  // Of a virtio-blk, or a logical unit of a virtio-scsi. Null when there is no disk of that name.
+  Disk* disk(const std::string& name) const;
+  // Throws Error, as Blk::resize() and Scsi::resize().
+  void resize_disk(const std::string& name, std::uint64_t bytes);
+  // Null when there is no virtio-scsi of this name.
+  Scsi* scsi(const std::string& name) const;
   std::vector<std::string> disks() const;
 
   // Null when there is no network device of this name.

@@ -16,6 +16,7 @@ constexpr const char* kNet = "virtio-net";
 constexpr const char* kVsock = "virtio-vsock";
 constexpr const char* kBalloon = "virtio-balloon";
 constexpr const char* kP9 = "virtio-9p";
+constexpr const char* kScsi = "virtio-scsi";
 
 std::string describe_ports(const ConsoleSpec& spec) {
   std::string text;
@@ -87,6 +88,28 @@ BlkSpec blk_spec(const DeviceFields::Blk& fields) {
   return spec;
 }
 
+std::string describe_units(const ScsiSpec& spec) {
+  std::string text = spec.name;
+  for (const ScsiLunSpec& lun : spec.luns) {
+    text += ", " + lun.name + " at " + std::to_string(lun.target) + ":" + std::to_string(lun.lun);
+    if (lun.read_only) text += " read-only";
+  }
+  return text;
+}
+
+ScsiSpec scsi_spec(const DeviceFields& fields) {
+  ScsiSpec spec{.name = fields.name,
+                .luns = {},
+                .queues = fields.queues,
+                .queue_size = fields.queue_size,
+                .without_features = fields.without_features};
+  for (const DeviceFields::Lun& lun : fields.luns) {
+    spec.luns.push_back({lun.name, MemoryBacking{lun.bytes}, lun.target, lun.lun, lun.read_only,
+                         lun.serial, lun.block_size});
+  }
+  return spec;
+}
+
 AnyDeviceSpec device_of(const DeviceFields& fields) {
   if (fields.type == kRng) return RngSpec{fields.without_features};
   if (fields.type == kConsole) {
@@ -115,6 +138,7 @@ AnyDeviceSpec device_of(const DeviceFields& fields) {
     const DeviceFields::Share& share = fields.p9.front();
     return P9Spec{share.tag, share.path, share.read_only, fields.without_features};
   }
+  if (fields.type == kScsi) return scsi_spec(fields);
   throw Error("load checkpoint", EBADMSG, "it has a device of type \"" + fields.type + "\"",
               "take the checkpoint again");
 }
@@ -129,6 +153,7 @@ std::string device_name(const DeviceSpec& device) {
   if (const auto* net = std::get_if<NetSpec>(&device)) return net->name;
   if (const auto* vsock = std::get_if<VsockSpec>(&device)) return vsock->name;
   if (const auto* balloon = std::get_if<BalloonSpec>(&device)) return balloon->name;
+  if (const auto* scsi = std::get_if<ScsiSpec>(&device)) return scsi->name;
   return type_name(device);
 }
 
@@ -137,7 +162,8 @@ const char* type_name(const DeviceSpec& device) {
       Overloaded{[](const ConsoleSpec&) { return kConsole; }, [](const RngSpec&) { return kRng; },
                  [](const BlkSpec&) { return kBlk; }, [](const NetSpec&) { return kNet; },
                  [](const VsockSpec&) { return kVsock; },
-                 [](const BalloonSpec&) { return kBalloon; }, [](const P9Spec&) { return kP9; }},
+                 [](const BalloonSpec&) { return kBalloon; }, [](const P9Spec&) { return kP9; },
+                 [](const ScsiSpec&) { return kScsi; }},
       device);
 }
 
@@ -155,7 +181,8 @@ std::string describe(const DeviceSpec& device) {
                             [](const NetSpec& spec) { return describe_net(spec); },
                             [](const VsockSpec& spec) { return spec.name; },
                             [](const BalloonSpec& spec) { return spec.name; },
-                            [](const P9Spec& spec) { return describe_share(spec); }},
+                            [](const P9Spec& spec) { return describe_share(spec); },
+                            [](const ScsiSpec& spec) { return describe_units(spec); }},
                  device);
   for (const std::string& feature : without_features(device)) {
     inner += (inner.empty() ? "without " : ", without ") + feature;
@@ -190,6 +217,16 @@ DeviceFields to_fields(const DeviceSpec& device) {
   if (const auto* balloon = std::get_if<BalloonSpec>(&device)) fields.name = balloon->name;
   if (const auto* share = std::get_if<P9Spec>(&device)) {
     fields.p9.push_back({share->tag, share->path, share->read_only});
+  }
+  if (const auto* scsi = std::get_if<ScsiSpec>(&device)) {
+    fields.name = scsi->name;
+    fields.queues = scsi->queues;
+    fields.queue_size = scsi->queue_size;
+    for (const ScsiLunSpec& lun : scsi->luns) {
+      const auto* memory = std::get_if<MemoryBacking>(&lun.backing);
+      fields.luns.push_back({lun.name, lun.serial, memory == nullptr ? kSectorSize : memory->bytes,
+                             lun.target, lun.lun, lun.read_only, lun.block_size});
+    }
   }
   return fields;
 }

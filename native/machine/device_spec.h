@@ -12,6 +12,7 @@
 #include "native/virtio/net/net.h"
 #include "native/virtio/p9/p9.h"
 #include "native/virtio/rng/rng.h"
+#include "native/virtio/scsi/scsi.h"
 #include "native/virtio/vsock/vsock.h"
 
 namespace kvitest {
@@ -28,7 +29,7 @@ struct TransportSpec {
 };
 
 using AnyDeviceSpec =
-    std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec, BalloonSpec, P9Spec>;
+    std::variant<ConsoleSpec, RngSpec, BlkSpec, NetSpec, VsockSpec, BalloonSpec, P9Spec, ScsiSpec>;
 
 struct DeviceSpec : AnyDeviceSpec {
   using AnyDeviceSpec::variant;
@@ -92,7 +93,7 @@ struct DeviceFields {
     }
   };
   std::vector<Socket> vsock;  // one, for a virtio-vsock
-  std::string name;           // of a virtio-balloon
+  std::string name;           // of a virtio-balloon or virtio-scsi
   struct Share {
     std::string tag, path;
     bool read_only = false;
@@ -102,9 +103,23 @@ struct DeviceFields {
     }
   };
   std::vector<Share> p9;  // one, for a virtio-9p
+  struct Lun {
+    std::string name, serial;
+    std::uint64_t bytes = 0;  // of memory; of a file nothing is recorded
+    std::uint8_t target = 0, lun = 0;
+    bool read_only = false;
+    std::uint32_t block_size = 0;
+    template <typename Archive>
+    void fields(Archive& archive) {
+      archive(name, serial, bytes, target, lun, read_only, block_size);
+    }
+  };
+  std::vector<Lun> luns;  // of a virtio-scsi
+  std::uint16_t queues = 0, queue_size = 0;
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(type, transport, without_features, ports, blk, net, vsock, name, p9);
+    archive(type, transport, without_features, ports, blk, net, vsock, name, p9, luns, queues,
+            queue_size);
   }
 };
 

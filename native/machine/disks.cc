@@ -19,13 +19,13 @@ void check_length(const char* operation, std::uint64_t length) {
 
 }  // namespace
 
-Blk& Machine::disk(const std::string& name, const char* operation) const {
+Disk& Machine::disk(const std::string& name, const char* operation) const {
   require_running(operation);
-  if (Blk* found = board_->disk(name)) return *found;
+  if (Disk* const found = board_->disk(name)) return *found;
   std::string known;
   for (const std::string& one : board_->disks()) known += " " + one;
   throw Error(operation, ENOENT, "machine " + spec_.name + " has no disk \"" + name + "\"",
-              known.empty() ? "give it a virtio-blk device" : "its disks:" + known);
+              known.empty() ? "give it a virtio-blk or virtio-scsi device" : "its disks:" + known);
 }
 
 void Machine::read_disk(std::string name, std::uint64_t offset, std::uint64_t length,
@@ -36,7 +36,7 @@ void Machine::read_disk(std::string name, std::uint64_t offset, std::uint64_t le
     try {
       check_length(kRead, length);
       bytes.resize(length);
-      disk(name, kRead).disk().read(offset, bytes);
+      disk(name, kRead).read(offset, bytes);
     } catch (...) {
       error = std::current_exception();
     }
@@ -49,14 +49,17 @@ void Machine::write_disk(std::string name, std::uint64_t offset, Bytes data, Don
       [this, name = std::move(name), offset, data = std::move(data), done = std::move(done)] {
         answer(done, [&] {
           check_length(kWrite, data.size());
-          disk(name, kWrite).disk().write(offset, data);
+          disk(name, kWrite).write(offset, data);
         });
       });
 }
 
 void Machine::resize_disk(std::string name, std::uint64_t bytes, Done done) {
   loop_.post([this, name = std::move(name), bytes, done = std::move(done)] {
-    answer(done, [&] { disk(name, "resize disk").resize(bytes); });
+    answer(done, [&] {
+      disk(name, "resize disk");
+      board_->resize_disk(name, bytes);
+    });
   });
 }
 
@@ -66,11 +69,37 @@ void Machine::disk_size(std::string name,
     std::uint64_t bytes = 0;
     std::exception_ptr error;
     try {
-      bytes = disk(name, "disk").disk().size();
+      bytes = disk(name, "disk").size();
     } catch (...) {
       error = std::current_exception();
     }
     done(bytes, error);
+  });
+}
+
+Scsi& Machine::scsi(const std::string& name, const char* operation) const {
+  require_running(operation);
+  if (Scsi* const found = board_->scsi(name)) return *found;
+  throw Error(operation, ENOENT, "machine " + spec_.name + " has no virtio-scsi \"" + name + "\"",
+              "give it a virtio-scsi device");
+}
+
+void Machine::attach_lun(std::string device, ScsiLunSpec lun, Done done) {
+  loop_.post([this, device = std::move(device), lun = std::move(lun), done = std::move(done)] {
+    answer(done, [&] {
+      Scsi& found = scsi(device, "attach");
+      if (board_->disk(lun.name) != nullptr) {
+        throw Error("attach", EEXIST, "machine " + spec_.name + " has a disk " + lun.name,
+                    "give every disk its own name");
+      }
+      found.attach(lun, open_disk(lun.backing, lun.read_only));
+    });
+  });
+}
+
+void Machine::detach_lun(std::string device, std::string lun, Done done) {
+  loop_.post([this, device = std::move(device), lun = std::move(lun), done = std::move(done)] {
+    answer(done, [&] { scsi(device, "detach").detach(lun); });
   });
 }
 

@@ -111,6 +111,10 @@ class Machine : private BoardOwner {
   void write_disk(std::string disk, std::uint64_t offset, Bytes data, Done done);
   void resize_disk(std::string disk, std::uint64_t bytes, Done done);
   void disk_size(std::string disk, std::function<void(std::uint64_t, std::exception_ptr)> done);
+  // Logical units of a virtio-scsi come and go. Answer Error ENOENT, EEXIST, EINVAL, and what
+  // opening the disk gives.
+  void attach_lun(std::string device, ScsiLunSpec lun, Done done);
+  void detach_lun(std::string device, std::string lun, Done done);
   // Bytes of RAM that this machine alone holds: what a fork has written, all that a booted guest
   // has touched.
   void private_memory(std::function<void(std::uint64_t, std::exception_ptr)> done);
@@ -175,7 +179,8 @@ class Machine : private BoardOwner {
   void release();
   std::vector<VcpuState> sample_vcpus();
   std::map<std::string, std::uint64_t> count_exits() const;
-  Blk& disk(const std::string& name, const char* operation) const;
+  Disk& disk(const std::string& name, const char* operation) const;
+  Scsi& scsi(const std::string& name, const char* operation) const;
   Vsock& vsock(const std::string& name, const char* operation) const;
   Balloon& balloon(const std::string& name) const;
   void ask_balloon_later(const std::string& name, std::chrono::milliseconds interval,

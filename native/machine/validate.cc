@@ -47,6 +47,28 @@ void validate_disks(const MachineSpec& spec) {
   }
 }
 
+void validate_units(const MachineSpec& spec) {
+  // All disks of a machine, whatever device they are behind, have names of their own.
+  std::set<std::string> names;
+  std::set<std::string> devices;
+  for (const DeviceSpec& device : spec.devices) {
+    if (const auto* blk = std::get_if<BlkSpec>(&device)) names.insert(blk->name);
+  }
+  for (const DeviceSpec& device : spec.devices) {
+    const auto* scsi = std::get_if<ScsiSpec>(&device);
+    if (scsi == nullptr) continue;
+    validate(*scsi);
+    if (!devices.insert(scsi->name).second) {
+      refuse("two devices named \"" + scsi->name + "\"", "give every device its own name");
+    }
+    for (const ScsiLunSpec& lun : scsi->luns) {
+      if (!names.insert(lun.name).second) {
+        refuse("the disk \"" + lun.name + "\" exists twice", "give every disk its own name");
+      }
+    }
+  }
+}
+
 void validate_links(const MachineSpec& spec) {
   // Disks, network devices and vsocks are asked for by name, in fork() at least.
   std::set<std::string> names;
@@ -114,6 +136,7 @@ void validate(const MachineSpec& spec) {
   }
   validate_ports(spec);
   validate_disks(spec);
+  validate_units(spec);
   validate_links(spec);
   validate_shares(spec);
 }

@@ -6,6 +6,7 @@ import { MachineBalloon } from './balloon.ts'
 import type { CheckedOptions } from './boot-options.ts'
 import { disksOf, MachineDisk } from './disk.ts'
 import { MachinePort } from './port.ts'
+import { MachineScsi } from './scsi.ts'
 import { MachineVsock } from './vsock.ts'
 
 /** The host's ends of a guest's devices, by name. */
@@ -17,6 +18,7 @@ export class GuestDevices {
   readonly #vsocks: Map<string, MachineVsock>
   readonly #leaving = new Map<string, PromiseWithResolvers<void>>()
   readonly #balloons: Map<string, MachineBalloon>
+  readonly #scsis: Map<string, MachineScsi>
 
   /** `openPorts`: of a fork, what its guest has open from the start. */
   constructor(options: CheckedOptions, machine: () => HostMachine, openPorts: readonly string[]) {
@@ -30,6 +32,8 @@ export class GuestDevices {
     this.#vsocks = new Map(vsocks.map(({ name }) => [name, new MachineVsock(name, machine)]))
     const balloons = options.devices.filter((device) => device.type === 'virtio-balloon')
     this.#balloons = new Map(balloons.map(({ name }) => [name, new MachineBalloon(name, machine)]))
+    const scsis = options.devices.filter((device) => device.type === 'virtio-scsi')
+    this.#scsis = new Map(scsis.map(({ name }) => [name, new MachineScsi(name, machine)]))
     for (const name of openPorts) this.#ports.get(name)?.guestOpened(true)
   }
 
@@ -61,6 +65,10 @@ export class GuestDevices {
 
   balloon(name: string): MachineBalloon {
     return this.#found('balloon', name, this.#balloons, 'name it in a virtio-balloon device')
+  }
+
+  scsi(name: string): MachineScsi {
+    return this.#found('virtio-scsi', name, this.#scsis, 'name it in a virtio-scsi device')
   }
 
   get openPorts(): string[] {

@@ -31,3 +31,8 @@ export function wasReset(guest: string): KvitestError {
     infra: false,
   })
 }
+
+/** For what waited when a guest ended. */
+export function hasEnded(guest: string, reason: string): KvitestError {
+  return new KvitestError(`guest ${guest}`, `it has ended (${reason})`, { code: 'EPIPE', infra: false })
+}

@@ -16,7 +16,7 @@ import { SerialLog } from './console-log.ts'
 import { GuestDevices } from './devices.ts'
 import { standsStill } from './diagnosis.ts'
 import { GuestEnding } from './ending.ts'
-import { GuestError, wasReset } from './error.ts'
+import { GuestError, hasEnded, wasReset } from './error.ts'
 import { Exclusive } from './exclusive.ts'
 import { renumber } from './identity.ts'
 import { type GuestRecord, GuestRecorder, type MachineAbout } from './record.ts'
@@ -34,6 +34,7 @@ import type {
   GuestPort,
   GuestProcess,
   GuestResetOptions,
+  GuestScsi,
   GuestVsock,
   RunOptions,
   RunResult,
@@ -305,6 +306,10 @@ export class LinuxGuest implements Guest {
     return this.#devices.vsock(name)
   }
 
+  scsi(name = 'scsi0'): GuestScsi {
+    return this.#devices.scsi(name)
+  }
+
   balloon(name = 'balloon0'): GuestBalloon {
     return this.#devices.balloon(name)
   }
@@ -468,10 +473,8 @@ export class LinuxGuest implements Guest {
 
   /** A conversation with the agent, of a fork from where the checkpoint's stopped. */
   #converse(): AgentClient {
-    const write = (data: Uint8Array) => {
-      if (this.#resetting) return Promise.reject(wasReset(this.name))
-      return this.#live().write(agentPort, data)
-    }
+    const write = (data: Uint8Array) =>
+      this.#resetting ? Promise.reject(wasReset(this.name)) : this.#live().write(agentPort, data)
     const onFailure = (error: KvitestError) => this.#ending.failed(error)
     const listeners = { onFailure, onFrame: this.#recorder.frame }
     if (!this.#origin) return new AgentClient(write, listeners)
@@ -510,8 +513,6 @@ export class LinuxGuest implements Guest {
     this.#watch.stop()
     this.console.end(reason)
     this.#devices.end(reason)
-    this.#agent.fail(
-      new KvitestError(`guest ${this.name}`, `it has ended (${reason})`, { code: 'EPIPE', infra: false }),
-    )
+    this.#agent.fail(hasEnded(this.name, reason))
   }
 }

@@ -9,6 +9,7 @@ import type {
   DeviceChange,
   DeviceSpec,
   MachineEnd,
+  ScsiLun,
   VcpuState,
   VmmFault,
 } from '../native/contract.ts'
@@ -174,6 +175,16 @@ export interface VsockListener extends AsyncDisposable {
   close(): Promise<void>
 }
 
+/** The host's side of a virtio-scsi device. */
+export interface GuestScsi {
+  readonly name: string
+  /** Of a logical unit, also of one that was attached; its calls reject with ENOENT when there is none of that name. */
+  disk(lun: string): GuestDisk
+  /** The guest is told by an event: HOTPLUG. */
+  attach(lun: ScsiLun): Promise<GuestDisk>
+  detach(lun: string): Promise<void>
+}
+
 /** What a balloon's driver says of its guest, as far as its kernel has it: bytes, or how often it happened. */
 export interface BalloonStatistics {
   swapIn?: number
@@ -301,6 +312,8 @@ export interface Guest extends AsyncDisposable {
   unplug(device: string, options?: { surprise?: boolean }): Promise<void>
   /** The virtio-balloon device of that name, default `balloon0`. Throws ENOENT when there is none. */
   balloon(name?: string): GuestBalloon
+  /** The virtio-scsi device of that name, default `scsi0`. Throws ENOENT when there is none. */
+  scsi(name?: string): GuestScsi
   /** Throws ENOENT when no virtio-blk device has that name. */
   disk(name: string): GuestDisk
   inspect(): Promise<VcpuState[]>

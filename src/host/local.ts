@@ -13,6 +13,7 @@ import type {
   NativeCheckpoint,
   NativeMachine,
   NmiOptions,
+  ScsiLun,
   VcpuState,
   VmmFault,
 } from '../native/contract.ts'
@@ -109,6 +110,14 @@ class LocalMachine implements HostMachine {
 
   unplug(device: string, surprise: boolean): Promise<void> {
     return this.#native.unplug(device, surprise)
+  }
+
+  attachLun(device: string, lun: ScsiLun): Promise<void> {
+    return this.#native.attachLun(device, lun)
+  }
+
+  detachLun(device: string, lun: string): Promise<void> {
+    return this.#native.detachLun(device, lun)
   }
 
   balloon(device: string, request?: BalloonRequest): Promise<BalloonReport> {

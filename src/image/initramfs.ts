@@ -30,6 +30,7 @@ export function modulesFor(devices: readonly DeviceSpec[]): string[] {
   if (devices.some((device) => device.type === 'virtio-net')) wanted.push('virtio_net')
   if (devices.some((device) => device.type === 'virtio-vsock')) wanted.push('vmw_vsock_virtio_transport')
   if (devices.some((device) => device.type === 'virtio-blk')) wanted.push('virtio_blk')
+  if (devices.some((device) => device.type === 'virtio-scsi')) wanted.push('virtio_scsi', 'sd_mod')
   if (devices.some((device) => device.type === 'virtio-balloon')) wanted.push('virtio_balloon')
   if (devices.some((device) => device.type === 'virtio-9p')) wanted.push('9p', '9pnet_virtio')
   if (devices.some((device) => device.transport === 'mmio')) wanted.push('virtio_mmio')

@@ -89,6 +89,8 @@ function wrapMachine(machine: NativeMachine): NativeMachine {
     vsockClose: (channel, whole) => converted(machine.vsockClose(channel, whole)),
     setLink: (device, up) => converted(machine.setLink(device, up)),
     unplug: (device, surprise) => converted(machine.unplug(device, surprise)),
+    attachLun: (device, lun) => converted(machine.attachLun(device, lun)),
+    detachLun: (device, lun) => converted(machine.detachLun(device, lun)),
     balloon: (device, request) => converted(machine.balloon(device, request)),
     readDisk: (disk, offset, length) => converted(machine.readDisk(disk, offset, length)),
     writeDisk: (disk, offset, data) => converted(machine.writeDisk(disk, offset, data)),

@@ -134,6 +134,34 @@ export interface P9Device extends VirtioDevice {
   readOnly?: boolean
 }
 
+/** A logical unit of a virtio-scsi: a disk that begins as zeros, kept in memory. */
+export interface ScsiLun {
+  /** Of the disk, for the host; of its own among all disks of the machine. */
+  name: string
+  /** Bytes, a multiple of the block size. */
+  memory: number
+  /** 0..7; default 0. */
+  target?: number
+  /** 0..255; default 0. Of its own on its target. */
+  lun?: number
+  readOnly?: boolean
+  /** At most 36 printable ASCII characters. */
+  serial?: string
+  /** Logical: 512 (default), 1024, 2048, 4096. */
+  blockSize?: number
+}
+
+export interface ScsiDevice extends VirtioDevice {
+  type: 'virtio-scsi'
+  /** Of its own among the machine's virtio-scsi devices. */
+  name: string
+  luns: ScsiLun[]
+  /** Of requests, 1..8; default 1. */
+  queues?: number
+  /** A power of two up to 1024; default 128. */
+  queueSize?: number
+}
+
 export type DeviceSpec =
   | ConsoleDevice
   | RngDevice
@@ -142,6 +170,7 @@ export type DeviceSpec =
   | VsockDevice
   | BalloonDevice
   | P9Device
+  | ScsiDevice
 
 export interface MachineSpec {
   /** Shown in errors and thread names. */
@@ -319,6 +348,12 @@ export interface NativeMachine {
   vsockClose(channel: Channel, whole: boolean): Promise<void>
   /** Plugs the cable of a network device in or out: VIRTIO_NET_F_STATUS. */
   setLink(device: string, up: boolean): Promise<void>
+  /**
+   * A logical unit that appears, and one that goes; the guest is told by an event. Reject with ENOENT for no such
+   * virtio-scsi or unit, EEXIST for a name or a number that is taken. A fork has the units of its checkpoint's moment.
+   */
+  attachLun(device: string, lun: ScsiLun): Promise<void>
+  detachLun(device: string, lun: string): Promise<void>
   /** Rejects with ENOENT for no such virtio-balloon. */
   balloon(device: string, request?: BalloonRequest): Promise<BalloonReport>
   /**

@@ -97,6 +97,7 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
       const [device = '', state] = argument.split(' ')
       if (command === 'memory' && argument === '') return `${await guest.privateMemory()}`
       if (command === 'balloon') return await askBalloon(guest, device, state)
+      if (command === 'scsi') return await changeUnits(guest, device, argument.split(' ').slice(1))
       if (command === 'connect') return await callGuest(guest, device, Number(state))
       if (command !== 'link' || (state !== 'up' && state !== 'down')) return undefined
       await guest.setLink(device, state === 'up')
@@ -130,6 +131,27 @@ async function askBalloon(guest: Guest, name: string, target?: string): Promise<
   const { statistics, ...numbers } = await balloon.report()
   const named = Object.entries(statistics).map(([tag, value]) => `stat${tag}=${value}`)
   return [...Object.entries(numbers).map(([key, value]) => `${key}=${value}`), ...named].join(' ')
+}
+
+/** Attaches, detaches or resizes a logical unit, or tells the digest of some of its bytes. */
+async function changeUnits(guest: Guest, device: string, words: string[]): Promise<string | undefined> {
+  const [verb, name = '', ...numbers] = words
+  const [first, second] = numbers.map(wholeNumber)
+  const scsi = guest.scsi(device)
+  if (verb === 'attach' && first !== undefined && second !== undefined) {
+    await scsi.attach({ name, lun: first, memory: second })
+    return 'attached'
+  }
+  if (verb === 'detach') {
+    await scsi.detach(name)
+    return 'detached'
+  }
+  if (verb === 'resize' && first !== undefined) {
+    await scsi.disk(name).resize(first)
+    return 'resized'
+  }
+  if (verb !== 'digest' || first === undefined || second === undefined) return undefined
+  return await scsi.disk(name).sha256(first, second)
 }
 
 /** Connects to a port of the guest's vsock and echoes there. */

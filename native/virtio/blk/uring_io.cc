@@ -16,7 +16,7 @@ constexpr std::uint64_t kWake = ~std::uint64_t{0};  // the tag of what is no job
 }  // namespace
 
 UringIo::UringIo(std::string name, std::unique_ptr<Uring> ring, int file,
-                 std::function<void(BlkJob&, std::uint32_t)> give_back)
+                 std::function<void(RequestQueues::Job&, std::uint32_t)> give_back)
     : name_(std::move(name)),
       ring_(std::move(ring)),
       file_(file),
@@ -39,9 +39,9 @@ UringIo::~UringIo() {
   --live_threads;
 }
 
-bool UringIo::begin(BlkJob& job) {
+bool UringIo::begin(RequestQueues::Job& job, const BlkContext& context) {
   DescriptorChain chain = job.chain;
-  const auto transfer = transfer_of(chain, job.context);
+  const auto transfer = transfer_of(chain, context);
   if (!transfer || transfer->to_disk || transfer->length == 0 ||
       transfer->length > kUringMaxBytes) {
     return false;
@@ -56,7 +56,7 @@ bool UringIo::begin(BlkJob& job) {
   free_.pop_back();
   ++under_way_;
   job.chain = std::move(chain);
-  operations_[tag].emplace(Operation{std::move(job), *transfer, std::move(bytes)});
+  operations_[tag].emplace(Operation{std::move(job), context.disk, *transfer, std::move(bytes)});
   return true;
 }
 
@@ -99,7 +99,7 @@ void UringIo::collect() {
 }
 
 void UringIo::finish(Operation& operation, std::int32_t result) {
-  BlkJob& job = operation.job;
+  RequestQueues::Job& job = operation.job;
   const Transfer& transfer = operation.transfer;
   const auto length = static_cast<std::size_t>(transfer.length);
   const std::span<std::byte> buffer(operation.bytes.get(), length);
@@ -108,7 +108,7 @@ void UringIo::finish(Operation& operation, std::int32_t result) {
     // Cut short, or cancelled with the thread that asked (a vCPU that ended):
     // once more, by the disk, which says what is an error.
     try {
-      job.context.disk->read(transfer.offset, buffer);
+      operation.disk->read(transfer.offset, buffer);
       ok = true;
     } catch (const Error&) {
       // The driver's IOERR.

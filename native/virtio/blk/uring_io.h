@@ -16,7 +16,8 @@
 #include <vector>
 
 #include "native/disk/uring.h"
-#include "native/virtio/blk/job.h"
+#include "native/virtio/blk/request.h"
+#include "native/virtio/request_queues.h"
 
 namespace kvitest {
 
@@ -31,7 +32,7 @@ class UringIo {
   // done, with its used length; on the thread that called submit() or one of
   // its own.
   UringIo(std::string name, std::unique_ptr<Uring> ring, int file,
-          std::function<void(BlkJob&, std::uint32_t)> give_back);
+          std::function<void(RequestQueues::Job&, std::uint32_t)> give_back);
   // Nothing is under way any more.
   ~UringIo();
   UringIo(const UringIo&) = delete;
@@ -39,13 +40,14 @@ class UringIo {
 
   // Takes a job that reads sectors, when there is room; the others are left as
   // they were.
-  bool begin(BlkJob& job);
+  bool begin(RequestQueues::Job& job, const BlkContext& context);
   // Gives the kernel what began. Throws Error.
   void submit();
 
  private:
   struct Operation {
-    BlkJob job;
+    RequestQueues::Job job;
+    Disk* disk;
     Transfer transfer;
     std::unique_ptr<std::byte[]> bytes;
   };
@@ -57,7 +59,7 @@ class UringIo {
   const std::string name_;
   const std::unique_ptr<Uring> ring_;
   const int file_;
-  const std::function<void(BlkJob&, std::uint32_t)> give_back_;
+  const std::function<void(RequestQueues::Job&, std::uint32_t)> give_back_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::optional<Operation>> operations_;  // by tag

@@ -123,6 +123,8 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   async setLink(): Promise<void> {}
 
   async unplug(): Promise<void> {}
+  async attachLun(): Promise<void> {}
+  async detachLun(): Promise<void> {}
   async balloon(): Promise<never> {
     throw new Error('a stand-in machine has no balloon')
   }

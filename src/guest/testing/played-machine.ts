@@ -94,6 +94,8 @@ export class PlayedMachine implements HostMachine {
   async sendBreak(): Promise<void> {}
   async fault(): Promise<void> {}
   async keepEnd(): Promise<void> {}
+  async attachLun(): Promise<void> {}
+  async detachLun(): Promise<void> {}
   async balloon(): Promise<never> {
     throw new Error('a played machine has no balloon')
   }

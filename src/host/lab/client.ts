@@ -11,6 +11,7 @@ import type {
   MachineEvent,
   MachineSpec,
   NmiOptions,
+  ScsiLun,
   VcpuState,
   VmmFault,
 } from '../../native/contract.ts'
@@ -127,6 +128,14 @@ class LabMachine implements HostMachine {
 
   unplug(device: string, surprise: boolean): Promise<void> {
     return this.#call(() => this.#rpc.unplug(device, surprise))
+  }
+
+  attachLun(device: string, lun: ScsiLun): Promise<void> {
+    return this.#call(() => this.#rpc.attachLun(device, lun))
+  }
+
+  detachLun(device: string, lun: string): Promise<void> {
+    return this.#call(() => this.#rpc.detachLun(device, lun))
   }
 
   balloon(device: string, request?: BalloonRequest): Promise<BalloonReport> {

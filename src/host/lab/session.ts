@@ -129,6 +129,8 @@ export class Session {
       vsockClose: async (channel, whole) => (await this.#machine()).vsockClose(channel, whole),
       setLink: async (device, up) => (await this.#machine()).setLink(device, up),
       unplug: async (device, surprise) => (await this.#machine()).unplug(device, surprise),
+      attachLun: async (device, lun) => (await this.#machine()).attachLun(device, lun),
+      detachLun: async (device, lun) => (await this.#machine()).detachLun(device, lun),
       balloon: async (device, request) => (await this.#machine()).balloon(device, request),
       readDisk: async (disk, offset, length) => (await this.#machine()).readDisk(disk, offset, length),
       writeDisk: async (disk, offset, data) => (await this.#machine()).writeDisk(disk, offset, data),

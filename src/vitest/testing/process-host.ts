@@ -169,6 +169,9 @@ function standInGuest(options: BootOptions, log: string | undefined, how: 'boot'
     },
     setLink: async () => {},
     unplug: async () => {},
+    scsi: () => {
+      throw new Error('a stand-in guest has no virtio-scsi')
+    },
     balloon: () => {
       throw new Error('a stand-in guest has no balloon')
     },

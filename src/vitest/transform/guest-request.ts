@@ -17,6 +17,7 @@ import {
   type ScriptPort,
   TRANSPORTS,
 } from './script.ts'
+import { parseScsi } from './scsi-request.ts'
 import { asList, asMap, asText, BadValue, knownKeys } from './value.ts'
 
 const KEYS = [
@@ -45,6 +46,7 @@ const DEVICES = [
   'virtio-vsock',
   'virtio-balloon',
   'virtio-9p',
+  'virtio-scsi',
 ]
 const MIB = 1024 ** 2
 const MAX_CPUS = 8
@@ -201,6 +203,7 @@ function parseDevice(
   if (type === 'virtio-9p') return { ...parseShare(rest, path, before), ...shared }
   if (type === 'virtio-net') return { ...parseNet(rest, path, before), ...shared }
   if (type === 'virtio-balloon') return { ...parseBalloon(rest, path, before), ...shared }
+  if (type === 'virtio-scsi') return { ...parseScsi(rest, path, before), ...shared }
   throw new BadValue(path, `unknown device ${JSON.stringify(type)}; known are ${DEVICES.join(', ')}`)
 }
 

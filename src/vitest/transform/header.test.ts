@@ -139,7 +139,7 @@ describe('one clear error at script:line for', () => {
     [
       'an unknown device',
       ['# guest: { devices: [virtio-gpu] }'],
-      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console, virtio-blk, virtio-net, virtio-vsock, virtio-balloon, virtio-9p',
+      'x.tap.sh:2: unknown device "virtio-gpu"; known are virtio-rng, virtio-console, virtio-blk, virtio-net, virtio-vsock, virtio-balloon, virtio-9p, virtio-scsi',
     ],
     [
       'an unknown peer',
