@@ -16,7 +16,7 @@ async function shell(guest: Guest, script: string): Promise<string> {
 const touch = (guest: Guest, mebibytes: number) =>
   shell(
     guest,
-    `mkdir -p /ram; mountpoint -q /ram || mount -t tmpfs none /ram; dd if=/dev/zero of=/ram/touched bs=1M count=${mebibytes} && rm /ram/touched`,
+    `[ -d /ram ] || { mkdir /ram && mount -t tmpfs none /ram; }; dd if=/dev/zero of=/ram/touched bs=1M count=${mebibytes} && rm /ram/touched`,
   )
 
 describe('without free page reporting', () => {

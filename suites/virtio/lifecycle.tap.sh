@@ -106,8 +106,11 @@ point "all work after that, and the disk has what was written" all_work "after r
 load() {
   : >"$work/loading"
   while [ -e "$work/loading" ]; do
-    dd if="$work/noise" of="/dev/$(block)" bs=64k seek=16 oflag=direct conv=notrunc 2>/dev/null || sleep 0.1
-  done &
+    # A node of its own: in place of the kernel's, when that has just gone, dd would leave a plain file.
+    rm -f "$work/disk"
+    mknod "$work/disk" b $(tr : ' ' <"/sys/class/block/$(block)/dev") &&
+      dd if="$work/noise" of="$work/disk" bs=64k seek=16 oflag=direct conv=notrunc || sleep 0.1
+  done 2>/dev/null &
   while [ -e "$work/loading" ]; do head -c 64 /dev/hwrng >/dev/null 2>&1 || sleep 0.1; done &
   while [ -e "$work/loading" ]; do talk udp "$KVITEST_PEER_ADDRESS" 7 1000 50 2>/dev/null || sleep 0.1; done &
   while [ -e "$work/loading" ]; do timeout 5 talk vsock 2 9 <"$work/noise" 2>/dev/null || sleep 0.1; done &
