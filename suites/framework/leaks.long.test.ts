@@ -118,6 +118,7 @@ function row(name: string, startedAt: number, left: Left, inProcess = '-'): void
   const { processes, sockets, files, shared, leases: held } = left
   const counts = [processes, sockets, files, shared, held].map((list) => list.length)
   table.push([name, seconds, ...counts, inProcess].join(' | '))
+  console.log(table.at(-1))
 }
 
 const nothing: Left = { processes: [], sockets: [], files: [], shared: [], leases: [] }
@@ -126,7 +127,7 @@ test.for([
   { name: 'its normal end', more: [], failed: 0 },
   { name: 'a failing test', more: ['fixtures/scripts/missing-declared-point'], failed: 1 },
   { name: 'a script over its time', more: ['fixtures/scripts/times-out'], failed: 1 },
-])('$name', async ({ name, more, failed }) => {
+])('$name', { timeout: 1_800_000 }, async ({ name, more, failed }) => {
   const startedAt = performance.now()
   const sharedBefore = sharedMemory()
   const program = join(import.meta.dirname, 'count-around-run.ts')
