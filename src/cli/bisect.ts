@@ -2,7 +2,8 @@
 import { globSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { cellVerdict } from '../matrix/account.ts'
-import { bisectCell, bisectionLines, coordinatesOf, rerunCell } from '../matrix/bisect/bisect.ts'
+import { cellAxes } from '../matrix/axes.ts'
+import { bisectCell, bisectionLines, rerunCell } from '../matrix/bisect/bisect.ts'
 import { CellRunner, realMeans } from '../matrix/bisect/means.ts'
 import { collectMatrices } from '../matrix/collect.ts'
 import type { MatrixDeclaration } from '../matrix/declare.ts'
@@ -13,12 +14,12 @@ const usage = `usage: kvitest bisect [options] [FILE.matrix.ts] CELL
 
 Flips one axis of a red cell after the other to what a good one has, until the cell has no more of its own than it takes
 to be red; then, when that is a kernel of Debian, goes through the builds that the archive serves. CELL is
-'HOST > TOOL' or 'HOST > TOOL > GUEST', as the test's name has it. What it finds is run three times more (bad, good, bad).
+'HOST > TOOL' or 'HOST > TOOL > GUEST', as the test's name has it ('HOST > qemu-7.2 accelerator:tcg > GUEST'). What it finds is run three times more (bad, good, bad).
 
-  --good CELL    what to compare with (default the matrix's baseline with the same tool and guest)
+  --good CELL    what to compare with (default the matrix's baseline of that cell)
   --point NAME   look at this point only; may be given several times (default those that are red here and not there)
   --no-builds    not through the builds between two kernels
-  --run CELL     run this one cell, of any host and guest, and show what it says
+  --run CELL     run this one cell, on any host and with any guest, and show what it says
   --json         what was found as JSON; progress goes to stderr
 
 The exit status is 0 when a pair of cells was found and confirmed, else 1.`
@@ -38,13 +39,13 @@ function fileOf(given: string | undefined): string {
 /** The matrix of a file that has the cell's tool. */
 async function matrixOf(file: string, cell: string): Promise<MatrixDeclaration> {
   const all = await collectMatrices(file)
-  const tool = cell.split(' > ')[1]
+  const { tool } = cellAxes(cell)
   return all.find(({ tools }) => tools.some(({ name }) => name === tool)) ?? all[0]!
 }
 
 async function runOne(matrix: MatrixDeclaration, cell: string): Promise<number> {
   await using runner = new CellRunner(matrix)
-  const results = await runner.run(coordinatesOf(matrix, cell))
+  const results = await runner.run(cellAxes(cell))
   const { verdict, points } = cellVerdict(results.values())
   for (const [name, { verdict: one, reason }] of results)
     if (one !== 'pass') console.log(`${one} ${name}${reason ? `: ${reason}` : ''}`)

@@ -217,7 +217,7 @@ describe('the formats', () => {
     expect(text).toContain('--project mine')
     writeFileSync('other.json', '{}')
     await expect(plan(['--format', 'gitlab', '--report', 'other.json'])).rejects.toThrow(
-      'kvitest plan: other.json: it is no report of the format kvitest-matrix-1; give --report FILE.json',
+      'kvitest plan: other.json: it is no report of the format kvitest-matrix-2; give --report FILE.json',
     )
   })
 })

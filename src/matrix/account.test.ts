@@ -61,6 +61,16 @@ describe('the account of a run', () => {
     ])
   })
 
+  test('by an axis that its names leave out where that is not the only value', () => {
+    const ids = ['a > vmm > g', 'a > vmm machine:smp > g', 'b > old']
+    const lines = accountLines('m', ids, [])
+    expect(lines.slice(5).map((line) => line.split(' expected')[0])).toEqual([
+      '  guest g: 2',
+      '  machine default: 2',
+      '  machine smp: 1',
+    ])
+  })
+
   test('names the cells that are not there', () => {
     expect(missingCells(expected, ran)).toEqual(['b > old'])
   })
@@ -79,12 +89,12 @@ test('a cell is compared with its baseline point by point, and shown as a diff',
     ['new', point('pass')],
   ])
   const differences = compareCells(before, after)
-  expect(differenceLines(record('b', 'old', { baseline: 'a', differences }))).toEqual([
+  expect(differenceLines(record('b', 'old', { baseline: 'a > old', differences }))).toEqual([
     'b > old differs from a in 2 points:',
     '  -gone: pass',
     '  +gone: skip (needs ABI 7)',
     '  -mended: fail (EIO)',
     '  +mended: pass',
   ])
-  expect(differenceLines(record('b', 'old', { baseline: 'a', differences: [] }))).toEqual([])
+  expect(differenceLines(record('b', 'old', { baseline: 'a > old', differences: [] }))).toEqual([])
 })

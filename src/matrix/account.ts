@@ -1,19 +1,18 @@
 /** Counting a run's cells: expected = run + skipped with a reason, in all and by each axis. */
+import { axes, axisValue, type Coordinates, cellAxes, unnamed, whereElse } from './axes.ts'
 import { fingerprintDifferences } from './fingerprint.ts'
 import type { PointResult } from './tool.ts'
 
 /** One cell of a run, for the reporters. */
-export interface CellRecord {
+export interface CellRecord extends Coordinates {
   matrix: string
   id: string
-  tool: string
   toolVersion?: string
   /** sha256 of its pack. */
   toolHash?: string
-  host: string
   hostKernel?: string
-  accelerator?: string
-  guest?: string
+  /** As HostInfo has it: of the host, not of the tool. */
+  hostAccelerator?: string
   /** Why it was not run. */
   excepted?: string
   verdict: PointResult['verdict']
@@ -22,7 +21,7 @@ export interface CellRecord {
   points: Partial<Record<PointResult['verdict'], number>>
   /** Against the baseline cell, a line each: `-name: pass`, `+name: fail (reason)`. */
   differences?: string[]
-  /** Host of the baseline cell; absent for that one itself. */
+  /** Id of the baseline cell; absent for that one itself. */
   baseline?: string
   /** Where it became red, a line each. */
   bisection?: string[]
@@ -76,12 +75,6 @@ export function countText({ expected, run, excepted }: CellCount): string {
   return `${expected} expected = ${run} run + ${excepted} skipped with a reason${missing > 0 ? ` + ${missing} not run` : ''}`
 }
 
-/** The id of a cell split into its axes. */
-export function cellAxes(id: string): { host: string; tool: string; guest?: string } {
-  const [host = '', tool = '', guest] = id.split(' > ')
-  return { host, tool, ...(guest === undefined ? {} : { guest }) }
-}
-
 /** The lines of one matrix at the end of a run. */
 export function accountLines(
   matrix: string,
@@ -89,16 +82,15 @@ export function accountLines(
   ran: readonly CellRecord[],
 ): string[] {
   const lines = [`matrix ${matrix}: ${countText(countCells(ran, expected.length))}`]
-  const values = new Map<string, string[]>()
-  for (const id of expected) {
-    for (const [axis, value] of Object.entries(cellAxes(id)))
-      values.set(`${axis} ${value}`, [...(values.get(`${axis} ${value}`) ?? []), id])
-  }
-  const order = ['host', 'tool', 'guest']
-  const sorted = [...values].toSorted(
-    ([a], [b]) => order.indexOf(a.split(' ')[0]!) - order.indexOf(b.split(' ')[0]!),
-  )
-  for (const [value, ids] of sorted) {
+  const byValue = axes.flatMap((axis) => {
+    const groups = Map.groupBy(expected, (id) => axisValue(cellAxes(id), axis))
+    // An axis that no cell is elsewhere on is none of this matrix.
+    if (axis in unnamed && groups.size === 1) return []
+    return [...groups].flatMap(([value, ids]) =>
+      value === undefined ? [] : [[`${axis} ${value}`, ids] as const],
+    )
+  })
+  for (const [value, ids] of byValue) {
     const mine = ran.filter(({ id }) => ids.includes(id))
     const verdicts = worstFirst.flatMap((verdict) => {
       const number = mine.filter((one) => one.excepted === undefined && one.verdict === verdict).length
@@ -121,12 +113,13 @@ export function missingCells(expected: readonly string[], ran: readonly CellReco
 const shownDifferences = 24
 
 /** How a cell differs from its baseline, as a diff; nothing where it does not. */
-export function differenceLines({ id, baseline, differences = [], bisection = [] }: CellRecord): string[] {
+export function differenceLines(cell: CellRecord): string[] {
+  const { id, baseline, differences = [], bisection = [] } = cell
   if (baseline === undefined || differences.length === 0) return bisection
   const points = differences.length / 2
   const more = differences.length - shownDifferences
   return [
-    `${id} differs from ${baseline} in ${points} point${points === 1 ? '' : 's'}:`,
+    `${id} differs from ${whereElse(cellAxes(baseline), cell)} in ${points} point${points === 1 ? '' : 's'}:`,
     ...differences.slice(0, shownDifferences).map((line) => `  ${line}`),
     ...(more > 0 ? [`  ... ${more / 2} more in the JUnit file`] : []),
     ...bisection,

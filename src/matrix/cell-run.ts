@@ -55,7 +55,7 @@ export class CellRun {
     const { tool, at } = await this.opened()
     const { each } = tool
     const result = each
-      ? await this.#leased(() => each.run(at, name))
+      ? await this.#leased(tool, () => each.run(at, name))
       : ((await this.#runAll()).get(name) ?? missing(name))
     this.results.set(name, result)
     return result
@@ -67,11 +67,11 @@ export class CellRun {
   }
 
   async #open(): Promise<Opened> {
-    const { tool, guest } = this.cell
-    const prepared = await tool.prepare(guest)
+    const { at, tool, setup } = this.cell
+    const prepared = await tool.prepare(at.guest, setup)
     const host = await this.#openHost()
     const { pack } = prepared
-    const programs = pack && (await host.openPrograms(pack, tool.need))
+    const programs = pack && (await host.openPrograms(pack, prepared.need ?? tool.need))
     return {
       tool: prepared,
       host: host.info,
@@ -81,13 +81,13 @@ export class CellRun {
   }
 
   #runAll(): Promise<Map<string, PointResult>> {
-    this.#all ??= this.opened().then(({ tool, at }) => this.#leased(() => tool.all!(at)))
+    this.#all ??= this.opened().then(({ tool, at }) => this.#leased(tool, () => tool.all!(at)))
     return this.#all
   }
 
   /** Within the machine's budget, as a guest of the tool's size; a tool without one sees to that itself. */
-  async #leased<T>(run: () => Promise<T>): Promise<T> {
-    const { need } = this.cell.tool
+  async #leased<T>(prepared: PreparedTool, run: () => Promise<T>): Promise<T> {
+    const { need } = { ...this.cell.tool, ...prepared }
     if (need.cpus === 0) return run()
     const lease = await leaseGuest({ guest: this.cell.id, ...need })
     try {
@@ -99,9 +99,9 @@ export class CellRun {
   }
 }
 
-function placeAt({ host, tool }: Cell, programs: ProgramPlace | undefined): ToolPlace {
+function placeAt({ at, tool }: Cell, programs: ProgramPlace | undefined): ToolPlace {
   return {
-    host,
+    host: at.host,
     get programs() {
       if (!programs) throw new KvitestError(`tool ${tool.name}`, 'it has no pack', { code: 'ENOENT' })
       return programs

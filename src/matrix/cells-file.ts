@@ -1,7 +1,7 @@
 /** The cells and points that a matrix is expected to have, stored beside it: `compat.cells.json` of `compat.matrix.ts`. */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { KvitestError } from '../native/error.ts'
-import type { Cell } from './declare.ts'
+import { cellBlocks } from './axes.ts'
 
 /** The test that compares them with those that the matrix has. */
 export const CELLS_TEST = 'the cells are those that are stored'
@@ -9,18 +9,13 @@ export const CELLS_TEST = 'the cells are those that are stored'
 export interface ExpectedCells {
   /** Ids of all cells, those that are excepted too. */
   cells: string[]
-  /** Names of the points of each tool, the same on every host; with a guest by `tool > guest`. */
+  /** Names of the points of each tool, the same on every host: by its cells' names without the host. */
   points: Record<string, string[]>
 }
 
-/** The key of a cell's points. */
-export function pointsKey({ tool, guest }: Pick<Cell, 'tool' | 'guest'>): string {
-  return [tool.name, ...(guest === undefined ? [] : [guest])].join(' > ')
-}
-
-/** The same of a cell's id. */
-export function pointsKeyOf(id: string): string {
-  return id.split(' > ').slice(1).join(' > ')
+/** The key of the points of the cell with this id: `qemu-7.2 > debian:6.12-cloud`. */
+export function pointsKey(id: string): string {
+  return cellBlocks(id).slice(1).join(' > ')
 }
 
 export function cellsPath(matrixFile: string): string {

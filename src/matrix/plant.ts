@@ -90,8 +90,8 @@ function withPlants(at: ToolPlace, argv: readonly string[]): ToolPlace {
  */
 export function planted(tool: Tool, misbehaviour: readonly string[]): Tool {
   const argv = plantArgv(misbehaviour, shimInPack)
-  const prepare = async (guest: string | undefined): Promise<PreparedTool> => {
-    const prepared = await tool.prepare(guest)
+  const prepare = async (...of: Parameters<Tool['prepare']>): Promise<PreparedTool> => {
+    const prepared = await tool.prepare(...of)
     const { pack: own, each, all } = prepared
     if (!own) {
       throw new KvitestError(`tool ${tool.name}`, 'it has no pack, so its programs cannot be wrapped', {

@@ -1,5 +1,6 @@
 import type { ProgramNeed, ProgramPlace } from '../host/program/contract.ts'
 import type { Pack } from '../image/pack.ts'
+import type { GuestMachine, ToolSetup } from './machine.ts'
 
 /** What a guest sees of its machine: one section of it, value by key. */
 export type Fingerprint = Record<string, string>
@@ -33,6 +34,8 @@ export interface PreparedTool {
   hash: string
   /** As the tool says it, or as its package does. */
   version: string
+  /** Where it is more than the tool's: of a larger machine. */
+  need?: ProgramNeed
   /** Each point is a run of its own... */
   each?: {
     points: string[]
@@ -46,10 +49,14 @@ export interface PreparedTool {
 export interface Tool {
   /** `selftests-6.12`: unique in a matrix. */
   name: string
-  /** It boots a Linux guest, so the axis of guest kernels is one of its own. */
+  /** It boots a Linux guest, so the axes of guest kernels and machines are its own. */
   takesGuest: boolean
+  /** What it can have its guests run by; default `kvm` alone. */
+  accelerators?: readonly string[]
+  /** Why it cannot give its guest that machine, undefined when it can. Without this it has its own only. */
+  refusesMachine?(machine: GuestMachine): string | undefined
   /** Of the host, with the guests it runs. */
   need: ProgramNeed
-  /** Fetches, builds and packs it; cached by content. */
-  prepare(guest: string | undefined): Promise<PreparedTool>
+  /** Fetches, builds and packs it; cached by content. `setup`: default KVM and its own machine. */
+  prepare(guest: string | undefined, setup?: ToolSetup): Promise<PreparedTool>
 }

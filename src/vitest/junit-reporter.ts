@@ -3,6 +3,7 @@ import { dirname, relative, resolve } from 'node:path'
 import type { SerializedError, TestError } from 'vitest'
 import type { Reporter, TestCase, TestModule, TestRunEndReason, TestSuite, Vitest } from 'vitest/node'
 import type { CellRecord } from '../matrix/account.ts'
+import { axisValue } from '../matrix/axes.ts'
 import {
   type JUnitCase,
   type JUnitOutcome,
@@ -123,11 +124,13 @@ function cellProperties(cell: CellRecord | undefined): Record<string, string> {
     'cell.tool.sha256': cell.toolHash,
     'cell.host': cell.host,
     'cell.guest': cell.guest,
+    'cell.accelerator': axisValue(cell, 'accelerator'),
+    'cell.machine': cell.guest && axisValue(cell, 'machine'),
     'cell.verdict': cell.verdict,
     'cell.reason': cell.reason || undefined,
     host: cell.host,
     'host.kernel': cell.hostKernel,
-    accelerator: cell.accelerator,
+    accelerator: cell.hostAccelerator,
   }
   return Object.fromEntries(Object.entries(all).flatMap(([name, value]) => (value ? [[name, value]] : [])))
 }

@@ -70,6 +70,31 @@ const FILES = {
   'except/m.cells.json': cells(['local > good', 'local > other'], { good: ['a', 'b', 'the run'] }),
 }
 
+/** A tool that says how it was asked to start its guest. */
+const emulator = `{ ...sh('emu'), takesGuest: true, accelerators: ['kvm', 'tcg'], refusesMachine: () => undefined,
+  prepare: (guest, { accelerator, machine }) => sh('emu', \`echo ok 1 - \${accelerator} \${machine.cpus ?? 1} \${guest}\`, 'echo 1..1').prepare() }`
+const axes = {
+  'axes/m.matrix.ts': matrix(
+    'axes',
+    `tools: [${good}, ${emulator}], guests: ['g'], accelerators: ['kvm', 'tcg'], machines: { default: {}, smp: { cpus: 2 } },
+  only: [{ accelerator: 'kvm' }, { machine: 'smp' }], baseline: { accelerator: 'kvm' }`,
+  ),
+  'axes/m.cells.json': cells(
+    [
+      'local > good',
+      'local > emu > g',
+      'local > emu machine:smp > g',
+      'local > emu accelerator:tcg machine:smp > g',
+    ],
+    {
+      good: ['a', 'b', 'the run'],
+      'emu > g': ['kvm 1 g', 'the run'],
+      'emu machine:smp > g': ['kvm 2 g', 'the run'],
+      'emu accelerator:tcg machine:smp > g': ['tcg 2 g', 'the run'],
+    },
+  ),
+}
+
 const borrowed = {
   'points/m.matrix.ts': matrix('points', `tools: [${good}], pointsOf: '../good/m.cells.json'`),
   'strange/m.matrix.ts': matrix(
@@ -90,7 +115,7 @@ describe('a run of matrices', () => {
   let run: VitestRun
   beforeAll(async () => {
     project = new TemporaryProject(
-      { ...FILES, ...borrowed, 'skipped/m.matrix.ts': skipped, 'skipped/m.cells.json': goodCells },
+      { ...FILES, ...axes, ...borrowed, 'skipped/m.matrix.ts': skipped, 'skipped/m.cells.json': goodCells },
       options,
     )
     run = await project.run()
@@ -162,6 +187,35 @@ describe('a run of matrices', () => {
     expect(outcome('except')).toMatchObject({ 'local other cell': 'skipped' })
     expect(run.output).toContain('matrix except: 2 expected = 1 run + 1 skipped with a reason\n')
     expect(run.output).toContain('tool other: 1 expected = 0 run + 1 skipped with a reason\n')
+  })
+
+  test('the accelerator and the machine are in the names of cells and points, and reach the tool', () => {
+    expect(Object.keys(outcome('axes')).filter((name) => /[12] g$/.test(name))).toEqual([
+      'local emu g kvm 1 g',
+      'local emu machine:smp g kvm 2 g',
+      'local emu accelerator:tcg machine:smp g tcg 2 g',
+    ])
+    expect(new Set(Object.values(outcome('axes')))).toEqual(new Set(['passed']))
+    expect(run.output).toContain('accelerator tcg: 1 expected = 1 run + 0 skipped with a reason; 1 pass\n')
+    expect(run.output).toContain('machine smp: 2 expected = 2 run + 0 skipped with a reason; 2 pass\n')
+    const { cells: all }: MatrixReport = JSON.parse(project.read('test-results/matrix/axes.json'))
+    expect(all.at(-1)).toMatchObject({
+      tool: 'emu',
+      guest: 'g',
+      accelerator: 'tcg',
+      machine: 'smp',
+      baseline: 'local > emu machine:smp > g',
+      rerun: "npx vitest run axes/m.matrix.ts -t '^local > emu accelerator:tcg machine:smp > g > '",
+    })
+    expect(all[1]).not.toHaveProperty('machine')
+    expect(project.read('test-results/matrix/axes.html')).toContain(
+      'emu<small>guest g</small><small>machine smp</small>',
+    )
+    const properties = run.junit
+      .split('<testsuite ')
+      .find((one) => one.includes('emu accelerator:tcg machine:smp > g"'))
+    expect(properties).toContain('name="cell.accelerator" value="tcg"')
+    expect(properties).toContain('name="cell.machine" value="smp"')
   })
 
   test('a cell that did not run fails the run', () => {

@@ -1,6 +1,7 @@
 /** The matrices of a run as its reporters see them, the jobs of a merged one put together. */
 import type { TestCase, TestModule } from 'vitest/node'
-import { type CellRecord, cellAxes } from '../matrix/account.ts'
+import type { CellRecord } from '../matrix/account.ts'
+import { cellBlocks } from '../matrix/axes.ts'
 
 /** The last test of each cell: its points are those that were expected. */
 export const CELL = 'cell'
@@ -41,8 +42,5 @@ export function cellOfTest(test: TestCase, { name, expected }: MatrixRun): strin
     path.unshift(at.name)
   }
   // A block that has not ended says nothing of itself. It may stand in blocks that are no part of the matrix.
-  return expected.find((id) => {
-    const { guest } = cellAxes(id)
-    return path.slice(guest === undefined ? -2 : -3).join(' > ') === id
-  })
+  return expected.find((id) => path.slice(-cellBlocks(id).length).join(' > ') === id)
 }

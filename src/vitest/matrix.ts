@@ -4,6 +4,7 @@ import { afterAll, describe, type TestContext, test } from 'vitest'
 import { type HostChoice, openMachineHost } from '../host/index.ts'
 import type { MachineHost } from '../host/machine-host.ts'
 import { type CellRecord, cellVerdict, compareCells } from '../matrix/account.ts'
+import { cellBlocks, cellName, whereElse } from '../matrix/axes.ts'
 import { bisectCell, bisectionLines, rerunCell } from '../matrix/bisect/bisect.ts'
 import { CellRunner, realMeans } from '../matrix/bisect/means.ts'
 import { CellRun, infraError } from '../matrix/cell-run.ts'
@@ -17,7 +18,13 @@ import {
   writeCells,
 } from '../matrix/cells-file.ts'
 import { isCollected } from '../matrix/collect.ts'
-import { type Cell, cellMatches, expandMatrix, type MatrixDeclaration } from '../matrix/declare.ts'
+import {
+  baselineOf,
+  type Cell,
+  cellMatches,
+  expandMatrix,
+  type MatrixDeclaration,
+} from '../matrix/declare.ts'
 import { type FingerprintDifference, judgeFingerprint } from '../matrix/fingerprint.ts'
 import type { PointResult } from '../matrix/tool.ts'
 import { KvitestError } from '../native/error.ts'
@@ -31,6 +38,7 @@ import { collectedFile, isUpdating } from './runner-link.ts'
 
 export type { CellPattern, MatrixDeclaration } from '../matrix/declare.ts'
 export type { FingerprintDifference } from '../matrix/fingerprint.ts'
+export type { GuestMachine, ToolSetup } from '../matrix/machine.ts'
 export { planted } from '../matrix/plant.ts'
 export { servedHosts } from '../matrix/served-hosts.ts'
 export type { Fingerprint, PointResult, PreparedTool, Tool, ToolPlace } from '../matrix/tool.ts'
@@ -91,14 +99,14 @@ class Matrix {
     this.meta = { name: declaration.name, expected: this.#cells.map(({ id }) => id), cells: [] }
     const { pointsOf } = declaration
     this.#expected = readCells(pointsOf === undefined ? cellsPath(file) : resolve(dirname(file), pointsOf))
-    this.#runs = this.#cells.map((cell) => new CellRun(cell, () => this.#host(cell.host)))
+    this.#runs = this.#cells.map((cell) => new CellRun(cell, () => this.#host(cell.at.host)))
   }
 
   register(): void {
     const { hosts } = this.#declaration
     test(CELLS_TEST, options, () => this.#checkCells())
     for (const host of hosts) {
-      const runs = this.#runs.filter(({ cell }) => cell.host === host)
+      const runs = this.#runs.filter(({ cell }) => cell.at.host === host)
       if (runs.length === 0) continue
       // Hosts side by side; in each one cell after the other, so that its lab is started once.
       describe(host, { concurrent: true }, () => {
@@ -121,7 +129,7 @@ class Matrix {
 
   #registerCell(run: CellRun): void {
     const { cell } = run
-    const names = [cell.tool.name, ...(cell.guest === undefined ? [] : [cell.guest])]
+    const names = cellBlocks(cell.id).slice(1)
     const nested = (at: number): void => {
       if (at < names.length) {
         describe(names[at]!, { concurrent: false }, () => nested(at + 1))
@@ -131,7 +139,7 @@ class Matrix {
         test(CELL, options, (context) => context.skip(cell.excepted))
         return
       }
-      for (const point of this.#expected.points[pointsKey(cell)] ?? []) {
+      for (const point of this.#expected.points[pointsKey(cell.id)] ?? []) {
         test(point, options, (context) => this.#point(run, point, context))
       }
       test(CELL, options, (context) => this.#cell(run, context))
@@ -156,7 +164,7 @@ class Matrix {
     const place = { file: this.#file, line: 1 }
     if (verdict === 'skip') {
       const at = { kernelRelease: host.kernelRelease, host: host.name }
-      const path = [run.cell.host, run.cell.tool.name, ...(run.cell.guest ? [run.cell.guest] : []), name]
+      const path = [...cellBlocks(run.cell.id), name]
       const skip = { name, reason: reason || undefined, declared: [] }
       const problem = settleSkip(skip, circumstancesOf({ file: this.#file, path }, at))
       if (problem !== undefined) throw new ScriptFailure(problem, place, { isExcusable: false })
@@ -175,11 +183,11 @@ class Matrix {
     const baseline = this.#baselineOf(run)
     if (!own.fingerprint || !baseline || baseline.cell.excepted !== undefined) return own
     const other = await baseline.point(name).catch((error: unknown) => infraResult(error))
-    const declared = (this.#declaration.differences ?? []).filter((one) => cellMatches(one, run.cell))
+    const declared = (this.#declaration.differences ?? []).filter((one) => cellMatches(one, run.cell.at))
     const { result, used } = judgeFingerprint(
       name,
       own,
-      { host: baseline.cell.host, result: other },
+      { host: whereElse(baseline.cell.at, run.cell.at), result: other },
       declared,
     )
     for (const one of used) this.#used.add(one)
@@ -209,17 +217,17 @@ class Matrix {
     const points = await run.points()
     if (points.length === 0) throw infraError(run.cell, 'the tool has no point')
     if (isUpdating()) return
-    const key = pointsKey(run.cell)
+    const key = pointsKey(run.cell.id)
     const problem = difference(`points of ${key}`, this.#expected.points[key] ?? [], points)
     if (problem !== undefined) throw infraError(run.cell, problem)
   }
 
   /** Where it ran is known to the expectations before anything can fail there. */
   async #opened(run: CellRun, { task }: TestContext) {
-    task.meta.kvitestPlace = { host: run.cell.host }
+    task.meta.kvitestPlace = { host: run.cell.at.host }
     try {
       const opened = await run.opened()
-      task.meta.kvitestPlace = { host: run.cell.host, kernelRelease: opened.host.kernelRelease }
+      task.meta.kvitestPlace = { host: run.cell.at.host, kernelRelease: opened.host.kernelRelease }
       return opened
     } catch (error) {
       // Whatever kept the tool from running says nothing about the kernel.
@@ -231,11 +239,11 @@ class Matrix {
     if (isUpdating()) return
     const { name, pointsOf } = this.#declaration
     const ids = this.#cells.map(({ id }) => id)
-    const unknown = this.#cells.find((cell) => !this.#expected.points[pointsKey(cell)]?.length)
+    const unknown = this.#cells.find((cell) => !this.#expected.points[pointsKey(cell.id)]?.length)
     const problem =
       pointsOf === undefined
         ? difference(`cells of ${name}`, this.#expected.cells, ids)
-        : unknown && `${pointsOf} has no points of ${pointsKey(unknown)}`
+        : unknown && `${pointsOf} has no points of ${pointsKey(unknown.id)}`
     if (problem !== undefined) throw new KvitestError(`matrix ${name}`, `infra: ${problem}`)
   }
 
@@ -249,9 +257,8 @@ class Matrix {
   }
 
   #baselineOf({ cell }: CellRun): CellRun | undefined {
-    const host = this.#declaration.baseline?.host
-    if (host === undefined || host === cell.host) return undefined
-    return this.#runs.find((one) => one.cell.host === host && pointsKey(one.cell) === pointsKey(cell))
+    const at = baselineOf(this.#declaration, cell.at)
+    return at && this.#runs.find(({ cell: { id } }) => id === cellName(at))
   }
 
   /** Hosts of baselines that were asked beyond what the run was to have; the others have closed theirs. */
@@ -262,14 +269,8 @@ class Matrix {
   }
 
   async #record(run: CellRun): Promise<CellRecord> {
-    const { id, tool, host, guest, excepted } = run.cell
-    const record = {
-      matrix: this.#declaration.name,
-      id,
-      tool: tool.name,
-      host,
-      ...(guest === undefined ? {} : { guest }),
-    }
+    const { id, at, excepted } = run.cell
+    const record = { matrix: this.#declaration.name, id, ...at }
     if (excepted !== undefined) return { ...record, excepted, verdict: 'skip', reason: excepted, points: {} }
     const baseline = this.#baselineOf(run)
     return {
@@ -277,7 +278,7 @@ class Matrix {
       ...(await aboutOf(run)),
       ...cellVerdict(run.results.values()),
       ...(baseline
-        ? { baseline: baseline.cell.host, differences: compareCells(baseline.results, run.results) }
+        ? { baseline: baseline.cell.id, differences: compareCells(baseline.results, run.results) }
         : {}),
     }
   }
@@ -311,7 +312,7 @@ class Matrix {
   async #update(): Promise<void> {
     const points: Record<string, string[]> = {}
     for (const run of this.#runs) {
-      const key = pointsKey(run.cell)
+      const key = pointsKey(run.cell.id)
       const known = points[key] ?? this.#expected.points[key]
       const found = run.isBegun ? await run.points().catch(() => undefined) : undefined
       const names = found ?? known
@@ -334,6 +335,6 @@ async function aboutOf(run: CellRun): Promise<Partial<CellRecord>> {
     toolVersion: tool.version,
     toolHash: tool.hash,
     hostKernel: host.kernelRelease,
-    accelerator: host.accelerator,
+    hostAccelerator: host.accelerator,
   }
 }

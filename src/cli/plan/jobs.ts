@@ -1,6 +1,6 @@
 /** Deals a matrix's cells out to jobs that take about the same time. */
 import { readFileSync } from 'node:fs'
-import { CELLS_TEST, type ExpectedCells, pointsKeyOf } from '../../matrix/cells-file.ts'
+import { CELLS_TEST, type ExpectedCells, pointsKey } from '../../matrix/cells-file.ts'
 import { KvitestError } from '../../native/error.ts'
 import { MATRIX_FORMAT, type MatrixReport } from '../../report/matrix/report.ts'
 import { blocksPattern, shellWord } from '../../report/rerun.ts'
@@ -93,7 +93,7 @@ function estimate(
   durations: ReadonlyMap<string, number>,
 ): Map<string, number> {
   // Its last test is one too.
-  const sizeOf = (id: string) => (points[pointsKeyOf(id)]?.length ?? 0) + 1
+  const sizeOf = (id: string) => (points[pointsKey(id)]?.length ?? 0) + 1
   const known = cells.filter((id) => durations.has(id))
   const time = known.reduce((sum, id) => sum + durations.get(id)!, 0)
   const size = known.reduce((sum, id) => sum + sizeOf(id), 0)

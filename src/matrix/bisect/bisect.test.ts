@@ -1,10 +1,10 @@
 /** Bisection over a matrix that is played: its cells say what a rule says. */
 import { describe, expect, test } from 'vitest'
+import { type Coordinates, cellName } from '../axes.ts'
 import type { MatrixDeclaration } from '../declare.ts'
 import { tapTool } from '../testing/tap-tool.ts'
 import type { PointResult } from '../tool.ts'
 import { type BisectMeans, bisectCell, bisectionLines, rerunCell } from './bisect.ts'
-import { type Coordinates, cellName } from './search.ts'
 
 const guestTool = { ...tapTool('vmm', ''), takesGuest: true }
 const matrix: MatrixDeclaration = {
@@ -110,7 +110,7 @@ test.for<[string, Parameters<typeof bisectCell>[1], MatrixDeclaration, [string, 
     { cell: 'local > x' },
     matrix,
     ['fail', 'pass'],
-    "'local > x' is no cell; HOST > TOOL, tools are probe, vmm",
+    "'local > x' is no cell: tools are probe, vmm",
   ],
   [
     'a cell that there is not',
@@ -131,7 +131,7 @@ test.for<[string, Parameters<typeof bisectCell>[1], MatrixDeclaration, [string, 
     { cell: 'lab:debian:6.1-cloud > vmm' },
     matrix,
     ['fail', 'pass'],
-    'vmm boots a guest: HOST > vmm > GUEST',
+    'vmm boots a guest, HOST > vmm > GUEST',
   ],
   [
     'a cell that passes',

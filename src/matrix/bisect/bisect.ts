@@ -1,22 +1,14 @@
 /** Finds where a red cell of a matrix became red. What runs a cell and which builds there are comes from outside. */
 import { KvitestError } from '../../native/error.ts'
-import { cellAxes } from '../account.ts'
-import { expandMatrix, type MatrixDeclaration } from '../declare.ts'
+import { type Axis, type Coordinates, cellAxes, cellName } from '../axes.ts'
+import { baselineOf, cellAt, expandMatrix, type MatrixDeclaration } from '../declare.ts'
 import type { PointResult } from '../tool.ts'
-import {
-  type Axis,
-  bisectAxes,
-  bisectBuilds,
-  type Coordinates,
-  cellName,
-  confirmed,
-  type Outcome,
-} from './search.ts'
+import { bisectAxes, bisectBuilds, confirmed, type Outcome } from './search.ts'
 
 export interface BisectRequest {
   /** `lab:debian:6.12-cloud > probe-6.1` */
   cell: string
-  /** One that is good, of any host, tool and guest; default the baseline's of the same tool and guest. */
+  /** One that is good, anywhere; default its baseline. */
   good?: string
   /** Points to look at; default those that are red and pass in the good cell. */
   points?: string[]
@@ -53,24 +45,9 @@ function refuse(detail: string, hint?: string): never {
   throw new KvitestError('bisect', detail, { code: 'EINVAL', ...(hint ? { hint } : {}), infra: false })
 }
 
-/** The coordinates that a cell's name has. Throws a KvitestError for a tool that the matrix has not. */
-export function coordinatesOf(matrix: MatrixDeclaration, name: string): Coordinates {
-  const { host, tool, guest } = cellAxes(name)
-  const found = matrix.tools.find((one) => one.name === tool)
-  if (!found)
-    refuse(`'${name}' is no cell`, `HOST > TOOL, tools are ${matrix.tools.map((one) => one.name).join(', ')}`)
-  if (found.takesGuest !== (guest !== undefined)) {
-    refuse(
-      `'${name}' is no cell`,
-      found.takesGuest ? `${tool} boots a guest: HOST > ${tool} > GUEST` : `${tool} boots no guest`,
-    )
-  }
-  return { host, tool, ...(guest === undefined ? {} : { guest }) }
-}
-
 /** The cell that is bad and the one that is good, as they are asked for. */
 function pairOf(matrix: MatrixDeclaration, { cell, good }: BisectRequest): [Coordinates, Coordinates] {
-  const bad = coordinatesOf(matrix, cell)
+  const bad = cellAt(matrix, cellAxes(cell)).at
   const known = expandMatrix(matrix)
   const excepted = known.find(({ id }) => id === cell)?.excepted
   if (excepted !== undefined) refuse(`${cell} is not run: ${excepted}`)
@@ -81,15 +58,15 @@ function pairOf(matrix: MatrixDeclaration, { cell, good }: BisectRequest): [Coor
     )
   }
   if (good !== undefined) {
-    const other = coordinatesOf(matrix, good)
+    const other = cellAt(matrix, cellAxes(good)).at
     if (cellName(other) === cellName(bad))
       refuse(`${cell} is to be bad and good`, 'name another one with --good')
     return [bad, other]
   }
-  const host = matrix.baseline?.host
-  if (host === undefined) refuse(`the matrix ${matrix.name} has no baseline`, 'name a good cell with --good')
-  if (host === bad.host) refuse(`${cell} is on the baseline itself`, 'name a good cell with --good')
-  return [bad, { ...bad, host }]
+  if (!matrix.baseline) refuse(`the matrix ${matrix.name} has no baseline`, 'name a good cell with --good')
+  const baseline = baselineOf(matrix, bad)
+  if (!baseline) refuse(`${cell} is on the baseline itself`, 'name a good cell with --good')
+  return [bad, baseline]
 }
 
 function isBad(result: PointResult | undefined): boolean {

@@ -3,11 +3,12 @@ import { type HostChoice, openMachineHost } from '../../host/index.ts'
 import type { MachineHost } from '../../host/machine-host.ts'
 import { findDebianKernel, servedBuilds } from '../../image/debian-kernel.ts'
 import { compareVersions } from '../../image/debian-version.ts'
+import type { Axis, Coordinates } from '../axes.ts'
 import { CellRun } from '../cell-run.ts'
-import type { MatrixDeclaration } from '../declare.ts'
-import type { PointResult, PreparedTool, Tool } from '../tool.ts'
+import { pointsKey } from '../cells-file.ts'
+import { type Cell, cellAt, type MatrixDeclaration } from '../declare.ts'
+import type { PointResult, PreparedTool } from '../tool.ts'
 import type { BisectMeans } from './bisect.ts'
-import { type Axis, type Coordinates, cellName } from './search.ts'
 
 /** Runs cells one after the other; a host stays open as long as the next cell is on it. */
 export class CellRunner implements AsyncDisposable {
@@ -20,13 +21,10 @@ export class CellRunner implements AsyncDisposable {
     this.#matrix = matrix
   }
 
-  async run(cell: Coordinates, points?: string[]): Promise<Map<string, PointResult>> {
-    const found = this.#matrix.tools.find(({ name }) => name === cell.tool)!
-    const tool: Tool = { ...found, prepare: (guest) => this.#prepare(found, guest) }
-    const { host, guest } = cell
-    const run = new CellRun({ id: cellName(cell), tool, host, guest, excepted: undefined }, () =>
-      this.#open(host),
-    )
+  async run(at: Coordinates, points?: string[]): Promise<Map<string, PointResult>> {
+    const cell = cellAt(this.#matrix, at)
+    const tool = { ...cell.tool, prepare: () => this.#prepare(cell) }
+    const run = new CellRun({ ...cell, tool }, () => this.#open(at.host))
     try {
       const { tool: prepared } = await run.opened()
       const known = prepared.each?.points
@@ -39,9 +37,9 @@ export class CellRunner implements AsyncDisposable {
     }
   }
 
-  #prepare(tool: Tool, guest: string | undefined): Promise<PreparedTool> {
-    const key = `${tool.name} > ${guest ?? ''}`
-    const prepared = this.#prepared.get(key) ?? tool.prepare(guest)
+  #prepare({ id, at, tool, setup }: Cell): Promise<PreparedTool> {
+    const key = pointsKey(id)
+    const prepared = this.#prepared.get(key) ?? tool.prepare(at.guest, setup)
     this.#prepared.set(key, prepared)
     return prepared
   }
@@ -66,7 +64,7 @@ const kernelOf = (name: string) => /^(lab:)?(debian:.*-cloud.*)$/.exec(name)
 /** Of two kernels of Debian, the builds from the good one to the bad one that it serves today. */
 export async function debianBuildsBetween(axis: Axis, good: string, bad: string): Promise<string[]> {
   const [from, to] = [kernelOf(good), kernelOf(bad)]
-  if (axis === 'tool' || !from || !to || from[1] !== to[1]) return []
+  if (!['host', 'guest'].includes(axis) || !from || !to || from[1] !== to[1]) return []
   const note = () => {}
   const versionOf = async (name: string) => (await findDebianKernel(name, note)).version
   const [start, end] = [await versionOf(from[2]!), await versionOf(to[2]!)]

@@ -1,16 +1,10 @@
 import { describe, expect, test } from 'vitest'
-import {
-  bisectAxes,
-  bisectBuilds,
-  type Coordinates,
-  cellName,
-  confirmed,
-  type Outcome,
-  type TryCell,
-} from './search.ts'
+import { type Coordinates, cellName } from '../axes.ts'
+import { bisectAxes, bisectBuilds, confirmed, type Outcome, type TryCell } from './search.ts'
 
-const bad = { host: 'new', tool: 'old', guest: 'late' }
-const good = { host: 'base', tool: 'base', guest: 'base' }
+const bad: Coordinates = { host: 'new', tool: 'old', guest: 'late', accelerator: 'tcg', machine: 'smp' }
+/** Without the rest: as it is where a matrix does not say. */
+const good: Coordinates = { host: 'base', tool: 'base', guest: 'base' }
 
 /** A matrix whose cells are as `rule` says; what was tried, in order. */
 function played(rule: (cell: Coordinates) => Outcome): { tryCell: TryCell; tried: string[] } {
@@ -27,7 +21,7 @@ function played(rule: (cell: Coordinates) => Outcome): { tryCell: TryCell; tried
 const when = (isBad: boolean): Outcome => (isBad ? 'bad' : 'good')
 
 describe('one axis at a time', () => {
-  test.for(['host', 'tool', 'guest'] as const)(
+  test.for(['host', 'tool', 'guest', 'accelerator', 'machine'] as const)(
     'the %s alone is found, the others become the baseline',
     async (axis) => {
       const { tryCell, tried } = played((cell) => when(cell[axis] === bad[axis]))
@@ -85,7 +79,13 @@ describe('one axis at a time', () => {
     const none = await bisectAxes(bad, good, silent.tryCell)
     expect(none.good).toBeUndefined()
     expect(none.bad).toEqual(bad)
-    expect(none.unknown.map(cellName)).toEqual(['new > old > base', 'new > base > late', 'base > old > late'])
+    expect(none.unknown.map(cellName)).toEqual([
+      'new > old accelerator:tcg > late',
+      'new > old machine:smp > late',
+      'new > old accelerator:tcg machine:smp > base',
+      'new > base accelerator:tcg machine:smp > late',
+      'base > old accelerator:tcg machine:smp > late',
+    ])
   })
 })
 

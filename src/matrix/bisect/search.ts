@@ -1,26 +1,16 @@
 /** Where a cell became bad: which axis, and between which two builds. It knows no host and no tool, only outcomes. */
+import { type Axis, axisValue, type Coordinates, cellName } from '../axes.ts'
 
-export interface Coordinates {
-  host: string
-  tool: string
-  guest?: string
-}
-
-export type Axis = keyof Coordinates
 /** In the order in which they are tried: what is cheap to change first, while the lab stays. */
-export const axes: readonly Axis[] = ['guest', 'tool', 'host']
+const order: readonly Axis[] = ['machine', 'accelerator', 'guest', 'tool', 'host']
 
 /** `unknown`: it says nothing, because the cell could not be run or compared. */
 export type Outcome = 'bad' | 'good' | 'unknown'
 
 export type TryCell = (cell: Coordinates) => Promise<Outcome>
 
-export function cellName({ host, tool, guest }: Coordinates): string {
-  return [host, tool, ...(guest === undefined ? [] : [guest])].join(' > ')
-}
-
 export function differingAxes(a: Coordinates, b: Coordinates): Axis[] {
-  return axes.filter((axis) => a[axis] !== b[axis])
+  return order.filter((axis) => axisValue(a, axis) !== axisValue(b, axis))
 }
 
 /** Each cell once. */

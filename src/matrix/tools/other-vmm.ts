@@ -12,6 +12,7 @@ import { writeNewc } from '../../image/newc.ts'
 import { makePack } from '../../image/pack.ts'
 import { resolveKernel } from '../../image/resolve.ts'
 import { KvitestError } from '../../native/error.ts'
+import { cpusOf, defaultSetup, mebibytesOf, needOf, takesOnly } from '../machine.ts'
 import { guestResults } from '../outcome.ts'
 import type { PreparedTool, Tool } from '../tool.ts'
 import { type SmokeGuest, smokeInitramfs } from './smoke.ts'
@@ -31,7 +32,6 @@ const kernel = '/guest/kernel'
 const initramfs = '/guest/initramfs'
 /** The log shares the only serial port with the results: of it, what a kernel says as it dies. */
 const cmdline = 'console=ttyS0 loglevel=1 panic=-1 reboot=k'
-const memory = 256
 
 interface VmmKind {
   name: string
@@ -39,9 +39,9 @@ interface VmmKind {
   /** What it boots: bzImage, or the vmlinux inside, by PVH where it has that. */
   image: 'bzimage' | 'auto'
   version: string[]
-  argv: string[]
+  argv: (cpus: number, mebibytes: number) => string[]
   /** A file of the pack that the command line names. */
-  config?: { path: string; text: string }
+  config?: { path: string; text: (cpus: number, mebibytes: number) => string }
 }
 
 /** kvmtool's README and `lkvm run --help`: serial on stdio, a guest ends it by a reset through the keyboard controller. */
@@ -50,8 +50,8 @@ const kvmtoolKind: VmmKind = {
   guest: { tty: 'ttyS0', end: 'reboot' },
   image: 'bzimage',
   version: ['version'],
-  argv: [
-    ...['run', '--name', 'guest', '--cpus', '1', '--mem', String(memory), '--console', 'serial'],
+  argv: (cpus, mebibytes) => [
+    ...['run', '--name', 'guest', '--cpus', String(cpus), '--mem', String(mebibytes), '--console', 'serial'],
     ...['--network', 'mode=none', '--rng', '--kernel', kernel, '--initrd', initramfs, '--params', cmdline],
   ],
 }
@@ -62,15 +62,16 @@ const firecrackerKind: VmmKind = {
   guest: { tty: 'ttyS0', end: 'reboot' },
   image: 'auto',
   version: ['--version'],
-  argv: ['--no-api', '--config-file', '/guest/vm.json'],
+  argv: () => ['--no-api', '--config-file', '/guest/vm.json'],
   config: {
     path: 'guest/vm.json',
-    text: JSON.stringify({
-      'boot-source': { kernel_image_path: kernel, initrd_path: initramfs, boot_args: cmdline },
-      'machine-config': { vcpu_count: 1, mem_size_mib: memory },
-      drives: [],
-      entropy: {},
-    }),
+    text: (cpus, mebibytes) =>
+      JSON.stringify({
+        'boot-source': { kernel_image_path: kernel, initrd_path: initramfs, boot_args: cmdline },
+        'machine-config': { vcpu_count: cpus, mem_size_mib: mebibytes },
+        drives: [],
+        entropy: {},
+      }),
   },
 }
 
@@ -80,8 +81,8 @@ const cloudHypervisorKind: VmmKind = {
   guest: { tty: 'ttyS0', end: 'poweroff' },
   image: 'auto',
   version: ['--version'],
-  argv: [
-    ...['--cpus', 'boot=1', '--memory', `size=${memory}M`, '--serial', 'tty', '--console', 'off'],
+  argv: (cpus, mebibytes) => [
+    ...['--cpus', `boot=${cpus}`, '--memory', `size=${mebibytes}M`, '--serial', 'tty', '--console', 'off'],
     ...['--rng', 'src=/dev/urandom', '--kernel', kernel, '--initramfs', initramfs, '--cmdline', cmdline],
   ],
 }
@@ -92,8 +93,8 @@ const crosvmKind: VmmKind = {
   guest: { tty: 'ttyS0', end: 'reboot' },
   image: 'bzimage',
   version: ['version'],
-  argv: [
-    ...['run', '--disable-sandbox', '--cpus', 'num-cores=1', '--mem', `size=${memory}`],
+  argv: (cpus, mebibytes) => [
+    ...['run', '--disable-sandbox', '--cpus', `num-cores=${cpus}`, '--mem', `size=${mebibytes}`],
     ...['--serial', 'type=stdout,hardware=serial,num=1,console', '--initrd', initramfs, '--params', cmdline],
     kernel,
   ],
@@ -106,39 +107,37 @@ export const crosvm = (options: OtherVmmOptions): Tool => otherVmm(crosvmKind, o
 
 function otherVmm(kind: VmmKind, options: OtherVmmOptions): Tool {
   const { name = kind.name, deadline = 120_000 } = options
-  const prepare = async (guestKernel: string | undefined): Promise<PreparedTool> => {
+  const prepare = async (guestKernel: string | undefined, setup = defaultSetup): Promise<PreparedTool> => {
+    const size = [cpusOf(setup.machine), mebibytesOf(setup.machine)] as const
     const program = await programAt(name, options.path)
     const libraries = await librariesOf(name, program)
     const found = await resolveKernel(guestKernel)
     const image = await bootImage(found, kind.image)
-    const { entries, hash } = await smokeInitramfs(found, kind.guest)
+    const { entries, hash } = await smokeInitramfs(found, kind.guest, setup)
     const files = await Promise.all([program, ...libraries].map(fileHash))
-    const key = ['1', ...files, found.hash, hash, kind.image, textHash(kind.config?.text ?? '')].join(' ')
+    const config = kind.config?.text(...size) ?? ''
+    const key = ['1', ...files, found.hash, hash, kind.image, textHash(config)].join(' ')
     const pack = await makePack(name, key, async (root) => {
       await put(program, join(root, 'vmm'))
       for (const path of libraries) await put(path, join(root, path))
       await put(image, join(root, kernel))
       await writeNewc(join(root, initramfs), entries)
-      if (kind.config) await writeFile(join(root, kind.config.path), kind.config.text)
+      if (kind.config) await writeFile(join(root, kind.config.path), config)
       return [`${program} ${files[0]}`, `${found.name} ${found.release}`]
     })
     // Options before what is no option: crosvm's kernel stays last.
-    const own = kind.argv.at(-1) === kernel && kind.name === 'crosvm' ? 1 : 0
-    const split = kind.argv.length - own
-    const argv = [
-      '/vmm',
-      ...kind.argv.slice(0, split),
-      ...(options.arguments ?? []),
-      ...kind.argv.slice(split),
-    ]
+    const words = kind.argv(...size)
+    const split = words.length - (words.at(-1) === kernel && kind.name === 'crosvm' ? 1 : 0)
+    const argv = ['/vmm', ...words.slice(0, split), ...(options.arguments ?? []), ...words.slice(split)]
     return {
       pack,
       hash: pack.hash,
       version: await versionOf(program, kind.version),
+      need: needOf(setup.machine),
       all: async ({ programs }) => guestResults(await programs.run({ argv, deadline }), deadline, 'stdout'),
     }
   }
-  return { name, takesGuest: true, need: { cpus: 1, memory: (memory + 128) << 20 }, prepare }
+  return { name, takesGuest: true, need: needOf({}), refusesMachine: takesOnly('cpus', 'memory'), prepare }
 }
 
 /** The file behind a path, which must be a program. */

@@ -1,4 +1,5 @@
-/** QEMU of Debian: boots a guest kernel with KVM, in which a smoke script prints TAP. */
+/** QEMU of Debian: boots a guest kernel with KVM or TCG, in which a smoke script prints TAP. */
+import { existsSync } from 'node:fs'
 import { copyFile, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { copyData, copyPrograms, fetchPackageTree } from '../../image/debian-closure.ts'
@@ -7,6 +8,7 @@ import { staticBusybox } from '../../image/initramfs.ts'
 import { writeNewc } from '../../image/newc.ts'
 import { makePack } from '../../image/pack.ts'
 import { resolveKernel } from '../../image/resolve.ts'
+import { cpusOf, defaultSetup, mebibytesOf, needOf, type ToolSetup, takesOnly } from '../machine.ts'
 import { guestResults } from '../outcome.ts'
 import type { PreparedTool, Tool } from '../tool.ts'
 import { smokeInitramfs } from './smoke.ts'
@@ -43,10 +45,15 @@ wait
 exit $status
 `
 
-const argv = [
+/** Debian has it as a module of QEMU, where it is not built in. */
+const tcgModule = 'usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so'
+
+const commandLine = ({ accelerator, machine }: ToolSetup): string[] => [
   ...['/bin/busybox', 'sh', '-c', withConsole, 'qemu'],
   '/usr/bin/qemu-system-x86_64',
-  ...['-accel', 'kvm', '-cpu', 'host', '-smp', '1', '-m', '256M'],
+  ...['-accel', accelerator, '-cpu', accelerator === 'kvm' ? 'host' : 'max'],
+  ...['-smp', String(cpusOf(machine)), '-m', `${mebibytesOf(machine)}M`],
+  ...(machine.type === undefined ? [] : ['-M', machine.type]),
   ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot', '-nic', 'none'],
   ...['-device', 'virtio-rng-pci'],
   ...['-kernel', '/guest/kernel', '-initrd', '/guest/initramfs'],
@@ -57,17 +64,20 @@ const argv = [
 /** QEMU at a version that Debian serves, with its libraries and firmware, and a guest kernel of the matrix. */
 export function qemu({ version, suite, deadline = 120_000 }: QemuOptions): Tool {
   const name = `qemu-${version}`
-  const prepare = async (guest: string | undefined): Promise<PreparedTool> => {
+  const prepare = async (guest: string | undefined, setup = defaultSetup): Promise<PreparedTool> => {
+    const { accelerator, machine } = setup
     const tree = await fetchPackageTree(
       'qemu-system-x86',
       (one) => one.split(':').at(-1)!.startsWith(version),
       suite,
     )
     const kernel = await resolveKernel(guest)
-    const { entries, hash } = await smokeInitramfs(kernel, guestOf)
-    const key = `2 ${tree.origin} ${kernel.hash} ${hash} ${textHash(firmware.join(' '))}`
+    const { entries, hash } = await smokeInitramfs(kernel, guestOf, setup)
+    const modules = accelerator === 'tcg' && existsSync(join(tree.path, tcgModule)) ? [tcgModule] : []
+    const files = textHash([...firmware, ...modules].join(' '))
+    const key = `2 ${tree.origin} ${kernel.hash} ${hash} ${files}`
     const pack = await makePack(name, key, async (root) => {
-      await copyPrograms(tree.path, ['usr/bin/qemu-system-x86_64'], root)
+      await copyPrograms(tree.path, ['usr/bin/qemu-system-x86_64', ...modules], root)
       await copyData(tree.path, firmware, root)
       await copyFile(await staticBusybox(), join(root, 'usr/bin/busybox'))
       await mkdir(join(root, 'guest'))
@@ -75,12 +85,21 @@ export function qemu({ version, suite, deadline = 120_000 }: QemuOptions): Tool 
       await writeNewc(join(root, 'guest/initramfs'), entries)
       return [tree.origin, `${kernel.name} ${kernel.release}`]
     })
+    const argv = commandLine(setup)
     return {
       pack,
       hash: pack.hash,
       version: tree.version,
+      need: needOf(machine),
       all: async ({ programs }) => guestResults(await programs.run({ argv, deadline }), deadline),
     }
   }
-  return { name, takesGuest: true, need: { cpus: 1, memory: 384 << 20 }, prepare }
+  return {
+    name,
+    takesGuest: true,
+    accelerators: ['kvm', 'tcg'],
+    need: needOf({}),
+    refusesMachine: takesOnly('cpus', 'memory', 'type'),
+    prepare,
+  }
 }

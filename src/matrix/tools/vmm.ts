@@ -4,6 +4,7 @@ import { GuestError } from '../../guest/error.ts'
 import { openHost } from '../../guest/host.ts'
 import { fileHash } from '../../image/hash.ts'
 import { builtFile } from '../../image/initramfs.ts'
+import { defaultSetup, type ToolSetup, takesOnly } from '../machine.ts'
 import { pointResults } from '../outcome.ts'
 import { packedVmm } from '../release/tool.ts'
 import type { PointResult, PreparedTool, Tool } from '../tool.ts'
@@ -25,33 +26,39 @@ const packageVersion: string = JSON.parse(
 /** kvitest's own VMM as it is built here, which a lab has inside, or that of a release. */
 export function ownVmm({ name, release, deadline = 60_000 }: VmmOptions = {}): Tool {
   if (release !== undefined) return packedVmm({ name, release, deadline })
-  const prepare = async (guest: string | undefined): Promise<PreparedTool> => ({
+  const prepare = async (guest: string | undefined, setup = defaultSetup): Promise<PreparedTool> => ({
     hash: await fileHash(await builtFile('kvitest.node')),
     version: packageVersion,
-    all: ({ host }) => bootAndRun(host, guest, deadline),
+    all: ({ host }) => bootAndRun(host, guest, setup, deadline),
   })
   // Its guests take their own lease of the budget.
-  return { name: name ?? 'vmm', takesGuest: true, need: { cpus: 0, memory: 0 }, prepare }
+  const need = { cpus: 0, memory: 0 }
+  const refusesMachine = takesOnly('cpus', 'memory', 'transport')
+  return { name: name ?? 'vmm', takesGuest: true, need, refusesMachine, prepare }
 }
 
 async function bootAndRun(
   hostName: string,
   kernel: string | undefined,
+  setup: ToolSetup,
   deadline: number,
 ): Promise<Map<string, PointResult>> {
   await using host = await openHost(hostName)
-  const devices = [{ type: 'virtio-rng' as const }]
+  const { cpus, memory, transport } = setup.machine
+  const devices = [{ type: 'virtio-rng' as const, ...(transport ? { transport } : {}) }]
   try {
     // A boot, not a fork: how a kernel comes up is what is asked.
     await using guest = await host.boot({
       ...(kernel === undefined ? {} : { kernel }),
+      ...(cpus === undefined ? {} : { cpus }),
+      ...(memory === undefined ? {} : { memory }),
       devices,
       files: await smokeFiles(),
       modules: smokeModules,
       bootTimeout: deadline,
     })
     const { tap, status, timedOut, stderr } = await guest.run(
-      `#!/bin/sh\n${smokeScript(guest.kernel.release)}`,
+      `#!/bin/sh\n${smokeScript(guest.kernel.release, setup)}`,
       {
         timeout: deadline,
       },

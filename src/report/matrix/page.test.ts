@@ -47,7 +47,7 @@ test('what a guest saw differently is a diff, value by value', () => {
     expected: ['old > vmm > g', 'new > vmm > g'],
     ran: new Map([
       ranCell('old > vmm > g', [seen('f7')]),
-      ranCell('new > vmm > g', [seen('<f8>')], { baseline: 'old' }),
+      ranCell('new > vmm > g', [seen('<f8>')], { baseline: 'old > vmm > g' }),
     ]),
   })
   const text = matrixPage(report)

@@ -3,6 +3,8 @@
  * has no script; its own policy forbids both, because what tools and guests say is in it.
  */
 import { countText } from '../../matrix/account.ts'
+import { type Axis, axes, cellAxes, whereElse } from '../../matrix/axes.ts'
+import { pointsKey } from '../../matrix/cells-file.ts'
 import { type Content, html, Markup } from './markup.ts'
 import type { MatrixReport, ReportedCell, ReportedPoint } from './report.ts'
 import { style } from './style.ts'
@@ -71,13 +73,13 @@ function outcome({ cells, problems }: MatrixReport): string {
 
 function heatMap(cells: readonly ReportedCell[], anchors: ReadonlyMap<string, string>): Markup {
   const hosts = [...new Set(cells.map(({ host }) => host))]
-  const rows = [...Map.groupBy(cells, ({ tool, guest }) => JSON.stringify([tool, guest])).values()]
+  const rows = [...Map.groupBy(cells, ({ id }) => pointsKey(id)).values()]
   return html`<table class="map">
 <thead><tr><th scope="col">tool</th>${hosts.map((host) => html`<th scope="col" class="said">${host}${hostText(cells, host)}</th>`)}</tr></thead>
 <tbody>
 ${rows.map(
   (row) =>
-    html`<tr><th scope="row" class="said">${row[0]!.tool}${row[0]!.guest === undefined ? undefined : html`<small>guest ${row[0]!.guest}</small>`}</th>${hosts.map(
+    html`<tr><th scope="row" class="said">${row[0]!.tool}${besidesTool(row[0]!).map(([axis, value]) => html`<small>${axis} ${value}</small>`)}</th>${hosts.map(
       (host) => {
         const cell = row.find((one) => one.host === host)
         return html`<td>${cell ? mapCell(cell, anchors.get(cell.id)!) : html`<span class="none" title="no such cell">·</span>`}</td>`
@@ -90,7 +92,7 @@ ${rows.map(
 function hostText(cells: readonly ReportedCell[], host: string): Content {
   const known = cells.find((cell) => cell.host === host && cell.hostKernel !== undefined)
   if (!known) return undefined
-  return html`<small>${[known.hostKernel, known.accelerator].filter(Boolean).join(', ')}</small>`
+  return html`<small>${[known.hostKernel, known.hostAccelerator].filter(Boolean).join(', ')}</small>`
 }
 
 function mapCell(cell: ReportedCell, anchor: string): Markup {
@@ -109,7 +111,7 @@ function differing(cells: readonly ReportedCell[], anchors: ReadonlyMap<string, 
   const differ = cells.filter((cell) => cell.differences.length > 0)
   if (differ.length === 0) return undefined
   return html`<h2>What differs from the baseline</h2>
-<ul>${differ.map((cell) => html`<li class="said"><a href="#${anchors.get(cell.id)}">${cell.id}</a> differs from ${cell.baseline} in ${plural(cell.differences.length / 2, 'point')}</li>\n`)}</ul>`
+<ul>${differ.map((cell) => html`<li class="said"><a href="#${anchors.get(cell.id)}">${cell.id}</a> differs from ${baselineText(cell)} in ${plural(cell.differences.length / 2, 'point')}</li>\n`)}</ul>`
 }
 
 function cellDetails(cell: ReportedCell, anchor: string): Markup {
@@ -120,7 +122,7 @@ function cellDetails(cell: ReportedCell, anchor: string): Markup {
 <div class="body" id="${anchor}">
 ${facts(cell)}
 ${cell.rerun ? html`<p class="soft">Run it again:</p><pre>${cell.rerun}</pre>` : undefined}
-${cell.differences.length > 0 ? html`<p class="soft">Against ${cell.baseline}:</p>${diff(cell.differences)}` : undefined}
+${cell.differences.length > 0 ? html`<p class="soft">Against ${baselineText(cell)}:</p>${diff(cell.differences)}` : undefined}
 ${others.map(pointDetails)}
 ${passed.length > 0 ? html`<details><summary>${plural(passed.length, 'point')} that pass${passed.length === 1 ? 'es' : ''}</summary><div class="body">${passed.map(pointDetails)}</div></details>` : undefined}
 </div></details>
@@ -136,10 +138,22 @@ function facts(cell: ReportedCell): Markup {
     ['verdict', verdictText(cell)],
     ['tool', [cell.tool, cell.toolVersion].filter(Boolean).join(', version ')],
     ['sha256', cell.toolHash],
-    ['host', [cell.host, cell.hostKernel, cell.accelerator].filter(Boolean).join(', ')],
-    ['guest', cell.guest],
+    ['host', [cell.host, cell.hostKernel, cell.hostAccelerator].filter(Boolean).join(', ')],
+    ...besidesTool(cell),
   ]
   return html`<dl>${known.map(([name, value]) => (value ? html`<dt>${name}</dt><dd class="said">${value}</dd>` : undefined))}</dl>`
+}
+
+/** Where the cell is beside host and tool, as far as its name says it. */
+function besidesTool(cell: ReportedCell): [Axis, string][] {
+  return axes.flatMap((axis): [Axis, string][] => {
+    const value = cell[axis]
+    return axis === 'host' || axis === 'tool' || value === undefined ? [] : [[axis, value]]
+  })
+}
+
+function baselineText(cell: ReportedCell): string {
+  return cell.baseline === undefined ? '' : whereElse(cellAxes(cell.baseline), cell)
 }
 
 function diff(lines: readonly string[]): Markup {

@@ -24,7 +24,9 @@ test('points are compared with those of the baseline, of the same tool and guest
   const ran = new Map([
     ranCell('old > a > g', [point('x', 'pass'), point('y', 'skip', { reason: 'none' })]),
     ranCell('old > a > h', [point('x', 'fail')]),
-    ranCell('new > a > g', [point('x', 'pass'), point('y', 'fail', { reason: 'EIO' })], { baseline: 'old' }),
+    ranCell('new > a > g', [point('x', 'pass'), point('y', 'fail', { reason: 'EIO' })], {
+      baseline: 'old > a > g',
+    }),
   ])
   const { cells } = matrixReport({ ...common, isPart: false, expected, ran })
 

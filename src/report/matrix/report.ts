@@ -2,15 +2,15 @@
 import {
   type CellCount,
   type CellRecord,
-  cellAxes,
   cellVerdict,
   compareCells,
   countCells,
 } from '../../matrix/account.ts'
+import { type Coordinates, cellAxes } from '../../matrix/axes.ts'
 import type { PointResult } from '../../matrix/tool.ts'
 
 /** Changes with every change of the file that its readers must know of. */
-export const MATRIX_FORMAT = 'kvitest-matrix-1'
+export const MATRIX_FORMAT = 'kvitest-matrix-2'
 
 /** One point of a cell. */
 export interface ReportedPoint {
@@ -40,10 +40,8 @@ export interface ReportedPoint {
 export type CellState = 'run' | 'excepted' | 'left out' | 'lost'
 
 export interface ReportedCell
-  extends Pick<
-    CellRecord,
-    'id' | 'tool' | 'toolVersion' | 'toolHash' | 'host' | 'hostKernel' | 'accelerator' | 'guest' | 'baseline'
-  > {
+  extends Coordinates,
+    Pick<CellRecord, 'id' | 'toolVersion' | 'toolHash' | 'hostKernel' | 'hostAccelerator' | 'baseline'> {
   state: CellState
   /** Absent for a cell that did not run. */
   verdict?: PointResult['verdict']
@@ -105,19 +103,15 @@ export function matrixReport({ expected, ran, ...rest }: RanMatrix): MatrixRepor
 
 function reportedCell(id: string, ran: ReadonlyMap<string, RanCell>, isPart: boolean): ReportedCell {
   const { record, rerun = '', points = [] } = ran.get(id) ?? {}
-  const { host, tool, guest } = cellAxes(id)
-  const { toolVersion, toolHash, hostKernel, accelerator, baseline, excepted } = record ?? {}
-  const known = { toolVersion, toolHash, hostKernel, accelerator, guest, baseline }
-  const before =
-    baseline === undefined ? undefined : ran.get([baseline, ...id.split(' > ').slice(1)].join(' > '))
-  const old = resultsOf(before)
+  const { toolVersion, toolHash, hostKernel, hostAccelerator, baseline, excepted } = record ?? {}
+  const known = { toolVersion, toolHash, hostKernel, hostAccelerator, baseline }
+  const old = resultsOf(baseline === undefined ? undefined : ran.get(baseline))
   const state =
     excepted !== undefined ? 'excepted' : record || points.length > 0 ? 'run' : isPart ? 'left out' : 'lost'
   const end = state === 'run' ? cellVerdict(points) : undefined
   return {
     id,
-    tool,
-    host,
+    ...cellAxes(id),
     ...(Object.fromEntries(Object.entries(known).filter(([, value]) => value !== undefined)) as object),
     state,
     ...(end ? { verdict: end.verdict } : {}),

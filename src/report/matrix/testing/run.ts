@@ -1,5 +1,6 @@
 /** A run for tests: two tools on two hosts, whose tools and files say what could be taken for markup. */
 import type { CellRecord } from '../../../matrix/account.ts'
+import { cellAxes } from '../../../matrix/axes.ts'
 import type { PointResult } from '../../../matrix/tool.ts'
 import { type MatrixReport, matrixReport, type RanCell, type ReportedPoint } from '../report.ts'
 
@@ -19,13 +20,10 @@ export function ranCell(
   points: ReportedPoint[],
   rest: Partial<CellRecord> = {},
 ): [string, RanCell] {
-  const [host = '', tool = '', guest] = id.split(' > ')
   const record: CellRecord = {
     matrix: 'old and new',
     id,
-    host,
-    tool,
-    ...(guest === undefined ? {} : { guest }),
+    ...cellAxes(id),
     verdict: 'pass',
     reason: '',
     points: {},
@@ -50,11 +48,11 @@ export function sampleReport(rest: Partial<MatrixReport> = {}): MatrixReport {
   }
   const about = {
     hostKernel: '6.1.0-50-cloud-amd64',
-    accelerator: 'tcg',
+    hostAccelerator: 'tcg',
     toolVersion: '6.1.192',
     toolHash: 'a'.repeat(64),
   }
-  const compared = { baseline: 'lab:debian:6.1-cloud' }
+  const compared = (id: string) => ({ baseline: id.replace('lab:debian:6.12', 'lab:debian:6.1') })
   const ran = new Map([
     ranCell(
       expected[0]!,
@@ -78,12 +76,12 @@ export function sampleReport(rest: Partial<MatrixReport> = {}): MatrixReport {
         point('steal_time', 'fail', { reason: 'exit status 254', expected: known }),
         point(hostile, 'pass'),
       ],
-      { ...about, ...compared, hostKernel: hostile },
+      { ...about, ...compared(expected[2]!), hostKernel: hostile },
     ),
     ranCell(
       expected[3]!,
       [point('the run', 'fail', { expected: { ...known, link: 'https://example.org/1' } })],
-      compared,
+      compared(expected[3]!),
     ),
   ])
   const report = matrixReport({
