@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openLocalPrograms } from '../../host/program/local.ts'
 import { runCommand } from '../../image/command.ts'
+import type { ToolSetup } from '../machine.ts'
 import type { Tool } from '../tool.ts'
 import { cloudHypervisor, crosvm, firecracker, kvmtool, type OtherVmmOptions } from './other-vmm.ts'
 
@@ -46,8 +47,8 @@ beforeAll(async () => {
 
 afterAll(() => rm(place, { recursive: true, force: true }))
 
-async function called(tool: Tool): Promise<{ said: string[]; version: string }> {
-  const { pack, version, all } = await tool.prepare(guest)
+async function called(tool: Tool, setup?: ToolSetup): Promise<{ said: string[]; version: string }> {
+  const { pack, version, all } = await tool.prepare(guest, setup)
   const programs = openLocalPrograms(pack!)
   try {
     const results = await all!({ host: 'local', programs })
@@ -95,8 +96,10 @@ describe('the command line of', () => {
   })
 })
 
-test('a program with shared libraries runs from its pack', async () => {
-  expect((await called(kvmtool({ path: join(place, 'dynamic') }))).said).toContain('--rng')
+test('a program with shared libraries runs from its pack, with the machine of the matrix', async () => {
+  const setup = { accelerator: 'kvm', machine: { cpus: 2, memory: '1G' } }
+  const { said } = await called(cloudHypervisor({ path: join(place, 'dynamic') }), setup)
+  expect(said.slice(0, 4)).toEqual(['--cpus', 'boot=2', '--memory', 'size=1024M'])
 })
 
 describe('a path that is no VMM is refused in one line:', () => {
