@@ -66,6 +66,7 @@ export { resolveKernel } from './image/resolve.ts'
 export type {
   BalloonReport,
   DeviceSpec,
+  DiskReport,
   MachineEnd,
   ScsiLun,
   VcpuState,

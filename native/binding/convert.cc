@@ -1,6 +1,7 @@
 #include "native/binding/convert.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -161,6 +162,19 @@ Napi::Value to_js(Napi::Env env, const std::vector<VcpuState>& states) {
   Napi::Array array = Napi::Array::New(env, states.size());
   for (std::uint32_t i = 0; i < states.size(); ++i) array.Set(i, to_js(env, states[i]));
   return array;
+}
+
+Napi::Value to_js(Napi::Env env, const Machine::DiskReport& report) {
+  constexpr std::array kServers{"vcpu", "threads", "io_uring"};
+  Napi::Object served = Napi::Object::New(env);
+  served.Set(kServers[0], static_cast<double>(report.served.vcpu));
+  served.Set(kServers[1], static_cast<double>(report.served.threads));
+  served.Set(kServers[2], static_cast<double>(report.served.engine));
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("bytes", static_cast<double>(report.bytes));
+  object.Set("engine", kServers[static_cast<std::size_t>(report.server)]);
+  object.Set("served", served);
+  return object;
 }
 
 Napi::Value to_js(Napi::Env env, const MachineEnd& end) {

@@ -31,6 +31,7 @@ Napi::Value to_js(Napi::Env env, const Event& event);
 Napi::Value to_js(Napi::Env env, const MachineEnd& end);
 Napi::Value to_js(Napi::Env env, const MachineSpec& spec);
 Napi::Value to_js(Napi::Env env, const std::vector<VcpuState>& states);
+Napi::Value to_js(Napi::Env env, const Machine::DiskReport& report);
 // A NativeError: message, and code, operation and hint where they are known.
 Napi::Value to_js(Napi::Env env, const std::exception_ptr& error);
 

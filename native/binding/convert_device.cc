@@ -222,6 +222,9 @@ void put(Napi::Env env, Napi::Object& object, const BlkSpec& blk) {
     backing.Set("memory", static_cast<double>(memory->bytes));
   } else if (const auto* file = std::get_if<FileBacking>(&blk.backing)) {
     backing.Set("file", file->path);
+    if (file->engine != FileEngine::kAuto) {
+      backing.Set("engine", file->engine == FileEngine::kUring ? "io_uring" : "threads");
+    }
   } else {
     backing.Set("overlay", std::get<OverlayBacking>(blk.backing).path);
   }

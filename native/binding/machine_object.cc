@@ -31,7 +31,7 @@ Napi::Function MachineObject::define(Napi::Env env, Environment& environment) {
                          InstanceMethod<&MachineObject::read_disk>("readDisk"),
                          InstanceMethod<&MachineObject::write_disk>("writeDisk"),
                          InstanceMethod<&MachineObject::resize_disk>("resizeDisk"),
-                         InstanceMethod<&MachineObject::disk_size>("diskSize"),
+                         InstanceMethod<&MachineObject::disk_report>("diskReport"),
                          InstanceMethod<&MachineObject::nmi>("nmi"),
                          InstanceMethod<&MachineObject::send_break>("sendBreak"),
                          InstanceMethod<&MachineObject::fault>("fault"),
@@ -203,10 +203,15 @@ Napi::Value MachineObject::resize_disk(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value MachineObject::disk_size(const Napi::CallbackInfo& info) {
+Napi::Value MachineObject::disk_report(const Napi::CallbackInfo& info) {
   return promise([&](std::uint64_t operation) {
     std::string disk = string_of(info[0], "disk", "the disk");
-    session_->machine().disk_size(std::move(disk), settles_bytes(operation));
+    session_->machine().disk_report(
+        std::move(disk), [session = session_.get(), operation](const Machine::DiskReport& report,
+                                                               std::exception_ptr error) {
+          session->settle(operation, std::move(error),
+                          [report](Napi::Env env) { return to_js(env, report); });
+        });
   });
 }
 

@@ -39,7 +39,7 @@ class MachineObject : public Napi::ObjectWrap<MachineObject> {
   Napi::Value read_disk(const Napi::CallbackInfo& info);
   Napi::Value write_disk(const Napi::CallbackInfo& info);
   Napi::Value resize_disk(const Napi::CallbackInfo& info);
-  Napi::Value disk_size(const Napi::CallbackInfo& info);
+  Napi::Value disk_report(const Napi::CallbackInfo& info);
   Napi::Value nmi(const Napi::CallbackInfo& info);
   Napi::Value send_break(const Napi::CallbackInfo& info);
   Napi::Value fault(const Napi::CallbackInfo& info);

@@ -335,6 +335,15 @@ Disk* Board::disk(const std::string& name) const {
   return nullptr;
 }
 
+const RequestQueues* Board::requests_of_disk(const std::string& name) const {
+  const auto found = parts_->disks.find(name);
+  if (found != parts_->disks.end()) return &found->second->requests();
+  for (const auto& [device, scsi] : parts_->scsis) {
+    if (scsi->disk(name) != nullptr) return &scsi->requests();
+  }
+  return nullptr;
+}
+
 void Board::resize_disk(const std::string& name, std::uint64_t bytes) {
   const auto found = parts_->disks.find(name);
   if (found != parts_->disks.end()) return found->second->resize(bytes);

@@ -77,6 +77,8 @@ class Board {
 
   // Of a virtio-blk, or a logical unit of a virtio-scsi. Null when there is no disk of that name.
   Disk* disk(const std::string& name) const;
+  // Of the device that has it; null as disk().
+  const RequestQueues* requests_of_disk(const std::string& name) const;
   // Throws Error, as Blk::resize() and Scsi::resize().
   void resize_disk(const std::string& name, std::uint64_t bytes);
   // Null when there is no virtio-scsi of this name.

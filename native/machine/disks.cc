@@ -63,17 +63,20 @@ void Machine::resize_disk(std::string name, std::uint64_t bytes, Done done) {
   });
 }
 
-void Machine::disk_size(std::string name,
-                        std::function<void(std::uint64_t, std::exception_ptr)> done) {
+void Machine::disk_report(std::string name,
+                          std::function<void(DiskReport, std::exception_ptr)> done) {
   loop_.post([this, name = std::move(name), done = std::move(done)] {
-    std::uint64_t bytes = 0;
+    DiskReport report;
     std::exception_ptr error;
     try {
-      bytes = disk(name, "disk").size();
+      report.bytes = disk(name, "disk").size();
+      const RequestQueues& requests = *board_->requests_of_disk(name);
+      report.server = requests.server();
+      report.served = requests.served();
     } catch (...) {
       error = std::current_exception();
     }
-    done(bytes, error);
+    done(report, error);
   });
 }
 

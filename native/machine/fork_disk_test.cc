@@ -78,9 +78,10 @@ std::string read(TestMachine& machine, std::uint64_t offset, std::uint64_t lengt
 
 std::uint64_t size(TestMachine& machine) {
   std::promise<std::uint64_t> done;
-  machine.machine().disk_size("disk0", [&](std::uint64_t bytes, std::exception_ptr error) {
-    error ? done.set_exception(error) : done.set_value(bytes);
-  });
+  machine.machine().disk_report("disk0",
+                                [&](const Machine::DiskReport& report, std::exception_ptr error) {
+                                  error ? done.set_exception(error) : done.set_value(report.bytes);
+                                });
   return done.get_future().get();
 }
 

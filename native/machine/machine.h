@@ -110,7 +110,13 @@ class Machine : private BoardOwner {
                  std::function<void(Bytes, std::exception_ptr)> done);
   void write_disk(std::string disk, std::uint64_t offset, Bytes data, Done done);
   void resize_disk(std::string disk, std::uint64_t bytes, Done done);
-  void disk_size(std::string disk, std::function<void(std::uint64_t, std::exception_ptr)> done);
+  struct DiskReport {
+    std::uint64_t bytes = 0;
+    // Of its device, a virtio-scsi's of all its units.
+    RequestQueues::Server server = RequestQueues::Server::kVcpu;
+    RequestQueues::Served served;
+  };
+  void disk_report(std::string disk, std::function<void(DiskReport, std::exception_ptr)> done);
   // Logical units of a virtio-scsi come and go. Answer Error ENOENT, EEXIST, EINVAL, and what
   // opening the disk gives.
   void attach_lun(std::string device, ScsiLunSpec lun, Done done);

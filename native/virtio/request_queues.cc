@@ -141,6 +141,17 @@ bool RequestQueues::busy() const {
   return busy_ != 0;
 }
 
+RequestQueues::Served RequestQueues::served() const {
+  const std::lock_guard lock(mutex_);
+  return served_;
+}
+
+RequestQueues::Server RequestQueues::server() const {
+  if (engine_.begin) return Server::kEngine;
+  const std::lock_guard lock(mutex_);
+  return waits_ ? Server::kThreads : Server::kVcpu;
+}
+
 std::optional<RequestQueues::Job> RequestQueues::take(std::size_t queue) {
   if (paused_ || resetting_ || queue >= queues_.size() || queues_[queue] == nullptr) return {};
   QueueWork& work = work_of_[queue];
@@ -163,11 +174,12 @@ std::optional<RequestQueues::Job> RequestQueues::take_here(std::size_t queue) {
 }
 
 void RequestQueues::perform_and_answer(Job& job) {
-  answer(job, perform_(job.chain));
+  answer(job, perform_(job.chain), &Served::vcpu);
 }
 
-void RequestQueues::answer(Job& job, std::uint32_t length) {
+void RequestQueues::answer(Job& job, std::uint32_t length, std::uint64_t Served::*by) {
   const std::lock_guard lock(mutex_);
+  ++(served_.*by);
   // Whoever waits for it has to wait for the lock too.
   --busy_;
   if (--work_of_[job.queue].busy == 0) idle_.notify_all();
@@ -192,8 +204,12 @@ void RequestQueues::give_back_in_order(Job& job, std::uint32_t length) {
 }
 
 void RequestQueues::give_back(Job& job, std::uint32_t length) {
+  finish(job, length, &Served::engine);
+}
+
+void RequestQueues::finish(Job& job, std::uint32_t length, std::uint64_t Served::*by) {
   try {
-    answer(job, length);
+    answer(job, length, by);
   } catch (...) {
     // An interrupt that cannot be raised ends the machine; the next doorbell's thread can say so.
     const std::lock_guard lock(mutex_);
@@ -224,7 +240,7 @@ bool RequestQueues::work() {
   if (!job) return false;
   // Others may do the ones behind it meanwhile.
   if (job->chain.readable() + job->chain.writable() > kInlineBytes || waits) workers_.wake();
-  give_back(*job, perform_(job->chain));
+  finish(*job, perform_(job->chain), &Served::threads);
   return true;
 }
 

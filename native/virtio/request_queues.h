@@ -42,6 +42,15 @@ class RequestQueues {
   RequestQueues(const RequestQueues&) = delete;
   RequestQueues& operator=(const RequestQueues&) = delete;
 
+  // Who did the requests so far, since the device was built.
+  struct Served {
+    std::uint64_t vcpu = 0;  // the one that rang
+    std::uint64_t threads = 0;
+    std::uint64_t engine = 0;
+  };
+  // Who gets a request first.
+  enum class Server : std::uint8_t { kVcpu, kThreads, kEngine };
+
   // Requests may wait for a device of the host: no vCPU does them then.
   void set_waits(bool waits);
   // Before attach(). It must be gone before this is.
@@ -64,6 +73,8 @@ class RequestQueues {
   // Whatever the driver has made available by now is done when it returns.
   void drain();
   bool busy() const;
+  Served served() const;
+  Server server() const;
 
  private:
   struct Finished {
@@ -84,7 +95,8 @@ class RequestQueues {
   std::optional<Job> take(std::size_t queue);
   void give_back_in_order(Job& job, std::uint32_t length);
   void perform_and_answer(Job& job);
-  void answer(Job& job, std::uint32_t length);
+  void answer(Job& job, std::uint32_t length, std::uint64_t Served::*by);
+  void finish(Job& job, std::uint32_t length, std::uint64_t Served::*by);
   bool work();
   void serve_inline(std::size_t queue);
   void serve_by_engine(std::size_t queue);
@@ -104,6 +116,7 @@ class RequestQueues {
   VirtioInterrupts* interrupts_ = nullptr;
   std::size_t next_queue_ = 0;
   std::size_t busy_ = 0;  // requests that were popped and not given back
+  Served served_;
   bool paused_ = false;
   bool resetting_ = false;
   std::exception_ptr failure_;   // of a thread

@@ -35,15 +35,22 @@ describe.skipIf(reason)(`the host's side${reason ? ` (skipped: ${reason})` : ''}
     expect(await side.sha256(7, 0)).toBe('e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855')
     await expect(side.read(4 << 20, 1)).rejects.toMatchObject({ code: 'EINVAL' })
     await side.resize(8 << 20)
+    expect(await side.report()).toMatchObject({ bytes: 8 << 20, engine: 'vcpu' })
     expect(await side.size()).toBe(8 << 20)
   })
 })
 
 test('paths are seen from a folder', () => {
-  const devices = [disk({ overlay: 'a.img' }), disk({ file: '/b.img' }), disk({ memory: 512 })]
+  const devices = [
+    disk({ overlay: 'a.img' }),
+    disk({ file: '/b.img' }),
+    disk({ file: 'c.img', engine: 'threads' }),
+    disk({ memory: 512 }),
+  ]
   expect(placeDisks(devices, '/suite').map((device) => (device as BlkDevice).backing)).toEqual([
     { overlay: '/suite/a.img' },
     { file: '/b.img' },
+    { file: '/suite/c.img', engine: 'threads' },
     { memory: 512 },
   ])
 })

@@ -4,7 +4,7 @@ import type { HostMachine } from '../host/machine-host.ts'
 import { listDirectory } from '../image/directory.ts'
 import { packagesDisk } from '../image/guest-packages.ts'
 import { fileHash, textHash } from '../image/hash.ts'
-import type { BlkDevice, DeviceSpec } from '../native/contract.ts'
+import type { BlkDevice, DeviceSpec, DiskReport } from '../native/contract.ts'
 import { KvitestError } from '../native/error.ts'
 import type { GuestDisk } from './types.ts'
 
@@ -24,7 +24,11 @@ export class MachineDisk implements GuestDisk {
   }
 
   async size(): Promise<number> {
-    return await this.#machine().diskSize(this.name)
+    return (await this.report()).bytes
+  }
+
+  async report(): Promise<DiskReport> {
+    return await this.#machine().diskReport(this.name)
   }
 
   async read(offset: number, length: number): Promise<Uint8Array> {
@@ -75,7 +79,7 @@ export function placeDisks(devices: readonly DeviceSpec[], folder = '.'): Device
     if (device.type !== 'virtio-blk' || 'memory' in device.backing) return device
     const { backing } = device
     if ('overlay' in backing) return { ...device, backing: { overlay: resolve(folder, backing.overlay) } }
-    return { ...device, backing: { file: resolve(folder, backing.file) } }
+    return { ...device, backing: { ...backing, file: resolve(folder, backing.file) } }
   })
 }
 
@@ -97,7 +101,7 @@ export async function hashDisks(devices: readonly DeviceSpec[]): Promise<DeviceS
       if (device.type !== 'virtio-blk' || 'memory' in device.backing) return device
       const { backing } = device
       if ('overlay' in backing) return { ...device, backing: { overlay: await hash(backing.overlay) } }
-      return { ...device, backing: { file: await hash(backing.file) } }
+      return { ...device, backing: { ...backing, file: await hash(backing.file) } }
     }),
   )
 }

@@ -8,6 +8,7 @@ import type {
   BalloonReport,
   DeviceChange,
   DeviceSpec,
+  DiskReport,
   MachineEnd,
   ScsiLun,
   VcpuState,
@@ -159,6 +160,8 @@ export interface GuestDisk {
   readonly name: string
   /** Bytes. */
   size(): Promise<number>
+  /** Who does its requests, and how many each did. */
+  report(): Promise<DiskReport>
   /** Offsets and lengths in bytes, of any alignment. Rejects with EINVAL for a range that is not inside. */
   read(offset: number, length: number): Promise<Uint8Array>
   write(offset: number, data: Uint8Array | string): Promise<void>

@@ -5,6 +5,7 @@ import type {
   BalloonReport,
   BalloonRequest,
   Channel,
+  DiskReport,
   ForkOptions,
   MachineEnd,
   MachineEvent,
@@ -136,8 +137,8 @@ class LocalMachine implements HostMachine {
     return this.#native.resizeDisk(disk, bytes)
   }
 
-  diskSize(disk: string): Promise<number> {
-    return this.#native.diskSize(disk)
+  diskReport(disk: string): Promise<DiskReport> {
+    return this.#native.diskReport(disk)
   }
 
   nmi(options?: NmiOptions): Promise<void> {

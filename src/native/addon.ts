@@ -95,7 +95,7 @@ function wrapMachine(machine: NativeMachine): NativeMachine {
     readDisk: (disk, offset, length) => converted(machine.readDisk(disk, offset, length)),
     writeDisk: (disk, offset, data) => converted(machine.writeDisk(disk, offset, data)),
     resizeDisk: (disk, bytes) => converted(machine.resizeDisk(disk, bytes)),
-    diskSize: (disk) => converted(machine.diskSize(disk)),
+    diskReport: (disk) => converted(machine.diskReport(disk)),
     nmi: (options) => converted(machine.nmi(options)),
     sendBreak: () => converted(machine.sendBreak()),
     fault: (fault) => converted(machine.fault(fault)),

@@ -229,6 +229,17 @@ export interface VcpuState {
 /** A fault of our own VMM that can be asked for. */
 export type VmmFault = 'throw' | 'abort'
 
+/**
+ * A disk, and who does the requests of its device: the vCPU that rang the doorbell, threads of ours, or an io_uring (only reads
+ * of a file; what it leaves is for threads). A fork's disk is in memory or an overlay, so it has no io_uring.
+ */
+export interface DiskReport {
+  bytes: number
+  engine: 'vcpu' | 'threads' | 'io_uring'
+  /** Requests so far, by who did them; from 0 in a fork. Of a virtio-scsi, those of all its units. */
+  served: { vcpu: number; threads: number; io_uring: number }
+}
+
 /** What is asked of a balloon; all of it is done, then its report is the answer. */
 export interface BalloonRequest {
   /** Bytes that the guest is to give, whole pages of 4096. */
@@ -371,8 +382,7 @@ export interface NativeMachine {
   writeDisk(disk: string, offset: number, data: Uint8Array): Promise<void>
   /** Bytes, a multiple of its block size; the guest is told by a configuration change interrupt. */
   resizeDisk(disk: string, bytes: number): Promise<void>
-  /** Bytes. */
-  diskSize(disk: string): Promise<number>
+  diskReport(disk: string): Promise<DiskReport>
   /** Injects an NMI (KVM_NMI); needs the irqchip. */
   nmi(options?: NmiOptions): Promise<void>
   /** A break on the serial line: with the key that follows it, a system request to Linux. */

@@ -30,7 +30,11 @@ describe.skipIf(reason)(`disks${reason ? ` (skipped: ${reason})` : ''}`, () => {
     await machine.writeDisk('disk0', 4090, bytes('over a cluster'))
     expect(text(await machine.readDisk('disk0', 4089, 16))).toBe('\0over a cluster\0')
     await machine.resizeDisk('disk0', 4096)
-    expect(await machine.diskSize('disk0')).toBe(4096)
+    expect(await machine.diskReport('disk0')).toEqual({
+      bytes: 4096,
+      engine: 'vcpu',
+      served: { vcpu: 0, threads: 0, io_uring: 0 },
+    })
     await expect(machine.readDisk('disk0', 4096, 1)).rejects.toMatchObject({
       code: 'EINVAL',
       message: 'read disk: 1 bytes at 4096 of a disk of 4096 (Invalid argument)',
@@ -42,7 +46,7 @@ describe.skipIf(reason)(`disks${reason ? ` (skipped: ${reason})` : ''}`, () => {
       hint: 'its disks: disk0',
     })
     await machine.stop()
-    await expect(machine.diskSize('disk0')).rejects.toMatchObject({ code: 'EPIPE' })
+    await expect(machine.diskReport('disk0')).rejects.toMatchObject({ code: 'EPIPE' })
   })
 
   test('a file is written to by its machine alone, an overlay leaves it as it is', async () => {
@@ -56,6 +60,24 @@ describe.skipIf(reason)(`disks${reason ? ` (skipped: ${reason})` : ''}`, () => {
     expect(text(await over.machine.readDisk('disk0', 0, 10))).toBe('overtten..')
     await over.machine.stop()
     expect(readFileSync(path, 'utf8').slice(0, 10)).toBe('.written..')
+  })
+
+  test('say who does their requests', async () => {
+    const path = fileOf('engines', '.'.repeat(4096))
+    const engineOf = async (backing: DiskBacking) => {
+      const { machine } = await createBare(withDisk(backing))
+      const { engine, bytes } = await machine.diskReport('disk0')
+      await machine.stop()
+      expect(bytes).toBe(4096)
+      return engine
+    }
+    expect(await engineOf({ memory: 4096 })).toBe('vcpu')
+    expect(await engineOf({ overlay: path })).toBe('threads')
+    expect(await engineOf({ file: path, engine: 'threads' })).toBe('threads')
+    // Where the kernel allows no io_uring, asking for one says so, and leaving it out gives threads.
+    const asked = await engineOf({ file: path, engine: 'io_uring' }).catch((error: Error) => error.message)
+    expect(asked).toMatch(/^io_uring$|io_uring/)
+    expect(await engineOf({ file: path })).toBe(asked === 'io_uring' ? 'io_uring' : 'threads')
   })
 
   test('a checkpoint says which disks it has, and its forks have the content with serials of their own', async () => {

@@ -12,7 +12,6 @@
 #include "native/virtio/blk/request.h"
 #include "native/virtio/blk/state.h"
 #include "native/virtio/blk/uring_io.h"
-#include "native/virtio/request_queues.h"
 
 namespace kvitest {
 namespace {
@@ -156,6 +155,7 @@ class BlkDevice : public Blk {
   void resume() override { requests_.look_at_every_queue(); }
 
   Disk& disk() override { return *disk_; }
+  const RequestQueues& requests() const override { return requests_; }
 
   void resize(std::uint64_t bytes) override {
     if (bytes % spec_.block_size != 0) {

@@ -8,6 +8,7 @@
 
 #include "native/disk/disk.h"
 #include "native/virtio/device.h"
+#include "native/virtio/request_queues.h"
 
 namespace kvitest {
 
@@ -36,6 +37,7 @@ class Blk : public VirtioDevice {
   // Of the disk, which the driver is told of. Throws Error: EINVAL for a size that is no multiple
   // of the block size, and what the disk's own resize gives.
   virtual void resize(std::uint64_t bytes) = 0;
+  virtual const RequestQueues& requests() const = 0;
 };
 
 std::unique_ptr<Blk> make_blk(const BlkSpec& spec, std::unique_ptr<Disk> disk);

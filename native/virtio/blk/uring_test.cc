@@ -96,6 +96,14 @@ TEST_CASE(
     CHECK(wait_for(blk, id).status == TestBlk::kOk);
     blk.device->pause();
     CHECK(blk.driver.queue(0).used_index() == 16 + 14);
+    // Who did them is to be seen: reads that are none and writes are for threads everywhere.
+    const bool by_uring = engine == FileEngine::kAuto && !no_uring();
+    const RequestQueues& requests = blk.device->requests();
+    CHECK(requests.server() ==
+          (by_uring ? RequestQueues::Server::kEngine : RequestQueues::Server::kThreads));
+    CHECK(requests.served().engine == (by_uring ? 10 : 0));
+    CHECK(requests.served().threads == (by_uring ? 20 : 30));
+    CHECK(requests.served().vcpu == 0);
     CHECK(blk.board.interrupts.take_messages(1) >= 1);
   }
 }

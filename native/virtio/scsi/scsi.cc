@@ -10,7 +10,6 @@
 
 #include "native/error.h"
 #include "native/little_endian.h"
-#include "native/virtio/request_queues.h"
 #include "native/virtio/scsi/address.h"
 #include "native/virtio/scsi/events.h"
 #include "native/virtio/scsi/request.h"
@@ -208,6 +207,8 @@ class ScsiDevice : public Scsi {
     add(unit);
     events_.unit_came(unit->spec);
   }
+
+  const RequestQueues& requests() const override { return requests_; }
 
   void detach(const std::string& lun) override {
     std::shared_ptr<LogicalUnit> unit;

@@ -9,6 +9,7 @@
 
 #include "native/disk/disk.h"
 #include "native/virtio/device.h"
+#include "native/virtio/request_queues.h"
 
 namespace kvitest {
 
@@ -58,6 +59,8 @@ class Scsi : public VirtioDevice {
   // (EEXIST, ENOENT, EINVAL).
   virtual void attach(const ScsiLunSpec& lun, std::unique_ptr<Disk> disk) = 0;
   virtual void detach(const std::string& lun) = 0;
+  // Of all units.
+  virtual const RequestQueues& requests() const = 0;
 };
 
 // The disk of a logical unit that the spec names, or that a checkpoint has.

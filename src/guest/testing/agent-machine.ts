@@ -1,5 +1,5 @@
 import type { HostCheckpoint, HostInfo, HostMachine } from '../../host/machine-host.ts'
-import type { MachineEnd, MachineEvent, NmiOptions, VcpuState } from '../../native/contract.ts'
+import type { DiskReport, MachineEnd, MachineEvent, NmiOptions, VcpuState } from '../../native/contract.ts'
 import { agentPort } from '../agent/protocol.ts'
 import { LocalAgent } from './local-agent.ts'
 
@@ -133,8 +133,8 @@ export class AgentMachine implements HostMachine, AsyncDisposable {
   }
   async writeDisk(): Promise<void> {}
   async resizeDisk(): Promise<void> {}
-  async diskSize(): Promise<number> {
-    return 0
+  async diskReport(): Promise<DiskReport> {
+    return { bytes: 0, engine: 'vcpu', served: { vcpu: 0, threads: 0, io_uring: 0 } }
   }
 
   // A process cannot be forked as a guest can: played-machine.ts plays one that can.

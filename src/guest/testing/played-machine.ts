@@ -1,5 +1,5 @@
 import type { HostCheckpoint, HostMachine } from '../../host/machine-host.ts'
-import type { MachineEnd, MachineEvent, MachineSpec } from '../../native/contract.ts'
+import type { DiskReport, MachineEnd, MachineEvent, MachineSpec } from '../../native/contract.ts'
 import { encodeFrame, type Frame, FrameDecoder, text, textList, u32, u64 } from '../agent/frames.ts'
 import { agentPort, exitKind, protocolVersion, toAgent, toHost } from '../agent/protocol.ts'
 import { machineEnd } from './agent-machine.ts'
@@ -104,8 +104,8 @@ export class PlayedMachine implements HostMachine {
   }
   async writeDisk(): Promise<void> {}
   async resizeDisk(): Promise<void> {}
-  async diskSize(): Promise<number> {
-    return 0
+  async diskReport(): Promise<DiskReport> {
+    return { bytes: 0, engine: 'vcpu', served: { vcpu: 0, threads: 0, io_uring: 0 } }
   }
   async privateMemory(): Promise<number> {
     return 0

@@ -6,6 +6,7 @@ import type {
   BalloonRequest,
   Channel,
   CheckpointInfo,
+  DiskReport,
   ForkOptions,
   MachineEnd,
   MachineEvent,
@@ -154,8 +155,8 @@ class LabMachine implements HostMachine {
     return this.#call(() => this.#rpc.resizeDisk(disk, bytes))
   }
 
-  diskSize(disk: string): Promise<number> {
-    return this.#call(() => this.#rpc.diskSize(disk))
+  diskReport(disk: string): Promise<DiskReport> {
+    return this.#call(() => this.#rpc.diskReport(disk))
   }
 
   nmi(options?: NmiOptions): Promise<void> {

@@ -135,7 +135,7 @@ export class Session {
       readDisk: async (disk, offset, length) => (await this.#machine()).readDisk(disk, offset, length),
       writeDisk: async (disk, offset, data) => (await this.#machine()).writeDisk(disk, offset, data),
       resizeDisk: async (disk, bytes) => (await this.#machine()).resizeDisk(disk, bytes),
-      diskSize: async (disk) => (await this.#machine()).diskSize(disk),
+      diskReport: async (disk) => (await this.#machine()).diskReport(disk),
       nmi: async (options) => (await this.#machine()).nmi(options),
       sendBreak: async () => (await this.#machine()).sendBreak(),
       fault: async (fault) => (await this.#machine()).fault(fault),
