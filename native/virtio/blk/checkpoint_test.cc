@@ -18,7 +18,14 @@ class GatedDisk : public Disk {
   explicit GatedDisk(std::unique_ptr<Disk> disk) : disk_(std::move(disk)) {}
   std::uint64_t size() const override { return disk_->size(); }
   bool may_wait() const override { return true; }
-  void read(std::uint64_t offset, std::span<std::byte> out) override { disk_->read(offset, out); }
+  void read(std::uint64_t offset, std::span<std::byte> out) override {
+    {
+      const std::lock_guard lock(mutex_);
+      ++reads_;
+      changed_.notify_all();
+    }
+    disk_->read(offset, out);
+  }
   void write(std::uint64_t offset, std::span<const std::byte> in) override {
     std::unique_lock lock(mutex_);
     ++waiting_;
@@ -43,6 +50,11 @@ class GatedDisk : public Disk {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return waiting_ >= writes; });
   }
+  // Until so many reads have begun.
+  void wait_for_reads(int reads) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return reads_ >= reads; });
+  }
   int writes() {
     const std::lock_guard lock(mutex_);
     return writes_;
@@ -54,13 +66,15 @@ class GatedDisk : public Disk {
   std::condition_variable changed_;
   bool open_ = false;
   int waiting_ = 0;
+  int reads_ = 0;
   int writes_ = 0;
 };
 
 struct Gated {
-  Gated() : Gated(std::make_unique<GatedDisk>(open_disk(MemoryBacking{1 << 20}, false))) {}
-  explicit Gated(std::unique_ptr<GatedDisk> owned)
-      : gate(*owned), blk(memory_disk(1 << 20), std::move(owned)) {}
+  explicit Gated(const BlkSpec& spec = memory_disk(1 << 20))
+      : Gated(spec, std::make_unique<GatedDisk>(open_disk(spec.backing, false))) {}
+  Gated(const BlkSpec& spec, std::unique_ptr<GatedDisk> owned)
+      : gate(*owned), blk(spec, std::move(owned)) {}
   // Nothing may wait for ever, whatever a test finds.
   ~Gated() { gate.open(); }
   GatedDisk& gate;
@@ -147,9 +161,9 @@ TEST_CASE(
 TEST_CASE("blk workers: one queue's reset waits for its own requests, and the others go on") {
   BlkSpec spec = memory_disk(1 << 20);
   spec.queues = 2;
-  auto owned = std::make_unique<GatedDisk>(open_disk(spec.backing, false));
-  GatedDisk& gate = *owned;
-  TestBlk blk(spec, std::move(owned));
+  Gated gated(spec);
+  GatedDisk& gate = gated.gate;
+  TestBlk& blk = gated.blk;
   blk.device->ask_for(kFeatureRingReset);
   REQUIRE(blk.driver.start(TestBlk::kAll | kBlkMultiqueue | kFeatureRingReset) == 0x0f);
   blk.offer(TestBlk::kOut, 0, pattern(512, 1), 0, 0);
@@ -163,9 +177,7 @@ TEST_CASE("blk workers: one queue's reset waits for its own requests, and the ot
   // Meanwhile the other queue is served. Reads do not wait at the gate.
   const auto other = blk.offer(TestBlk::kIn, 0, {}, 512, 1);
   blk.driver.notify(1);
-  std::optional<TestBlk::Answer> answer;
-  while (!(answer = blk.take(other, 1))) std::this_thread::yield();
-  CHECK(answer->status == TestBlk::kOk);
+  CHECK(blk.wait_for(other, 1).status == TestBlk::kOk);
   CHECK_FALSE(reset_done);
   gate.open();
   resetter.join();
@@ -186,18 +198,25 @@ TEST_CASE("blk workers: one queue's reset waits for its own requests, and the ot
 
 TEST_CASE("blk workers: with IN_ORDER answers wait for the request before them") {
   for (const std::uint64_t order : {std::uint64_t{0}, kFeatureInOrder}) {
-    Gated gated;
+    BlkSpec spec = memory_disk(1 << 20);
+    spec.queues = 2;
+    Gated gated(spec);
     TestBlk& blk = gated.blk;
     blk.device->ask_for(kFeatureInOrder);
-    REQUIRE(blk.driver.start(TestBlk::kAll | order) == 0x0f);
+    REQUIRE(blk.driver.start(TestBlk::kAll | kBlkMultiqueue | order) == 0x0f);
+    // Three of the four threads wait at the gate, so that one does the reads, which do not: when it
+    // has begun the second, the first is done.
     const auto slow = blk.offer(TestBlk::kOut, 0, pattern(512, 1), 0);
+    blk.driver.notify(0);
+    for (unsigned i = 1; i < 3; ++i) blk.offer(TestBlk::kOut, i, pattern(512, 1), 0, 1);
+    blk.driver.notify(1);
+    gated.gate.wait_for(3);
     const auto fast = blk.offer(TestBlk::kIn, 64, {}, 512);
     blk.driver.notify(0);
-    gated.gate.wait_for(1);
-    // The read does not wait at the gate: its data is there.
-    while (blk.board.memory.load<std::uint8_t>(fast.status) != TestBlk::kOk) {
-      std::this_thread::yield();
-    }
+    gated.gate.wait_for_reads(1);
+    blk.offer(TestBlk::kIn, 64, {}, 512, 1);
+    blk.driver.notify(1);
+    gated.gate.wait_for_reads(2);
     if (order == 0) {
       CHECK(take_used(blk, 1).at(0) == fast.head);
       gated.gate.open();

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -93,10 +96,30 @@ struct TestBlk {
   std::optional<Answer> take(const Pending& pending, std::uint16_t queue = 0) {
     const auto used = driver.queue(queue).take_used();
     if (!used || used->id != pending.head) return std::nullopt;
+    return read_answer(pending, *used);
+  }
+
+  // The answer, however long it takes. What a thread of the device wrote may be read only once the
+  // used ring says so: its index is stored behind it.
+  Answer wait_for(const Pending& pending, std::uint16_t queue = 0) {
+    auto& used = used_[queue];
+    while (!used.contains(pending.head)) {
+      if (const auto next = driver.queue(queue).take_used()) {
+        used.emplace(next->id, *next);
+      } else {
+        std::this_thread::yield();
+      }
+    }
+    return read_answer(pending, used.extract(pending.head).mapped());
+  }
+
+  Answer read_answer(const Pending& pending, const TestQueue::Used& used) {
     Answer answer{.status = board.memory.load<std::uint8_t>(pending.status).value(),
-                  .used = used->length,
+                  .used = used.length,
                   .data = Bytes(pending.in_length)};
-    if (pending.in_length != 0 && !board.memory.read(pending.in, answer.data)) return std::nullopt;
+    if (pending.in_length != 0 && !board.memory.read(pending.in, answer.data)) {
+      throw std::logic_error("outside memory");
+    }
     return answer;
   }
 
@@ -131,6 +154,8 @@ struct TestBlk {
   TestBoard board{*device};
   TestDriver driver{board};
   std::map<std::uint16_t, std::uint16_t> next_;  // free descriptor, by queue
+  // By queue, by head: used before wait_for() came to them.
+  std::map<std::uint16_t, std::map<std::uint32_t, TestQueue::Used>> used_;
 };
 
 // One range of DISCARD or WRITE_ZEROES.

@@ -48,18 +48,6 @@ BlkSpec spec_of(const File& file, FileEngine engine) {
   return spec;
 }
 
-// The answer, however long it takes.
-TestBlk::Answer wait_for(TestBlk& blk, const TestBlk::Pending& pending) {
-  while (blk.board.memory.load<std::uint8_t>(pending.status) == TestBlk::kUntouched) {
-    std::this_thread::yield();
-  }
-  TestBlk::Answer answer{.status = blk.board.memory.load<std::uint8_t>(pending.status).value(),
-                         .used = 0,
-                         .data = Bytes(pending.in_length)};
-  if (pending.in_length != 0) REQUIRE(blk.board.memory.read(pending.in, answer.data));
-  return answer;
-}
-
 TEST_CASE(
     "blk file: the same answers by io_uring and by threads, many "
     "requests at once") {
@@ -72,7 +60,7 @@ TEST_CASE(
       pending.push_back(blk.offer(TestBlk::kOut, 100 * i, pattern(512 * (1 + 5 * i), i), 0));
     }
     blk.driver.notify(0);
-    for (const auto& one : pending) CHECK(wait_for(blk, one).status == TestBlk::kOk);
+    for (const auto& one : pending) CHECK(blk.wait_for(one).status == TestBlk::kOk);
     pending.clear();
     blk.device->pause();
     blk.device->unpause();
@@ -86,14 +74,14 @@ TEST_CASE(
     const auto id = blk.offer(TestBlk::kGetId, 0, {}, 20);
     blk.driver.notify(0);
     for (unsigned i = 0; i < 10; ++i) {
-      const auto answer = wait_for(blk, pending[i]);
+      const auto answer = blk.wait_for(pending[i]);
       CHECK(answer.status == TestBlk::kOk);
       CHECK(answer.data == pattern(512 * (1 + 5 * i), i));
     }
-    CHECK(wait_for(blk, flush).status == TestBlk::kOk);
-    CHECK(wait_for(blk, beyond).status == TestBlk::kIoError);
-    CHECK(wait_for(blk, odd).status == TestBlk::kIoError);
-    CHECK(wait_for(blk, id).status == TestBlk::kOk);
+    CHECK(blk.wait_for(flush).status == TestBlk::kOk);
+    CHECK(blk.wait_for(beyond).status == TestBlk::kIoError);
+    CHECK(blk.wait_for(odd).status == TestBlk::kIoError);
+    CHECK(blk.wait_for(id).status == TestBlk::kOk);
     blk.device->pause();
     CHECK(blk.driver.queue(0).used_index() == 16 + 14);
     // Who did them is to be seen: reads that are none and writes are for threads everywhere.
@@ -117,11 +105,11 @@ TEST_CASE(
   blk.driver.board.set_mmio(TestBoard::kDevice + 32, 1, 0);
   const auto out = blk.offer(TestBlk::kOut, 8, pattern(8192, 4), 0);
   blk.driver.notify(0);
-  CHECK(wait_for(blk, out).status == TestBlk::kOk);
+  CHECK(blk.wait_for(out).status == TestBlk::kOk);
   CHECK(blk.on_disk(4096, 8192) == pattern(8192, 4));
   const auto zero = blk.offer(TestBlk::kWriteZeroes, 0, range(8, 16), 0);
   blk.driver.notify(0);
-  CHECK(wait_for(blk, zero).status == TestBlk::kOk);
+  CHECK(blk.wait_for(zero).status == TestBlk::kOk);
   CHECK(blk.on_disk(4096, 8192) == Bytes(8192));
   blk.device->pause();
 }
@@ -143,7 +131,7 @@ TEST_CASE(
     blk.driver.reset();
     const std::uint16_t used = blk.driver.queue(0).used_index();
     // All were taken by the doorbell, so each is done.
-    for (const auto& one : pending) CHECK(wait_for(blk, one).status == TestBlk::kOk);
+    for (const auto& one : pending) CHECK(blk.wait_for(one).status == TestBlk::kOk);
     CHECK(blk.driver.queue(0).used_index() == used);
     CHECK(used == 10);
   }
@@ -159,10 +147,10 @@ TEST_CASE("blk file: sectors that a smaller disk has no more are an error") {
   }
   blk.driver.notify(0);
   blk.device->resize(kBytes / 2);
-  for (const auto& one : pending) CHECK(wait_for(blk, one).status != TestBlk::kUntouched);
+  for (const auto& one : pending) CHECK(blk.wait_for(one).status != TestBlk::kUntouched);
   const auto late = blk.offer(TestBlk::kIn, kBytes / 512 - 128, {}, 512);
   blk.driver.notify(0);
-  CHECK(wait_for(blk, late).status == TestBlk::kIoError);
+  CHECK(blk.wait_for(late).status == TestBlk::kIoError);
   blk.device->pause();
 }
 
@@ -184,7 +172,7 @@ TEST_CASE("blk file: answers outlive the thread that asked") {
   std::thread([&] { blk.driver.notify(0); }).join();
   const Bytes whole = pattern(kBytes, 6);
   for (unsigned i = 0; i < 12; ++i) {
-    const auto answer = wait_for(blk, pending[i]);
+    const auto answer = blk.wait_for(pending[i]);
     CHECK(answer.status == TestBlk::kOk);
     const auto from = whole.begin() + 300 * 512 * static_cast<std::ptrdiff_t>(i);
     CHECK(std::equal(answer.data.begin(), answer.data.end(), from));
@@ -215,7 +203,7 @@ TEST_CASE(
       REQUIRE(blk.driver.start(TestBlk::kAll) == 0x0f);
       const auto in = blk.offer(TestBlk::kIn, 8, {}, 4096);
       blk.driver.notify(0);
-      CHECK(wait_for(blk, in).status == TestBlk::kOk);
+      CHECK(blk.wait_for(in).status == TestBlk::kOk);
       blk.device->pause();
     }
     CHECK_THROWS_WITH_AS(TestBlk(spec_of(file, FileEngine::kUring)),
