@@ -124,19 +124,26 @@ Errno P9Server::create(Request& request) {
   return 0;
 }
 
+Errno P9Server::make(Request& request, std::uint32_t directory, const std::string& name,
+                     const Act& act) {
+  std::string path;
+  P9Qid qid;
+  if (const Errno code = below(directory, name, path); code != 0) return code;
+  if (const Errno code = act(path); code != 0) return code;
+  if (const Errno code = qid_of(path, qid); code != 0) return code;
+  request.answer.qid(qid);
+  return 0;
+}
+
 Errno P9Server::make_directory(Request& request) {
   const std::uint32_t number = request.reader.u32();
   const std::string name = request.reader.string();
   const std::uint32_t mode = request.reader.u32();
   request.reader.u32();  // group
   if (!request.reader.good()) return EPROTO;
-  std::string path;
-  P9Qid qid;
-  if (const Errno code = below(number, name, path); code != 0) return code;
-  if (const Errno code = directory_.make_directory(path, mode); code != 0) return code;
-  if (const Errno code = qid_of(path, qid); code != 0) return code;
-  request.answer.qid(qid);
-  return 0;
+  return make(request, number, name, [this, mode](const std::string& path) {
+    return directory_.make_directory(path, mode);
+  });
 }
 
 Errno P9Server::make_link(Request& request) {
@@ -147,13 +154,9 @@ Errno P9Server::make_link(Request& request) {
   if (!request.reader.good()) return EPROTO;
   // Where it leads to is the guest's business: the host never follows it.
   if (target.empty() || target.find('\0') != std::string::npos) return EINVAL;
-  std::string path;
-  P9Qid qid;
-  if (const Errno code = below(number, name, path); code != 0) return code;
-  if (const Errno code = directory_.make_link(path, target); code != 0) return code;
-  if (const Errno code = qid_of(path, qid); code != 0) return code;
-  request.answer.qid(qid);
-  return 0;
+  return make(request, number, name, [this, &target](const std::string& path) {
+    return directory_.make_link(path, target);
+  });
 }
 
 Errno P9Server::hard_link(Request& request) {

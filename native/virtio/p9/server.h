@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -83,6 +84,9 @@ class P9Server {
   Errno below(std::uint32_t number, const std::string& name, std::string& path);
   Errno status(const Fid& fid, struct stat& status);
   Errno qid_of(const std::string& path, P9Qid& qid);
+  // What `act` puts at a new path below a fid's directory, answered with its qid.
+  using Act = std::function<Errno(const std::string& path)>;
+  Errno make(Request& request, std::uint32_t directory, const std::string& name, const Act& act);
   Errno add(std::uint32_t number, Fid fid);
   void moved(const std::string& from, const std::string& to);
   std::size_t opened() const;

@@ -63,20 +63,6 @@ bool asks_for_protection(const Cdb& cdb) {
   return byte(cdb, 0) >= kRead10 && (byte(cdb, 1) & 0xe0) != 0;
 }
 
-class Piece {
- public:
-  explicit Piece(std::uint64_t length)
-      : size_(static_cast<std::size_t>(std::min<std::uint64_t>(length, kPiece))),
-        bytes_(std::make_unique_for_overwrite<std::byte[]>(size_)) {}
-  std::span<std::byte> first(std::uint64_t length) {
-    return {bytes_.get(), static_cast<std::size_t>(std::min<std::uint64_t>(length, size_))};
-  }
-
- private:
-  std::size_t size_;
-  std::unique_ptr<std::byte[]> bytes_;
-};
-
 // What stops a transfer of so many bytes before it begins.
 std::optional<ScsiResult> refusal(const ScsiCommand& command, const Extent& extent,
                                   std::uint64_t room) {
@@ -88,19 +74,31 @@ std::optional<ScsiResult> refusal(const ScsiCommand& command, const Extent& exte
   return std::nullopt;
 }
 
+// An extent in pieces, until it is whole or the guest's buffers end. move: a piece to or from an
+// offset of the disk; false when the guest's buffers end in it. moved: bytes, also when it throws.
+template <typename Move>
+void transfer(const LogicalUnit& unit, const Extent& extent, std::uint64_t& moved, Move move) {
+  const std::uint64_t offset = extent.lba * unit.spec.block_size;
+  const std::uint64_t length = extent.blocks * unit.spec.block_size;
+  const auto most = static_cast<std::size_t>(std::min<std::uint64_t>(length, kPiece));
+  const auto bytes = std::make_unique_for_overwrite<std::byte[]>(most);
+  while (moved < length) {
+    const std::span<std::byte> piece(bytes.get(), std::min<std::uint64_t>(length - moved, most));
+    if (!move(offset + moved, piece)) return;
+    moved += piece.size();
+  }
+}
+
 ScsiResult read(ScsiCommand& command, const Extent& extent) {
   if (const auto refused = refusal(command, extent, command.data_in)) return *refused;
-  const std::uint64_t offset = extent.lba * command.unit->spec.block_size;
-  const std::uint64_t length = extent.blocks * command.unit->spec.block_size;
-  Piece buffer(length);
+  Disk& disk = *command.unit->disk;
   ScsiResult result;
   try {
-    while (result.transferred < length) {
-      const std::span<std::byte> piece = buffer.first(length - result.transferred);
-      command.unit->disk->read(offset + result.transferred, piece);
-      if (command.chain->write(piece) != piece.size()) break;
-      result.transferred += piece.size();
-    }
+    transfer(*command.unit, extent, result.transferred,
+             [&](std::uint64_t offset, std::span<std::byte> piece) {
+               disk.read(offset, piece);
+               return command.chain->write(piece) == piece.size();
+             });
   } catch (const std::exception&) {
     return check_condition(kReadError, result.transferred);
   }
@@ -110,18 +108,16 @@ ScsiResult read(ScsiCommand& command, const Extent& extent) {
 ScsiResult write(ScsiCommand& command, const Extent& extent, bool forced) {
   if (command.unit->spec.read_only) return check_condition(kWriteProtected);
   if (const auto refused = refusal(command, extent, command.data_out)) return *refused;
-  const std::uint64_t offset = extent.lba * command.unit->spec.block_size;
-  const std::uint64_t length = extent.blocks * command.unit->spec.block_size;
-  Piece buffer(length);
+  Disk& disk = *command.unit->disk;
   ScsiResult result;
   try {
-    while (result.transferred < length) {
-      const std::span<std::byte> piece = buffer.first(length - result.transferred);
-      if (command.chain->read(piece) != piece.size()) break;
-      command.unit->disk->write(offset + result.transferred, piece);
-      result.transferred += piece.size();
-    }
-    if (forced) command.unit->disk->flush();
+    transfer(*command.unit, extent, result.transferred,
+             [&](std::uint64_t offset, std::span<std::byte> piece) {
+               if (command.chain->read(piece) != piece.size()) return false;
+               disk.write(offset, piece);
+               return true;
+             });
+    if (forced) disk.flush();
   } catch (const std::exception&) {
     return check_condition(kWriteError, result.transferred);
   }

@@ -15,6 +15,7 @@
 #include "native/virtio/scsi/request.h"
 #include "native/virtio/scsi/state.h"
 #include "native/virtio/scsi/target.h"
+#include "native/virtio/scsi/unit_list.h"
 
 namespace kvitest {
 namespace {
@@ -161,7 +162,7 @@ class ScsiDevice : public Scsi {
 
   Disk* disk(const std::string& lun) override {
     const std::lock_guard lock(mutex_);
-    const auto unit = named(lun);
+    const auto unit = units_.named(lun);
     return unit == nullptr ? nullptr : unit->disk.get();
   }
 
@@ -174,7 +175,7 @@ class ScsiDevice : public Scsi {
 
   void resize(const std::string& lun, std::uint64_t bytes) override {
     const std::lock_guard lock(mutex_);
-    const auto unit = named(lun);
+    const auto unit = units_.named(lun);
     if (unit == nullptr) throw Error("resize disk", ENOENT, "no logical unit " + lun);
     if (bytes == 0 || bytes % unit->spec.block_size != 0) {
       throw Error(
@@ -194,16 +195,16 @@ class ScsiDevice : public Scsi {
     validate(lun);
     const auto unit = make_unit(lun, std::move(disk));
     const std::lock_guard lock(mutex_);
-    if (named(lun.name) != nullptr) {
+    if (units_.named(lun.name) != nullptr) {
       throw Error("attach", EEXIST, "logical unit " + lun.name + " is there already");
     }
-    if (unit_at({false, lun.target, lun.lun}) != nullptr) {
+    if (units_.at(lun.target, lun.lun) != nullptr) {
       throw Error(
           "attach", EEXIST,
           "target " + std::to_string(lun.target) + " has a logical unit " + std::to_string(lun.lun),
           "give it another number");
     }
-    for (const auto& other : on_target(lun.target)) other->establish(kReportedLunsChanged);
+    for (const auto& other : units_.on_target(lun.target)) other->establish(kReportedLunsChanged);
     add(unit);
     events_.unit_came(unit->spec);
   }
@@ -214,11 +215,11 @@ class ScsiDevice : public Scsi {
     std::shared_ptr<LogicalUnit> unit;
     {
       const std::lock_guard lock(mutex_);
-      unit = named(lun);
+      unit = units_.named(lun);
       if (unit == nullptr) throw Error("detach", ENOENT, "no logical unit " + lun);
-      std::erase(units_, unit);
+      units_.remove(unit);
       set_waits();
-      for (const auto& other : on_target(unit->spec.target)) {
+      for (const auto& other : units_.on_target(unit->spec.target)) {
         other->establish(kReportedLunsChanged);
       }
       events_.unit_went(unit->spec);
@@ -242,9 +243,7 @@ class ScsiDevice : public Scsi {
   }
 
   void add(std::shared_ptr<LogicalUnit> unit) {
-    units_.push_back(std::move(unit));
-    std::ranges::sort(units_, {},
-                      [](const auto& one) { return std::pair(one->spec.target, one->spec.lun); });
+    units_.add(std::move(unit));
     set_waits();
   }
 
@@ -267,7 +266,7 @@ class ScsiDevice : public Scsi {
       reader.fail(error.detail());
     }
     const std::lock_guard lock(mutex_);
-    if (named(lun.name) != nullptr || unit_at({false, lun.target, lun.lun}) != nullptr) {
+    if (units_.named(lun.name) != nullptr || units_.at(lun.target, lun.lun) != nullptr) {
       reader.fail("two logical units of one name or number");
     }
     auto disk = open_(lun);
@@ -279,26 +278,6 @@ class ScsiDevice : public Scsi {
     unit->clear(kPowerOn);
     for (const Sense& one : saved.attentions) unit->establish(one);
     add(std::move(unit));
-  }
-
-  std::shared_ptr<LogicalUnit> named(const std::string& name) const {
-    const auto found =
-        std::ranges::find_if(units_, [&](const auto& unit) { return unit->spec.name == name; });
-    return found == units_.end() ? nullptr : *found;
-  }
-
-  LogicalUnits on_target(std::uint8_t target) const {
-    LogicalUnits found;
-    std::ranges::copy_if(units_, std::back_inserter(found),
-                         [&](const auto& unit) { return unit->spec.target == target; });
-    return found;
-  }
-
-  std::shared_ptr<LogicalUnit> unit_at(const ScsiAddress& address) const {
-    const auto found = std::ranges::find_if(units_, [&](const auto& unit) {
-      return unit->spec.target == address.target && unit->spec.lun == address.lun;
-    });
-    return found == units_.end() ? nullptr : *found;
   }
 
   void attach(const VirtioActivation& active) {
@@ -364,8 +343,8 @@ class ScsiDevice : public Scsi {
     const std::pair task(*address, id);
     {
       const std::lock_guard lock(mutex_);
-      units = on_target(address->target);
-      unit = address->well_known ? nullptr : unit_at(*address);
+      units = units_.on_target(address->target);
+      unit = address->well_known ? nullptr : units_.at(address->target, address->lun);
       if (units.empty()) return {.response = ScsiResponse::kBadTarget};
       tasks_.insert(task);
     }
@@ -422,7 +401,7 @@ class ScsiDevice : public Scsi {
       chain.write(none);
       const auto address = address_of(field);
       const std::lock_guard lock(mutex_);
-      const bool is_there = address && unit_at(*address) != nullptr;
+      const bool is_there = address && units_.at(address->target, address->lun) != nullptr;
       return answer(is_there ? 0 : kBadTarget);
     }
     answer(kFailure);
@@ -434,8 +413,8 @@ class ScsiDevice : public Scsi {
     {
       const std::lock_guard lock(mutex_);
       if (address && !address->well_known) {
-        units = on_target(address->target);
-        unit = unit_at(*address);
+        units = units_.on_target(address->target);
+        unit = units_.at(address->target, address->lun);
       }
     }
     if (units.empty()) return kBadTarget;
@@ -489,7 +468,7 @@ class ScsiDevice : public Scsi {
   const OpenLun open_;
   std::mutex control_mutex_;  // outside mutex_
   mutable std::mutex mutex_;
-  LogicalUnits units_;  // by target and number
+  UnitList units_;
   VirtQueue* control_ = nullptr;
   ScsiEvents events_;
   VirtioInterrupts* interrupts_ = nullptr;
