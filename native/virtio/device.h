@@ -68,7 +68,7 @@ class VirtioDevice {
   virtual void read_config(std::uint64_t offset, std::span<std::byte> data) = 0;
   virtual void write_config(std::uint64_t offset, std::span<const std::byte> data) = 0;
   // Changes whenever a byte of the config space changes by itself, before anyone can read that byte
-  // (2.5.1).
+  // (2.5).
   virtual std::uint8_t config_generation() { return 0; }
   // DRIVER_OK was set. queues[i] is null when the driver did not enable queue i. The pointers and
   // the interrupts stay valid until reset() returns. The driver may have filled queues already, so

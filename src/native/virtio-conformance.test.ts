@@ -1,14 +1,18 @@
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
-import type { MachineEnd, MachineSpec, VirtioDevice } from './contract.ts'
+import type { DeviceSpec, MachineEnd, MachineSpec } from './contract.ts'
 import { bareSpec, createBare, whyNoKvm } from './testing/bare-guest.ts'
 
 // The guest breaks the rules and prints a line for each case; the cases are known from its source.
-const source = fileURLToPath(new URL('../../fixtures/guests/virtio_conformance.c', import.meta.url))
-const cases = [
-  ...readFileSync(source, 'utf8').matchAll(/CASE\(\s*"([^"]+)",\s+\w+,\s+(SPLIT|PACKED|BOTH),\s+\w+\)/g),
-].map(([, name, rings]) => ({ name: name!, rings: rings! }))
+const folder = fileURLToPath(new URL('../../fixtures/guests/', import.meta.url))
+const source = readdirSync(folder)
+  .filter((name) => /^virtio_/.test(name))
+  .map((name) => readFileSync(`${folder}${name}`, 'utf8'))
+  .join('')
+const cases = [...source.matchAll(/CASE\(\s*"([^"]+)",\s+\w+,\s+(SPLIT|PACKED|BOTH),\s+\w+\)/g)].map(
+  ([, name, rings]) => ({ name: name!, rings: rings! }),
+)
 
 const places = ['pci', 'mmio'].flatMap((transport) =>
   ['split', 'packed'].map((ring) => ({
@@ -18,19 +22,27 @@ const places = ['pci', 'mmio'].flatMap((transport) =>
 )
 
 function spec(): MachineSpec {
-  const blk = (name: string) =>
-    ({ type: 'virtio-blk', name, backing: { memory: 4 << 20 }, queueSize: 64 }) as const
-  const features: VirtioDevice = { withFeatures: ['ring_packed', 'ring_reset', 'in_order'] }
+  const devices = (transport: 'pci' | 'mmio'): DeviceSpec[] => {
+    const rings = ['ring_packed', 'in_order']
+    const all = { transport, withFeatures: [...rings, 'ring_reset'] }
+    const disk = `disk-${transport}`
+    return [
+      { type: 'virtio-rng', ...all },
+      { type: 'virtio-blk', name: disk, backing: { memory: 4 << 20 }, queueSize: 64, ...all },
+      { type: 'virtio-balloon', name: `balloon-${transport}`, transport, withFeatures: rings },
+      {
+        type: 'virtio-scsi',
+        name: `scsi-${transport}`,
+        luns: [{ name: `lun-${transport}`, memory: 4 << 20 }],
+        ...all,
+      },
+    ]
+  }
   return {
     ...bareSpec('virtio_conformance', 3),
     memory: 8 << 20,
     irqchip: true,
-    devices: [
-      { type: 'virtio-rng', ...features },
-      { ...blk('pci'), ...features },
-      { type: 'virtio-rng', transport: 'mmio', ...features },
-      { ...blk('mmio'), transport: 'mmio', ...features },
-    ],
+    devices: [...devices('pci'), ...devices('mmio')],
   }
 }
 
@@ -50,7 +62,7 @@ describe.skipIf(whyNoKvm())('a driver that breaks the rules', () => {
   }, 60_000)
 
   test('all cases are known here, and the guest came to their end', () => {
-    expect(cases.length).toBeGreaterThan(40)
+    expect(cases.length).toBeGreaterThan(70)
     expect(end).toMatchObject({ reason: 'test-exit', code: 0 })
     expect(lines.size).toBe(places.flatMap(({ names }) => names).length)
   })
