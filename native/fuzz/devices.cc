@@ -3,6 +3,7 @@
 
 #include "native/disk/disk.h"
 #include "native/error.h"
+#include "native/fuzz/deaf_sinks.h"
 #include "native/fuzz/hostile_driver.h"
 #include "native/fuzz/input.h"
 #include "native/fuzz/target.h"
@@ -16,38 +17,6 @@
 #include "native/virtio/vsock/vsock.h"
 
 namespace kvitest {
-namespace {
-
-class DeafConsole : public ConsoleSink {
-  void port_data(const std::string&, std::span<const std::byte> data) override {
-    waiting += data.size();
-  }
-  void port_open(const std::string&, bool) override {}
-  void port_writable(const std::string&, std::size_t) override {}
-
- public:
-  std::size_t waiting = 0;
-};
-
-class DeafVsock : public VsockSink {
-  void vsock_open(const std::string&, VsockConnection opened, std::uint32_t,
-                  std::uint32_t) override {
-    connection = opened;
-  }
-  void vsock_data(const std::string&, VsockConnection, std::span<const std::byte> data) override {
-    waiting += data.size();
-  }
-  void vsock_end(const std::string&, VsockConnection) override {}
-  void vsock_close(const std::string&, VsockConnection) override {}
-  void vsock_writable(const std::string&, VsockConnection) override {}
-
- public:
-  VsockConnection connection = 0;
-  std::size_t waiting = 0;
-};
-
-}  // namespace
-
 void fuzz_rng(std::span<const std::byte> bytes) {
   FuzzInput input(bytes);
   const auto device = make_rng({});

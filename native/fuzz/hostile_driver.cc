@@ -16,15 +16,16 @@ constexpr std::size_t kMaxBuffers = 6;
 constexpr std::uint8_t kResetsQueue = 250;
 constexpr std::uint64_t kQueueReset = 58;  // of the common configuration
 
-std::uint64_t optional_features(const VirtioDevice& device) {
-  return kFeatureRingPacked | kFeatureNotificationData | (device.in_order() ? kFeatureInOrder : 0) |
-         (device.resets_queues() ? kFeatureRingReset : 0);
-}
-
 }  // namespace
 
-HostileDriver::HostileDriver(VirtioDevice& device)
-    : board_((device.ask_for(optional_features(device)), device)) {}
+VirtioDevice& with_all_features(VirtioDevice& device) {
+  device.ask_for(kFeatureRingPacked | kFeatureNotificationData |
+                 (device.in_order() ? kFeatureInOrder : 0) |
+                 (device.resets_queues() ? kFeatureRingReset : 0));
+  return device;
+}
+
+HostileDriver::HostileDriver(VirtioDevice& device) : board_(with_all_features(device)) {}
 
 void HostileDriver::run(FuzzInput& input, const std::function<void(FuzzInput&)>& host) {
   start(input);

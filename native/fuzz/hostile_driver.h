@@ -10,6 +10,9 @@
 
 namespace kvitest {
 
+// The device, made to offer what its transport offers only when asked. Before it has a transport.
+VirtioDevice& with_all_features(VirtioDevice& device);
+
 class HostileDriver {
  public:
   explicit HostileDriver(VirtioDevice& device);

@@ -1,4 +1,6 @@
 // A server of 9P2000.L: what a guest says is a list of messages, each nearly right or not at all.
+#include "native/virtio/p9/p9.h"
+
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -7,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "native/fuzz/hostile_driver.h"
 #include "native/fuzz/input.h"
 #include "native/fuzz/target.h"
 #include "native/little_endian.h"
@@ -64,7 +67,14 @@ void fuzz_9p(std::span<const std::byte> bytes) {
                                             76, 100, 104, 110, 116, 118, 120, 122, 108};
   FuzzInput input(bytes);
   const Scratch scratch;
-  P9Server server((scratch.root / "inside").string(), (input.u8() & 1) != 0);
+  const std::string inside = (scratch.root / "inside").string();
+  const std::uint8_t kind = input.u8();
+  const bool read_only = (kind & 1) != 0;
+  if ((kind & 2) != 0) {
+    HostileDriver(*make_p9({.tag = "share", .path = inside, .read_only = read_only})).run(input);
+    return scratch.check();
+  }
+  P9Server server(inside, read_only);
   const auto say = [&](std::uint8_t type, std::vector<std::byte> fields, std::size_t room) {
     std::vector<std::byte> message;
     append_number(message, kP9HeaderBytes + fields.size(), 4);
@@ -108,7 +118,13 @@ void fuzz_9p(std::span<const std::byte> bytes) {
     std::error_code ignored;
     if (fs::file_size(scratch.root / "inside/file", ignored) > (64u << 20)) break;
   }
-  const P9State state = server.state();
+  // A checkpoint may say what a fid never was.
+  P9State state = server.state();
+  for (P9State::Fid& fid : state.fids) {
+    const std::uint8_t how = input.u8();
+    if ((how & 1) != 0) fid.path.append("/").append(kNames[(how >> 2) % std::size(kNames)]);
+    if ((how & 2) != 0) fid.is_open = !fid.is_open;
+  }
   server.load(state);
   server.answer(bytes, 8192);
   scratch.check();

@@ -5,7 +5,7 @@
 namespace kvitest {
 
 std::span<const FuzzTarget> fuzz_targets() {
-  static constexpr std::array<FuzzTarget, 13> kTargets{{
+  static constexpr std::array<FuzzTarget, 15> kTargets{{
       {"queue", fuzz_queue},
       {"blk", fuzz_blk},
       {"net", fuzz_net},
@@ -16,8 +16,10 @@ std::span<const FuzzTarget> fuzz_targets() {
       {"balloon", fuzz_balloon},
       {"scsi", fuzz_scsi},
       {"pci", fuzz_pci},
+      {"mmio", fuzz_mmio},
       {"boot", fuzz_boot},
       {"state", fuzz_state},
+      {"checkpoint", fuzz_checkpoint},
       {"agent", fuzz_agent},
   }};
   return kTargets;

@@ -25,8 +25,10 @@ void fuzz_rng(std::span<const std::byte> input);
 void fuzz_scsi(std::span<const std::byte> input);
 void fuzz_balloon(std::span<const std::byte> input);
 void fuzz_pci(std::span<const std::byte> input);
+void fuzz_mmio(std::span<const std::byte> input);
 void fuzz_boot(std::span<const std::byte> input);
 void fuzz_state(std::span<const std::byte> input);
+void fuzz_checkpoint(std::span<const std::byte> input);
 void fuzz_agent(std::span<const std::byte> input);
 
 }  // namespace kvitest
