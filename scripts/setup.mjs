@@ -182,6 +182,7 @@ function nativeHash() {
     ...sourceFiles('native'),
     ...sourceFiles('fixtures/guests'),
     ...sourceFiles('fixtures/programs'),
+    ...sourceFiles('fixtures/shims'),
     join(root, 'CMakeLists.txt'),
     join(root, 'package-lock.json'),
   ]

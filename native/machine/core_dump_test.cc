@@ -81,7 +81,7 @@ MachineSpec bare(const std::string& guest) {
   MachineSpec spec;
   spec.name = guest;
   spec.memory = 2 << 20;
-  spec.payload = BarePayload{std::string(KVITEST_GUESTS) + "/" + guest + ".elf", 3};
+  spec.payload = BarePayload{KVITEST_GUESTS "/" + guest + ".elf", 3};
   return spec;
 }
 
@@ -101,8 +101,8 @@ std::shared_ptr<Checkpoint> checkpoint_with(std::uint64_t memory, std::uint32_t 
 
 std::string vmcoreinfo_note(std::uint32_t size, const std::string& text) {
   const Elf64_Nhdr header{11, size, 0};
-  return std::string(reinterpret_cast<const char*>(&header), sizeof header) +
-         std::string("VMCOREINFO\0\0", 12) + text;
+  std::string note(reinterpret_cast<const char*>(&header), sizeof header);
+  return note.append("VMCOREINFO\0\0", 12).append(text);
 }
 
 TEST_CASE("core: registers and memory of a running guest are those that inspection shows" *
@@ -126,7 +126,7 @@ TEST_CASE("core: registers and memory of a running guest are those that inspecti
   std::memcpy(&registers, &status.pr_reg, sizeof registers);
   CHECK(registers.rbx == 0x5917);
   // The guest's own file lies where its program headers put it.
-  std::ifstream file(std::string(KVITEST_GUESTS) + "/spin.elf", std::ios::binary);
+  std::ifstream file(KVITEST_GUESTS "/spin.elf", std::ios::binary);
   const std::string elf(std::istreambuf_iterator<char>(file), {});
   Elf64_Ehdr header;
   std::memcpy(&header, elf.data(), sizeof header);

@@ -40,7 +40,7 @@ MachineSpec with_disk(Backing backing, bool read_only = false) {
   MachineSpec spec;
   spec.name = "steps";
   spec.memory = 2 << 20;
-  spec.payload = BarePayload{std::string(KVITEST_GUESTS) + "/steps.elf", 0};
+  spec.payload = BarePayload{KVITEST_GUESTS "/steps.elf", 0};
   spec.irqchip = true;
   BlkSpec disk;
   disk.name = "disk0";
@@ -113,7 +113,7 @@ TEST_CASE("disks: a request under way at the checkpoint completes once in every 
   std::filesystem::resize_file(base, 64 << 20);
   MachineSpec spec = with_disk(OverlayBacking{base});
   spec.memory = 8 << 20;
-  spec.payload = BarePayload{std::string(KVITEST_GUESTS) + "/disk.elf", 0};
+  spec.payload = BarePayload{KVITEST_GUESTS "/disk.elf", 0};
   TestMachine parent(spec);
   boot(parent);
   parent.wait_for_text("debug", "ND");

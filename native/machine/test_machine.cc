@@ -15,7 +15,7 @@ MachineSpec bare(const std::string& guest, int ring) {
   MachineSpec spec;
   spec.name = guest;
   spec.memory = 2 << 20;
-  spec.payload = BarePayload{std::string(KVITEST_GUESTS) + "/" + guest + ".elf", ring};
+  spec.payload = BarePayload{KVITEST_GUESTS "/" + guest + ".elf", ring};
   return spec;
 }
 namespace {
