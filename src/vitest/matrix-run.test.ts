@@ -4,27 +4,12 @@ import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { planJobs } from '../cli/plan/jobs.ts'
 import type { MatrixReport } from '../report/matrix/report.ts'
+import { cells, entry, matrix } from './testing/matrix-files.ts'
 import { TemporaryProject, type VitestRun } from './testing/run-vitest.ts'
 
 const ROOT = resolve(import.meta.dirname, '../..')
 const SCHEMA = join(ROOT, 'src/report/junit.xsd')
 const PATIENCE = 300_000
-
-/** A matrix file with these fields; `sh` makes a tool of a script. */
-function matrix(name: string, fields: string): string {
-  return `import { defineMatrix } from '${ROOT}/src/vitest/matrix.ts'
-import { absentTool, tapTool } from '${ROOT}/src/matrix/testing/tap-tool.ts'
-const sh = (name, ...lines) => tapTool(name, lines.join('\\n'))
-defineMatrix({ name: '${name}', hosts: ['local'], ${fields} })
-`
-}
-
-function cells(ids: string[], points: Record<string, string[]>): string {
-  return JSON.stringify({ cells: ids, points })
-}
-
-const entry = (test: string) =>
-  `- { test: '${test}', reason: known, link: "https://example.org/1", expires: 2999-12-31 }`
 
 const good = `sh('good', 'echo ok 1 - a', 'echo ok 2 - b', 'echo 1..2')`
 const goodCells = cells(['local > good'], { good: ['a', 'b', 'the run'] })
@@ -95,6 +80,20 @@ const axes = {
   ),
 }
 
+/** `bad` is red for one point that `good` passes, `known` for one that is expected. */
+const bisected = {
+  'bisected/m.matrix.ts': matrix(
+    'bisected',
+    `tools: [${good}, sh('bad', 'echo not ok 1 - a', 'echo ok 2 - b', 'echo 1..2'), sh('known', 'echo not ok 1 - a', 'echo ok 2 - b', 'echo 1..2')],
+  baseline: { tool: 'good' }, bisect: true`,
+  ),
+  'bisected/m.cells.json': cells(
+    ['local > good', 'local > bad', 'local > known'],
+    Object.fromEntries(['good', 'bad', 'known'].map((name) => [name, ['a', 'b', 'the run']])),
+  ),
+  'bisected/x.expect.yaml': `failures:\n${entry('m.matrix.ts > local > known > a')}\n`,
+}
+
 const borrowed = {
   'points/m.matrix.ts': matrix('points', `tools: [${good}], pointsOf: '../good/m.cells.json'`),
   'strange/m.matrix.ts': matrix(
@@ -115,7 +114,14 @@ describe('a run of matrices', () => {
   let run: VitestRun
   beforeAll(async () => {
     project = new TemporaryProject(
-      { ...FILES, ...axes, ...borrowed, 'skipped/m.matrix.ts': skipped, 'skipped/m.cells.json': goodCells },
+      {
+        ...FILES,
+        ...axes,
+        ...bisected,
+        ...borrowed,
+        'skipped/m.matrix.ts': skipped,
+        'skipped/m.cells.json': goodCells,
+      },
       options,
     )
     run = await project.run()
@@ -216,6 +222,14 @@ describe('a run of matrices', () => {
       .find((one) => one.includes('emu accelerator:tcg machine:smp > g"'))
     expect(properties).toContain('name="cell.accelerator" value="tcg"')
     expect(properties).toContain('name="cell.machine" value="smp"')
+  })
+
+  test('a red cell is traced at the end of the run where the matrix wants that', () => {
+    const lines = run.output.split('\n').filter((line) => /it is the .* red|confirmed/.test(line))
+    expect(lines).toEqual([
+      '    kvitest  local > bad: it is the tool that makes a red',
+      '    kvitest    confirmed: bad, good, bad run anew: bad, good, bad',
+    ])
   })
 
   test('a cell that did not run fails the run', () => {
