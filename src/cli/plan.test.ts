@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { parse, parseAllDocuments } from 'yaml'
 import { matrixReport } from '../report/matrix/report.ts'
@@ -222,13 +222,36 @@ describe('the formats', () => {
   })
 })
 
+test('cells that are not stored are those that the matrix has now', async () => {
+  const root = resolve(import.meta.dirname, '../..')
+  const text = `import { defineMatrix } from '${root}/src/vitest/matrix.ts'
+import { tapTool } from '${root}/src/matrix/testing/tap-tool.ts'
+const hosts = await Promise.resolve(['lab:a', 'lab:b', 'lab:c'])
+defineMatrix({ name: 'night', tools: [tapTool('big', ''), tapTool('small', '')], hosts, pointsOf: '../suites/m.cells.json' })
+`
+  mkdirSync('night')
+  writeFileSync('night/night.matrix.ts', text)
+  const { stages: _, ...jobs } = parse(
+    await planned('--format', 'gitlab', '--shards', '2', 'night/night.matrix.ts'),
+  )
+
+  const words = [jobs['night 1'], jobs['night 2']].map(({ script }) => wordsOf(script[0]))
+  // By the points that the other matrix knows.
+  expect(words.map((word) => word[word.indexOf('-t') + 1])).toEqual([
+    '^(the cells are those that are stored$|(lab:a > big|lab:c > big) > )',
+    '^(lab:a > small|lab:b > big|lab:b > small|lab:c > small) > ',
+  ])
+  expect(words[0]).toContain('night/night.matrix.ts')
+  await expect(plan(['--format', 'gitlab', 'night/no.matrix.ts'])).rejects.toThrow('there is no such file')
+})
+
 test('what cannot be meant is named', async () => {
   await expect(plan([])).rejects.toThrow('kvitest plan: no --format; give github, gitlab, k8s')
   await expect(plan(['--format', 'jenkins'])).rejects.toThrow('--format jenkins')
   await expect(plan(['--format', 'github', '--shards', '0'])).rejects.toThrow('--shards 0; give 1 to 256')
   await expect(plan(['--format', 'k8s'])).rejects.toThrow('no --image')
   await expect(plan(['--format', 'github', 'm.json'])).rejects.toThrow(
-    'm.json; give a file that ends in .cells.json',
+    'm.json; give a file that ends in .cells.json or .matrix.ts',
   )
   await expect(plan(['--format', 'github', 'x.cells.json'])).rejects.toThrow('x.cells.json has no cells')
   writeFileSync('n.cells.json', JSON.stringify(expected))

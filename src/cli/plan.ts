@@ -1,17 +1,20 @@
 /** `kvitest plan`: a matrix's cells dealt out to the jobs of a CI system. */
 import { existsSync, globSync } from 'node:fs'
-import { basename } from 'node:path'
+import { basename, dirname, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { readCells } from '../matrix/cells-file.ts'
+import { cellsPath, type ExpectedCells, readCells } from '../matrix/cells-file.ts'
+import { collectMatrices } from '../matrix/collect.ts'
+import { expandMatrix } from '../matrix/declare.ts'
 import { KvitestError } from '../native/error.ts'
 import { pathPart } from '../report/guest-artifacts.ts'
 import { DEFAULT_IMAGE, formats } from './plan/formats.ts'
 import { planJobs, readDurations } from './plan/jobs.ts'
 
-const usage = `usage: kvitest plan --format github|gitlab|k8s [options] [FILE.cells.json]
+const usage = `usage: kvitest plan --format github|gitlab|k8s [options] [FILE.cells.json|FILE.matrix.ts]
 
 Prints the configuration of a CI system that runs the cells of a matrix in several jobs and puts their reports together
-in a last one. FILE is what 'vitest -u' stored beside the matrix (default the only one below this directory).
+in a last one. FILE is what 'vitest -u' stored beside the matrix (default the only one below this directory), or the
+matrix itself: one whose hosts are those that Debian serves today has no stored cells.
 
   --format F     github: a workflow of GitHub Actions; gitlab: a pipeline; k8s: an indexed Job
   --shards N     jobs, 1 to 256 (default 4); never more than cells
@@ -23,6 +26,7 @@ in a last one. FILE is what 'vitest -u' stored beside the matrix (default the on
 /** Jobs of one matrix that GitHub takes. */
 const maxShards = 256
 const SUFFIX = '.cells.json'
+const MATRIX = /\.matrix\.[cm]?[jt]s$/
 
 function refuse(detail: string, hint: string): never {
   throw new KvitestError('kvitest plan', detail, { code: 'EINVAL', hint })
@@ -31,7 +35,8 @@ function refuse(detail: string, hint: string): never {
 function cellsFile(given: readonly string[]): string {
   if (given.length > 1) refuse(`${given.length} files`, 'give one')
   if (given[0] !== undefined) {
-    return given[0].endsWith(SUFFIX) ? given[0] : refuse(given[0], `give a file that ends in ${SUFFIX}`)
+    const isOne = given[0].endsWith(SUFFIX) || MATRIX.test(given[0])
+    return isOne ? given[0] : refuse(given[0], `give a file that ends in ${SUFFIX} or .matrix.ts`)
   }
   const found = globSync(`**/*${SUFFIX}`, {
     exclude: (path) => /(^|\/)(node_modules|build)$/.test(path),
@@ -39,6 +44,23 @@ function cellsFile(given: readonly string[]): string {
   if (found.length === 1) return found[0]!
   const what = found.length === 0 ? `no ${SUFFIX} below this directory` : found.join(', ')
   return refuse(what, `give one; a run of the matrix with vitest -u writes it`)
+}
+
+/** What the jobs have to run: as it is stored, or as the matrix says now. */
+async function expectedOf(path: string): Promise<ExpectedCells> {
+  if (!MATRIX.test(path)) {
+    const expected = readCells(path)
+    if (expected.cells.length === 0) refuse(`${path} has no cells`, 'run the matrix with vitest -u')
+    return expected
+  }
+  const expected: ExpectedCells = { cells: [], points: {} }
+  for (const matrix of await collectMatrices(path)) {
+    const { pointsOf } = matrix
+    expected.cells.push(...expandMatrix(matrix).map(({ id }) => id))
+    const stored = pointsOf === undefined ? cellsPath(path) : resolve(dirname(path), pointsOf)
+    Object.assign(expected.points, readCells(stored).points)
+  }
+  return expected
 }
 
 /** Returns the exit status. */
@@ -70,13 +92,12 @@ export async function plan(argv: string[]): Promise<number> {
   }
 
   const path = cellsFile(positionals)
-  const expected = readCells(path)
-  if (expected.cells.length === 0) refuse(`${path} has no cells`, 'run the matrix with vitest -u')
-  const name = pathPart(basename(path, SUFFIX))
+  const expected = await expectedOf(path)
+  const name = pathPart(basename(path, SUFFIX).replace(MATRIX, ''))
   const usual = `test-results/matrix/${name}.json`
   const report = values.report ?? (existsSync(usual) ? usual : undefined)
   const known = report === undefined ? { project: name, durations: new Map() } : readDurations(report)
-  const matrix = path.replace(SUFFIX, '.matrix.ts')
+  const matrix = MATRIX.test(path) ? path : path.replace(SUFFIX, '.matrix.ts')
   const planned = planJobs({
     name,
     project: values.project ?? known.project,
