@@ -2,6 +2,8 @@
 import { defineMatrix } from 'kvitest/matrix'
 import { differences, guests, tools } from './tools.ts'
 
+const plain = { accelerator: 'kvm', machine: 'default' }
+
 defineMatrix({
   name: 'compat',
   tools,
@@ -13,8 +15,16 @@ defineMatrix({
     'local',
   ],
   guests,
-  // Without hardware virtualisation `local` runs no Linux guest, and whose kernel it is nobody knows.
-  only: [{ host: 'lab:*' }, { host: 'local', tool: 'probe-*' }],
+  accelerators: ['kvm', 'tcg'],
+  machines: { default: {}, smp: { cpus: 2 } },
+  only: [
+    { host: 'lab:*', ...plain },
+    // QEMU's second CPU has stalls of seconds where the lab itself has one, which is emulated.
+    { host: 'lab:debian:6.12-cloud', tool: 'vmm', guest: 'debian:6.12-cloud', machine: 'smp' },
+    // Without hardware virtualisation `local` runs no Linux guest by KVM, and whose kernel it is nobody knows.
+    { host: 'local', tool: 'probe-*' },
+    { host: 'local', tool: 'qemu-*', guest: 'debian:6.12-cloud', accelerator: 'tcg', machine: 'default' },
+  ],
   differences,
   baseline: { host: 'lab:debian:6.1-cloud@oldest' },
 })

@@ -85,6 +85,8 @@ for module in $(cat /etc/kvitest/modules); do insmod $module; done
 exec </dev/null >/dev/${tty} 2>&1
 stty -F /dev/${tty} -opost
 ${smokeScript(release, setup)}
+# Who closes it waits until all is sent; what is in its buffer when the machine ends is lost.
+exec >/dev/null 2>&1
 sync
 ${end} -f
 `
