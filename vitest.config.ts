@@ -33,7 +33,7 @@ const longest = ['balloon.test', 'lifecycle', 'programs.test']
 /** What `npm test` runs on the first guest kernel only. */
 const lengthy = [
   ...['balloon.tap', 'blk.tap', 'boot', 'console', 'pci', 'personality', 'programs.tap', 'scsi', 'toggles'],
-  'unplug',
+  ...['unplug', 'vsock.test'],
 ]
 
 function shortened(project: TestProjectInlineConfiguration, at: number): TestProjectInlineConfiguration {

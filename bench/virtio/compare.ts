@@ -10,7 +10,7 @@ import type { ProgramPlace } from '../../src/host/program/contract.ts'
 import { KvitestError } from '../../src/native/error.ts'
 import { virtioBenchPack } from './pack.ts'
 import type { LoadResult, SideRequest } from './request.ts'
-import { type Measured, printComparison } from './table.ts'
+import { type Measured, printComparison, withVhost } from './table.ts'
 
 const need = { cpus: 1, memory: 900 * 2 ** 20 }
 const deadline = 600_000
@@ -62,6 +62,11 @@ async function runSide(programs: ProgramPlace, request: SideRequest): Promise<Me
   return results
 }
 
+/** Of these loads those that vhost can serve, as patterns. */
+function vhostLoads(only = ''): string[] {
+  return ['vsock'].filter((load) => load.startsWith(only) || only.startsWith(load))
+}
+
 export async function bench(argv: string[]): Promise<void> {
   const { values } = parseArgs({
     args: argv,
@@ -79,20 +84,28 @@ export async function bench(argv: string[]): Promise<void> {
   await using host = await openMachineHost(`lab:${values.kernel}`)
   const programs = await host.openPrograms(await virtioBenchPack(values.kernel, values.kernel), need)
   const results = { kvitest: [] as Measured[], qemu: [] as Measured[] }
+  const sides: Pick<SideRequest, 'vmm' | 'vhost' | 'only'>[] = [
+    { vmm: 'kvitest', vhost: false },
+    { vmm: 'qemu', vhost: false },
+  ]
+  // The same loads again, served by the lab's kernel, which has no packed rings.
+  if (!values.packed)
+    for (const only of vhostLoads(values.only)) sides.push({ vmm: 'kvitest', vhost: true, only })
   for (let round = 0; round < Number(values.rounds); round++) {
-    for (const vmm of ['kvitest', 'qemu'] as const) {
-      const lease = await leaseGuest({ guest: `bench of ${vmm}`, ...need })
+    for (const side of sides) {
+      const lease = await leaseGuest({ guest: `bench of ${side.vmm}`, ...need })
       try {
         lease.started()
         const measured = await runSide(programs, {
-          vmm,
           ms: Number(values.ms),
           ...(values.only === undefined ? {} : { only: values.only }),
           disk: values.disk === 'memory' ? 'memory' : 'file',
           packed: values.packed,
+          ...side,
         })
-        if (values.raw) for (const one of measured) console.log(vmm, JSON.stringify(one))
-        results[vmm].push(...measured)
+        if (side.vhost) for (const one of measured) one.load += withVhost
+        if (values.raw) for (const one of measured) console.log(side.vmm, JSON.stringify(one))
+        results[side.vmm].push(...measured)
       } finally {
         lease.end('pass')
       }

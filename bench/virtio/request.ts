@@ -10,6 +10,8 @@ export interface SideRequest {
   disk: 'file' | 'memory'
   /** With packed rings, both. */
   packed: boolean
+  /** Of kvitest: devices that vhost of the lab's kernel can serve, it serves. */
+  vhost: boolean
 }
 
 export interface LoadResult {

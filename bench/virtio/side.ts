@@ -77,6 +77,9 @@ class Loads {
   }
 }
 
+const vsockSink = () =>
+  spawn('/usr/bin/virtio_bench', ['vsock-sink', String(vsockPort)], { stdio: 'inherit' })
+
 async function ours(loads: Loads): Promise<void> {
   const addon = createRequire(import.meta.url)('/kvitest.node') as NativeAddon
   const withFeatures = request.packed ? { withFeatures: ['ring_packed'] } : {}
@@ -126,18 +129,26 @@ async function ours(loads: Loads): Promise<void> {
       },
       net(1),
       { type: 'virtio-console', ports: [{ name: 'bench' }], ...withFeatures },
-      { type: 'virtio-vsock', name: 'vsock', cid: 77, ...withFeatures },
+      {
+        type: 'virtio-vsock',
+        name: 'vsock',
+        cid: 77,
+        ...(request.vhost ? { backend: { kind: 'vhost' } } : withFeatures),
+      },
       { type: 'virtio-rng', ...withFeatures },
     ],
     (data) => loads.take(data),
   )
-  await client.vsockListen('vsock', vsockPort, true)
+  // As QEMU's: a program of the host listens.
+  const sink = request.vhost ? vsockSink() : undefined
+  if (!sink) await client.vsockListen('vsock', vsockPort, true)
   await server.start()
   await client.start()
   await loads.done.promise
   isDone = true
   await client.stop()
   await server.stop()
+  sink?.kill('SIGKILL')
 }
 
 function qemu(role: string, last: number, devices: string[]): ChildProcess {
@@ -159,7 +170,7 @@ function qemu(role: string, last: number, devices: string[]): ChildProcess {
 }
 
 async function theirs(loads: Loads): Promise<void> {
-  const sink = spawn('/usr/bin/virtio_bench', ['vsock-sink', String(vsockPort)], { stdio: 'inherit' })
+  const sink = vsockSink()
   const server = qemu('server', 2, [])
   server.stdout!.pipe(process.stderr)
   const client = qemu('client', 1, [

@@ -134,6 +134,18 @@ VsockSpec vsock_spec(const Napi::Object& device) {
   VsockSpec spec;
   spec.name = string_of(device.Get("name"), kSpec, "the name of a virtio-vsock");
   spec.cid = static_cast<std::uint32_t>(integer_or(device.Get("cid"), "cid", spec.cid, kMaxU32));
+  const Napi::Value value = device.Get("backend");
+  if (value.IsUndefined()) return spec;
+  const Napi::Object backend = object_of(value, kSpec, "the backend of a virtio-vsock");
+  const std::string kind = string_of(backend.Get("kind"), kSpec, "backend.kind");
+  if (kind == "vhost") {
+    spec.backend = VsockBackend::kVhost;
+  } else if (kind == "unix") {
+    spec.backend = VsockBackend::kUnix;
+    spec.path = string_of(backend.Get("path"), kSpec, "backend.path");
+  } else if (kind != "streams") {
+    refuse(kSpec, "no virtio-vsock backend of kind \"" + kind + "\"");
+  }
   return spec;
 }
 
@@ -249,9 +261,15 @@ void put(Napi::Env env, Napi::Object& object, const NetSpec& net) {
   object.Set("backend", backend);
 }
 
-void put(Napi::Env, Napi::Object& object, const VsockSpec& vsock) {
+void put(Napi::Env env, Napi::Object& object, const VsockSpec& vsock) {
   object.Set("name", vsock.name);
   object.Set("cid", vsock.cid);
+  Napi::Object backend = Napi::Object::New(env);
+  const bool is_unix = vsock.backend == VsockBackend::kUnix;
+  const char* const kernel = vsock.backend == VsockBackend::kVhost ? "vhost" : "streams";
+  backend.Set("kind", is_unix ? "unix" : kernel);
+  if (is_unix) backend.Set("path", vsock.path);
+  object.Set("backend", backend);
 }
 
 void put(Napi::Env env, Napi::Object& object, const ScsiSpec& scsi) {
@@ -325,6 +343,9 @@ std::map<std::string, DeviceChange> device_changes(const Napi::Value& value,
     if (!wanted.Get("mac").IsUndefined()) change.mac = mac_of(wanted.Get("mac"), operation);
     if (!wanted.Get("network").IsUndefined()) {
       change.network = string_of(wanted.Get("network"), operation, "network");
+    }
+    if (!wanted.Get("path").IsUndefined()) {
+      change.path = string_of(wanted.Get("path"), operation, "path");
     }
     if (!wanted.Get("cid").IsUndefined()) {
       change.cid =

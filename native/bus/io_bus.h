@@ -7,12 +7,16 @@
 #include <shared_mutex>
 #include <span>
 
+#include "native/bus/doorbells.h"
 #include "native/bus/io_device.h"
 
 namespace kvitest {
 
 class IoBus {
  public:
+  // doorbells: null where there are none; must outlive the bus.
+  explicit IoBus(Doorbells* doorbells = nullptr) : doorbells_(doorbells) {}
+
   // Throws Error: EEXIST when the range overlaps one that is there, EINVAL when it is empty or
   // wraps around. The device must outlive the bus: an access that began before remove() may still
   // reach it.
@@ -27,6 +31,14 @@ class IoBus {
   bool read(std::uint64_t address, std::span<std::byte> data);
   bool write(std::uint64_t address, std::span<const std::byte> data);
 
+  // Of a device that is on the bus there: see Doorbells.
+  void add_doorbell(std::uint64_t address, int eventfd) {
+    if (doorbells_ != nullptr) doorbells_->add(address, eventfd);
+  }
+  void remove_doorbell(std::uint64_t address, int eventfd) {
+    if (doorbells_ != nullptr) doorbells_->remove(address, eventfd);
+  }
+
  private:
   struct Range {
     std::uint64_t last;  // inclusive: a range may end at the top of the address space
@@ -38,6 +50,7 @@ class IoBus {
   };
   std::optional<Target> find(std::uint64_t address, std::size_t length) const;
 
+  Doorbells* const doorbells_;
   mutable std::shared_mutex mutex_;
   std::map<std::uint64_t, Range> ranges_;  // by base, never overlapping
 };

@@ -64,4 +64,13 @@ bool Vm::signal_msi(std::uint64_t address, std::uint32_t data) {
   return ::ioctl(fd(), KVM_SIGNAL_MSI, &message) > 0;
 }
 
+bool Vm::set_ioeventfd(std::uint64_t address, int eventfd, bool on) {
+  kvm_ioeventfd request{};
+  request.addr = address;
+  request.fd = eventfd;
+  // Length 0 is any (KVM_CAP_IOEVENTFD_ANY_LENGTH).
+  if (!on) request.flags = KVM_IOEVENTFD_FLAG_DEASSIGN;
+  return ::ioctl(fd(), KVM_IOEVENTFD, &request) == 0;
+}
+
 }  // namespace kvitest

@@ -28,6 +28,9 @@ class Vm {
   void set_irq_line(std::uint32_t gsi, bool level);
   // KVM_SIGNAL_MSI. False when the guest blocked it (no such LAPIC, or LAPIC off). Any thread.
   bool signal_msi(std::uint64_t address, std::uint32_t data);
+  // KVM_IOEVENTFD for MMIO writes of any size at this address, on or off. False when the host does
+  // not: the writes are then exits, as any other. Any thread.
+  bool set_ioeventfd(std::uint64_t address, int eventfd, bool on);
 
  private:
   const System& system_;

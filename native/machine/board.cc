@@ -14,6 +14,7 @@
 #include "native/bus/pci.h"
 #include "native/bus/shared_lines.h"
 #include "native/error.h"
+#include "native/machine/vm_signals.h"
 #include "native/net/peer.h"
 #include "native/net/switch.h"
 #include "native/net/tap.h"
@@ -37,21 +38,6 @@ namespace {
 
 constexpr std::uint64_t kVirtioBarSize = 512 * 1024;
 constexpr std::uint64_t kPioEnd = 0x1'0000;
-
-class VmInterrupts : public InterruptController {
- public:
-  explicit VmInterrupts(Vm& vm) : vm_(vm) {}
-  void set_irq_line(std::uint32_t gsi, bool level) override {
-    // A UART exists without irqchip too; its interrupts then go nowhere.
-    if (vm_.has_irqchip()) vm_.set_irq_line(gsi, level);
-  }
-  void signal_msi(const MsiMessage& message) override {
-    if (vm_.has_irqchip()) vm_.signal_msi(message.address, message.data);
-  }
-
- private:
-  Vm& vm_;
-};
 
 constexpr const char* kLinux = "linux";
 constexpr const char* kBare = "bare";
@@ -93,10 +79,6 @@ ConsoleSink& console_sink(BoardOwner& owner) {
   return owner;
 }
 
-VsockSink& vsock_sink(BoardOwner& owner) {
-  return owner;
-}
-
 std::unique_ptr<Disk> open_image(const std::string& name, const DiskImages& images) {
   const auto found = images.find(name);
   if (found != images.end()) return make_overlay(found->second);
@@ -115,8 +97,11 @@ std::unique_ptr<Disk> open_disk(const BlkSpec& spec, const DiskImages* images) {
 struct Board::Parts {
   Parts(const MachineSpec& spec, GuestMemory& memory, Vm& vm, BoardOwner& owner)
       : owner(owner),
+        memory(memory),
         description(describe(spec)),
         interrupts(vm),
+        doorbells(vm),
+        mmio(&doorbells),
         pci_lines(interrupts),
         serial(&interrupts, kSerialGsi,
                {[&owner](std::span<const std::byte> data) { owner.output(kSerialChannel, data); },
@@ -177,8 +162,14 @@ struct Board::Parts {
     return net;
   }
 
-  std::unique_ptr<VirtioDevice> make(const VsockSpec& spec, BoardOwner& owner, const DiskImages*) {
-    std::unique_ptr<Vsock> vsock = make_vsock(spec, vsock_sink(owner));
+  std::unique_ptr<VirtioDevice> make(const VsockSpec& spec, BoardOwner& owner,
+                                     const DiskImages* images) {
+    const bool restored = images != nullptr;
+    VsockSink& sink = owner;
+    std::unique_ptr<Vsock> vsock =
+        spec.backend == VsockBackend::kVhost  ? make_vhost_vsock(spec, sink, memory, restored)
+        : spec.backend == VsockBackend::kUnix ? make_unix_vsock(spec, sink)
+                                              : make_vsock(spec, sink);
     vsocks[spec.name] = vsock.get();
     return vsock;
   }
@@ -209,7 +200,7 @@ struct Board::Parts {
     devices.push_back(std::visit([&](const auto& one) { return make(one, owner, images); }, spec));
     devices.back()->withhold(named_features(*devices.back(), without_features(spec)));
     devices.back()->ask_for(optional_features(*devices.back(), spec.transport.with_features));
-    devices.back()->take_on(personality_of(spec.transport.personality));
+    take_on(*devices.back(), spec);
     line_sources.push_back(std::make_unique<SharedLines::Source>(pci_lines));
     if (spec.transport.mmio) {
       mmio_names.push_back(device_name(spec));
@@ -223,6 +214,19 @@ struct Board::Parts {
     pci.attach(slot, *functions.back());
     hotplug.add(slot);
     slots[slot] = {device_name(spec), functions.back().get()};
+  }
+
+  static void take_on(VirtioDevice& device, const DeviceSpec& spec) {
+    const Personality personality = personality_of(spec.transport.personality);
+    if (device.rings_are_of_host() &&
+        (personality.used_length != UsedLength::kHonest || personality.odd_queue_size)) {
+      throw Error("machine spec", EINVAL,
+                  device_name(spec) +
+                      ": the rings of a vhost device are the host kernel's, which "
+                      "has no oddities",
+                  "leave its personality out, or its vhost");
+    }
+    device.take_on(personality);
   }
 
   // The objects stay: other threads may be in them, and the host asks for what a disk holds.
@@ -239,10 +243,12 @@ struct Board::Parts {
   // In the order in which each needs the ones before it: what sits on a bus leaves it when it is
   // destroyed.
   BoardOwner& owner;
+  GuestMemory& memory;
   const BoardState description;
+  VmInterrupts interrupts;
+  VmDoorbells doorbells;
   IoBus pio;
   IoBus mmio;
-  VmInterrupts interrupts;
   SharedLines pci_lines;  // slots share inputs
   Serial serial;
   DebugPort debug_port;

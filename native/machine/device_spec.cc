@@ -1,5 +1,6 @@
 #include "native/machine/device_spec.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -53,6 +54,18 @@ std::string describe_net(const NetSpec& spec) {
 
 std::string describe_share(const P9Spec& spec) {
   return spec.tag + ": " + spec.path + (spec.read_only ? ", read-only" : "");
+}
+
+std::string describe_vsock(const VsockSpec& spec) {
+  switch (spec.backend) {
+    case VsockBackend::kStreams:
+      break;
+    case VsockBackend::kVhost:
+      return spec.name + ": vhost";
+    case VsockBackend::kUnix:
+      return spec.name + ": Unix sockets";
+  }
+  return spec.name;
 }
 
 DeviceFields::Blk blk_fields(const BlkSpec& spec) {
@@ -110,6 +123,13 @@ ScsiSpec scsi_spec(const DeviceFields& fields) {
   return spec;
 }
 
+VsockSpec vsock_spec(const DeviceFields& fields) {
+  const DeviceFields::Socket& socket = fields.vsock.front();
+  const auto last = static_cast<std::uint8_t>(VsockBackend::kUnix);
+  return {socket.name, socket.cid, static_cast<VsockBackend>(std::min(socket.backend, last)),
+          socket.path, fields.without_features};
+}
+
 AnyDeviceSpec device_of(const DeviceFields& fields) {
   if (fields.type == kRng) return RngSpec{fields.without_features};
   if (fields.type == kConsole) {
@@ -131,7 +151,7 @@ AnyDeviceSpec device_of(const DeviceFields& fields) {
         net.name, net.mac, net.mtu, net.queue_pairs, net.network, net.tap, fields.without_features};
   }
   if (fields.type == kVsock && fields.vsock.size() == 1) {
-    return VsockSpec{fields.vsock.front().name, fields.vsock.front().cid, fields.without_features};
+    return vsock_spec(fields);
   }
   if (fields.type == kBalloon) return BalloonSpec{fields.name, fields.without_features};
   if (fields.type == kP9 && fields.p9.size() == 1) {
@@ -179,7 +199,7 @@ std::string describe(const DeviceSpec& device) {
                             [](const RngSpec&) { return std::string(); },
                             [](const BlkSpec& spec) { return describe_disk(spec); },
                             [](const NetSpec& spec) { return describe_net(spec); },
-                            [](const VsockSpec& spec) { return spec.name; },
+                            [](const VsockSpec& spec) { return describe_vsock(spec); },
                             [](const BalloonSpec& spec) { return spec.name; },
                             [](const P9Spec& spec) { return describe_share(spec); },
                             [](const ScsiSpec& spec) { return describe_units(spec); }},
@@ -212,7 +232,8 @@ DeviceFields to_fields(const DeviceSpec& device) {
     fields.net.push_back({net->name, net->mac, net->mtu, net->queue_pairs, net->network, net->tap});
   }
   if (const auto* vsock = std::get_if<VsockSpec>(&device)) {
-    fields.vsock.push_back({vsock->name, vsock->cid});
+    fields.vsock.push_back(
+        {vsock->name, vsock->cid, static_cast<std::uint8_t>(vsock->backend), vsock->path});
   }
   if (const auto* balloon = std::get_if<BalloonSpec>(&device)) fields.name = balloon->name;
   if (const auto* share = std::get_if<P9Spec>(&device)) {

@@ -87,9 +87,11 @@ struct DeviceFields {
   struct Socket {
     std::string name;
     std::uint32_t cid = 0;
+    std::uint8_t backend = 0;
+    std::string path;
     template <typename Archive>
     void fields(Archive& archive) {
-      archive(name, cid);
+      archive(name, cid, backend, path);
     }
   };
   std::vector<Socket> vsock;  // one, for a virtio-vsock

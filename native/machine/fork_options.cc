@@ -36,15 +36,15 @@ std::string describe(const std::vector<DeviceSpec>& devices) {
 }
 
 void apply(BlkSpec& disk, const DeviceChange& change) {
-  if (change.mac || change.network || change.cid) {
+  if (change.mac || change.network || change.cid || change.path) {
     refuse("the disk " + disk.name + " has a serial and no address", "");
   }
   if (change.serial) disk.serial = *change.serial;
 }
 
 void apply(NetSpec& net, const DeviceChange& change) {
-  if (change.serial || change.cid) {
-    refuse("the network device " + net.name + " has neither serial nor CID", "");
+  if (change.serial || change.cid || change.path) {
+    refuse("the network device " + net.name + " has neither serial nor CID nor path", "");
   }
   if (change.mac) net.mac = *change.mac;
   if (!change.network) return;
@@ -63,7 +63,11 @@ void apply(VsockSpec& vsock, const DeviceChange& change) {
   if (change.serial || change.mac || change.network) {
     refuse("the vsock " + vsock.name + " has a CID and nothing else", "");
   }
+  if (change.path && vsock.backend != VsockBackend::kUnix) {
+    refuse("the vsock " + vsock.name + " has no Unix sockets", "leave its path out");
+  }
   if (change.cid) vsock.cid = *change.cid;
+  if (change.path) vsock.path = *change.path;
 }
 
 // False when no device has that name.

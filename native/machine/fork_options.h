@@ -24,6 +24,7 @@ struct DeviceChange {
   std::optional<MacAddress> mac;       // of a network device
   std::optional<std::string> network;  // of a network device on a switch
   std::optional<std::uint32_t> cid;    // of a vsock
+  std::optional<std::string> path;     // of a vsock with Unix sockets
 };
 
 struct ForkOptions {

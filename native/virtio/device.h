@@ -63,6 +63,11 @@ class VirtioDevice {
   virtual bool in_order() const { return false; }
   // It can lose one queue and get it back, so that RING_RESET may be offered (2.6.1).
   virtual bool resets_queues() const { return false; }
+  // The host's kernel uses its rings (vhost), which knows split ones alone, and no oddities.
+  virtual bool rings_are_of_host() const { return false; }
+  // An eventfd that stands for notify() of this queue, for a transport that can have it signalled
+  // without us; none below 0. As long as the device lives.
+  virtual int doorbell(std::uint16_t) const { return -1; }
   virtual std::vector<std::uint16_t> queue_sizes() const = 0;
   // Bytes beyond the config space read as 0 and are not written.
   virtual void read_config(std::uint64_t offset, std::span<std::byte> data) = 0;

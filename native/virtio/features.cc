@@ -53,6 +53,10 @@ std::uint64_t optional_features(const VirtioDevice& device, std::span<const std:
     throw Error("machine spec", EINVAL, "this device does not use its buffers in order",
                 "leave in_order out");
   }
+  if ((bits & kFeatureRingPacked) != 0 && device.rings_are_of_host()) {
+    throw Error("machine spec", EINVAL, "vhost of the host's kernel has no packed rings",
+                "leave ring_packed out, or the device's vhost");
+  }
   if ((bits & kFeatureRingReset) != 0 && !device.resets_queues()) {
     throw Error("machine spec", EINVAL, "this device cannot lose one of its queues",
                 "leave ring_reset out");

@@ -110,12 +110,10 @@ class VirtioPci : public PciFunction, public IoDevice {
     // Firmware leaves a BAR it has placed decoding.
     config_.set_command(kPciCommandMemory);
     mmio_.insert(bar_address, kBarSize, *this);
-    mapped_ = bar_address;
+    set_mapped(bar_address);
   }
 
-  ~VirtioPci() override {
-    if (mapped_) mmio_.remove(*mapped_);
-  }
+  ~VirtioPci() override { unmap(); }
 
   void config_read(std::uint8_t offset, std::span<std::byte> data) override {
     if (touches_window(offset, data.size())) read_window();
@@ -155,8 +153,7 @@ class VirtioPci : public PciFunction, public IoDevice {
     {
       const std::lock_guard lock(mutex_);
       config_.load(reader);
-      if (mapped_) mmio_.remove(*mapped_);
-      mapped_.reset();
+      unmap();
       place_ = reader.load<VirtioPciState>().mapped;
       if (place_ && (config_.command() & kPciCommandMemory) == 0) {
         reader.fail("a BAR that decodes while memory decoding is off");
@@ -174,7 +171,7 @@ class VirtioPci : public PciFunction, public IoDevice {
       throw Error("load checkpoint", EBADMSG, "two PCI functions decode one place",
                   "take the checkpoint again");
     }
-    mapped_ = bar;
+    set_mapped(bar);
   }
 
   void resume() override {
@@ -186,8 +183,7 @@ class VirtioPci : public PciFunction, public IoDevice {
     {
       const std::lock_guard lock(mutex_);
       gone_ = true;
-      if (mapped_) mmio_.remove(*mapped_);
-      mapped_.reset();
+      unmap();
     }
     common_.reset();
     interrupts_.set_msix_control(0);
@@ -267,9 +263,30 @@ class VirtioPci : public PciFunction, public IoDevice {
     std::optional<std::uint64_t> wanted;
     if ((config_.command() & kPciCommandMemory) != 0 && !gone_) wanted = config_.memory_bar64(0);
     if (wanted == mapped_) return;
-    if (mapped_) mmio_.remove(*mapped_);
+    unmap();
+    if (wanted && mmio_.try_insert(*wanted, kBarSize, *this)) set_mapped(*wanted);
+  }
+
+  // The BAR decodes at this place from now on, doorbells included.
+  void set_mapped(std::uint64_t bar) {
+    mapped_ = bar;
+    for_each_doorbell([&](std::uint64_t offset, int fd) { mmio_.add_doorbell(bar + offset, fd); });
+  }
+
+  void unmap() {
+    if (!mapped_) return;
+    for_each_doorbell(
+        [&](std::uint64_t offset, int fd) { mmio_.remove_doorbell(*mapped_ + offset, fd); });
+    mmio_.remove(*mapped_);
     mapped_.reset();
-    if (wanted && mmio_.try_insert(*wanted, kBarSize, *this)) mapped_ = wanted;
+  }
+
+  template <typename Do>
+  void for_each_doorbell(Do action) {
+    for (std::uint16_t queue = 0; queue < common_.queue_count(); ++queue) {
+      const int fd = device_.doorbell(queue);
+      if (fd >= 0) action(kNotifyRegion.offset + std::uint64_t{kNotifyMultiplier} * queue, fd);
+    }
   }
 
   void ring_doorbell(std::uint64_t offset, std::size_t width) {

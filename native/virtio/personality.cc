@@ -40,6 +40,7 @@ class OddQueue : public VirtQueue {
       : queue_(std::move(queue)), used_length_(used_length) {}
 
   std::uint16_t size() const override { return queue_->size(); }
+  const QueueLayout& layout() const override { return queue_->layout(); }
   std::optional<DescriptorChain> pop() override { return queue_->pop(); }
   std::uint16_t available() override { return queue_->available(); }
   void push_used(std::span<const UsedBuffer> together) override {
@@ -51,6 +52,7 @@ class OddQueue : public VirtQueue {
   void request_notification() override { queue_->request_notification(); }
   QueueFault fault() const override { return queue_->fault(); }
   QueueState state() const override { return queue_->state(); }
+  void move_to(const QueueState& state) override { queue_->move_to(state); }
   std::optional<DescriptorChain> retake(const ChainState& chain) override {
     return queue_->retake(chain);
   }

@@ -188,6 +188,7 @@ class VirtQueue {
   virtual ~VirtQueue() = default;
 
   virtual std::uint16_t size() const = 0;
+  virtual const QueueLayout& layout() const = 0;
   // The next request. None when the driver offers none (it is then asked to notify about the next
   // one) or when the queue is broken. A fault found here breaks the queue and reports needs_reset()
   // once.
@@ -211,6 +212,8 @@ class VirtQueue {
   virtual QueueFault fault() const = 0;
 
   virtual QueueState state() const = 0;
+  // Somebody else has used the ring meanwhile (vhost): it goes on from there.
+  virtual void move_to(const QueueState& state) = 0;
   // In a fork: a request that was popped before the checkpoint, read as far as it was: of a split
   // ring as the guest's memory has it now. None, and the queue broken as by pop(), when it is no
   // request (any more).

@@ -25,8 +25,10 @@ class RingQueue : public VirtQueue {
         interrupts_(interrupts) {}
 
   std::uint16_t size() const override { return layout_.size; }
+  const QueueLayout& layout() const override { return layout_; }
   QueueFault fault() const override { return state_.fault; }
   QueueState state() const override { return state_; }
+  void move_to(const QueueState& state) override { state_ = state; }
 
   void push_used(std::span<const UsedBuffer> together) override {
     if (state_.fault != QueueFault::kNone) return;

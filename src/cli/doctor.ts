@@ -57,6 +57,7 @@ function rows(report: HostsReport): [string, string][] {
         ] as [string, string][])
       : []),
     ['nesting', report.nesting ? 'on' : 'off'],
+    ['vhost', report.vhost.join(', ') || 'none that this user may open; labs have their own'],
     ['qemu', report.qemu ?? 'missing'],
     ['labs', report.labAccelerator === 'tcg' ? 'TCG, one vCPU each' : 'KVM, nested'],
     ['saved labs', savedLabs(report)],

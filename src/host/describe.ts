@@ -28,6 +28,8 @@ export interface HostsReport {
   /** Why the local host cannot be used at all. */
   localError?: string
   nesting: boolean
+  /** What the kernel can serve devices of local guests with: `vsock` of `/dev/vhost-vsock`, where this user may open it. */
+  vhost: string[]
   /** First line of `qemu-system-x86_64 --version`. */
   qemu?: string
   labAccelerator: LabAccelerator
@@ -38,6 +40,14 @@ export interface HostsReport {
   bareGuests: Decision
   /** What stands in the way of the main job, one line each; empty when it can run. */
   problems: string[]
+}
+
+async function vhostDevices(): Promise<string[]> {
+  const names = ['vsock']
+  const usable = await Promise.allSettled(
+    names.map((name) => access(`/dev/vhost-${name}`, constants.R_OK | constants.W_OK)),
+  )
+  return names.filter((_name, at) => usable[at]!.status === 'fulfilled')
 }
 
 async function kvmDevice(): Promise<HostsReport['kvmDevice']> {
@@ -90,6 +100,7 @@ export async function describeHosts(): Promise<HostsReport> {
     ...(local.host ? { kvm: local.host.info.kvm, calibration: local.host.calibration } : {}),
     ...(local.error ? { localError: local.error.message } : {}),
     nesting,
+    vhost: await vhostDevices(),
     ...(qemu ? { qemu } : {}),
     labAccelerator: nesting && isHardware ? 'nested' : 'tcg',
     cachedKernels: await cachedKernels(),

@@ -4,6 +4,7 @@
 #include <compare>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <set>
@@ -42,7 +43,10 @@ class VsockDevice : public Vsock {
 
   void set_cid(std::uint32_t cid) override;
   void listen(std::uint32_t host_port, bool on) override;
-  VsockConnection connect(std::uint32_t guest_port) override;
+  VsockConnection connect(std::uint32_t guest_port) override { return connect_as(guest_port, {}); }
+  // named: called with the lock held, before the guest can answer.
+  VsockConnection connect_as(std::uint32_t guest_port,
+                             const std::function<void(VsockConnection)>& named);
   std::size_t host_write(VsockConnection connection, std::span<const std::byte> data) override;
   void consumed(VsockConnection connection, std::size_t bytes) override;
   void close(VsockConnection connection, bool whole) override;

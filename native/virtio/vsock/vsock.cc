@@ -18,7 +18,6 @@ constexpr std::size_t kReceive = 0;
 constexpr std::size_t kTransmit = 1;
 constexpr std::size_t kEvent = 2;
 constexpr std::size_t kConfigSize = 8;
-constexpr std::uint32_t kAnyCid = 0xffff'ffff;
 constexpr std::size_t kMaxStreams = 256;
 // Refusals that wait for a buffer of the guest; when there are more its packets wait.
 constexpr std::size_t kMaxResets = 256;
@@ -28,10 +27,18 @@ constexpr std::array<FeatureName, 1> kNames{{{"stream", kFeatureStream}}};
 }  // namespace
 
 void validate(const VsockSpec& spec) {
-  if (spec.cid < kVsockFirstGuestCid || spec.cid == kAnyCid) {
+  if (spec.cid < kVsockFirstGuestCid || spec.cid == kVsockAnyCid) {
     throw Error("machine spec", EINVAL,
                 "virtio-vsock \"" + spec.name + "\": the CID " + std::to_string(spec.cid),
                 "give 3 to 4294967294");
+  }
+  if (spec.backend == VsockBackend::kUnix &&
+      (spec.path.empty() || spec.path.size() > kVsockMaxPath ||
+       spec.path.find('\0') != std::string::npos)) {
+    throw Error("machine spec", EINVAL,
+                "virtio-vsock \"" + spec.name + "\": the path \"" + spec.path + "\"",
+                "give 1 to " + std::to_string(kVsockMaxPath) +
+                    " bytes: a Unix socket's name, with _PORT behind it, has 107");
   }
 }
 
@@ -213,7 +220,8 @@ void VsockDevice::listen(std::uint32_t host_port, bool on) {
   }
 }
 
-VsockConnection VsockDevice::connect(std::uint32_t guest_port) {
+VsockConnection VsockDevice::connect_as(std::uint32_t guest_port,
+                                        const std::function<void(VsockConnection)>& named) {
   const std::lock_guard lock(mutex_);
   if (queues_.empty()) {
     throw Error("connect vsock", ENETDOWN, "the guest has no driver for " + spec_.name);
@@ -226,6 +234,7 @@ VsockConnection VsockDevice::connect(std::uint32_t guest_port) {
   stream.ports = {next_host_port_++, guest_port};
   stream.request_due = true;
   const VsockConnection connection = add(std::move(stream));
+  if (named) named(connection);
   pump_receive();
   return connection;
 }
@@ -278,7 +287,8 @@ void VsockDevice::save(StateWriter& writer) const {
 
 void VsockDevice::load(StateReader& reader, const VirtioActivation* active) {
   const auto state = reader.load<VsockState>();
-  if (state.cid < kVsockFirstGuestCid || state.cid == kAnyCid) reader.fail("a CID of no guest");
+  if (state.cid < kVsockFirstGuestCid || state.cid == kVsockAnyCid)
+    reader.fail("a CID of no guest");
   const std::lock_guard lock(mutex_);
   state_ = state;
   if (active != nullptr) attach(*active);
@@ -349,7 +359,8 @@ void VsockDevice::handle(DescriptorChain& chain) {
 }
 
 void VsockDevice::handle_request(const VsockHeader& header) {
-  if (!listening_.contains(header.to_port) || streams_.size() + ended_.size() >= kMaxStreams) {
+  if (streams_.size() + ended_.size() >= kMaxStreams ||
+      (!listening_.contains(header.to_port) && !sink_.vsock_wanted(spec_.name, header.to_port))) {
     refuse(header);
     return;
   }

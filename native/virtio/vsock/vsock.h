@@ -8,16 +8,28 @@
 #include <string>
 #include <vector>
 
+#include "native/memory/guest_memory.h"
 #include "native/virtio/device.h"
 
 namespace kvitest {
 
 inline constexpr std::uint64_t kVsockHostCid = 2;
 inline constexpr std::uint32_t kVsockFirstGuestCid = 3;
+inline constexpr std::uint32_t kVsockAnyCid = 0xffff'ffff;
+
+enum class VsockBackend : std::uint8_t {
+  kStreams,  // this device's own connections, which its owner listens for and makes
+  kVhost,    // the host's kernel
+  kUnix,     // as kStreams, and Unix sockets of the host: unix_bridge.h
+};
+
+inline constexpr std::size_t kVsockMaxPath = 96;
 
 struct VsockSpec {
   std::string name;  // of the machine's devices
   std::uint32_t cid = kVsockFirstGuestCid;
+  VsockBackend backend = VsockBackend::kStreams;
+  std::string path{};  // of kUnix
   std::vector<std::string> without_features{};
 };
 
@@ -43,6 +55,9 @@ class VsockSink {
   virtual void vsock_close(const std::string& device, VsockConnection connection) = 0;
   // host_write() takes more again.
   virtual void vsock_writable(const std::string& device, VsockConnection connection) = 0;
+  // Whether somebody takes a connection to a port of the host that nobody listens on; if so,
+  // vsock_open() follows at once.
+  virtual bool vsock_wanted(const std::string&, std::uint32_t) { return false; }
 };
 
 // Bytes of a connection that may be on their way to the host before it says consumed(), and that
@@ -68,5 +83,12 @@ class Vsock : public VirtioDevice {
 };
 
 std::unique_ptr<Vsock> make_vsock(const VsockSpec& spec, VsockSink& sink);
+// Throws Error: EADDRINUSE when something is at the spec's path.
+std::unique_ptr<Vsock> make_unix_vsock(const VsockSpec& spec, VsockSink& sink);
+// The memory must outlive it; restored: load() follows, and the CID is claimed by resume() only.
+// Throws Error: ENOENT where the host has no vhost-vsock, EADDRINUSE for a CID that the host has
+// given to another guest.
+std::unique_ptr<Vsock> make_vhost_vsock(const VsockSpec& spec, VsockSink& sink,
+                                        const GuestMemory& memory, bool restored);
 
 }  // namespace kvitest

@@ -199,7 +199,7 @@ export async function programEntries(entry: string): Promise<NewcEntry[]> {
 }
 
 /**
- * The initramfs of a lab of one kernel: busybox, that kernel's own kvm modules, Node, the addon and the server.
+ * The initramfs of a lab of one kernel: busybox, that kernel's own kvm and vhost modules, Node, the addon and the server.
  * About 130 MB, uncompressed because that boots fastest, cached by content.
  */
 export async function buildLabImage(kernel: KernelInfo): Promise<string> {
@@ -210,6 +210,8 @@ export async function buildLabImage(kernel: KernelInfo): Promise<string> {
     'kvm',
     'kvm_amd?',
     'kvm_intel?',
+    // What devices of guests are served by in the lab's kernel.
+    'vhost_vsock?',
   ])
   const entries: NewcEntry[] = [
     ...(await busyboxEntries()),

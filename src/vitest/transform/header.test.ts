@@ -252,7 +252,7 @@ test('network devices and a vsock are asked for by what differs from the usual',
     "#     - { type: virtio-net, name: b, mac: '02:00:00:00:00:0a', mtu: 9000, queues: 4, backend: { switch: lan } }",
     '#     - { type: virtio-net, backend: peer, withoutFeatures: [mrg_rxbuf] }',
     '#     - { type: virtio-net, backend: { tap: tap0 } }',
-    '#     - { type: virtio-vsock, cid: 42 }',
+    '#     - { type: virtio-vsock, cid: 42, backend: vhost }',
   ).guest
   expect(devices).toEqual([
     { type: 'virtio-net', name: 'net0', backend: { kind: 'peer' } },
@@ -266,7 +266,7 @@ test('network devices and a vsock are asked for by what differs from the usual',
     },
     { type: 'virtio-net', name: 'net2', backend: { kind: 'peer' }, withoutFeatures: ['mrg_rxbuf'] },
     { type: 'virtio-net', name: 'net3', backend: { kind: 'tap', interface: 'tap0' } },
-    { type: 'virtio-vsock', name: 'vsock0', cid: 42 },
+    { type: 'virtio-vsock', name: 'vsock0', cid: 42, backend: { kind: 'vhost' } },
   ])
 })
 
@@ -288,6 +288,10 @@ test.for([
     "x.tap.sh:2: two virtio-9p tagged 'share'",
   ],
   ['{ type: virtio-vsock, cid: 2 }', 'x.tap.sh:2: cid: want 3 to 4294967294, got 2'],
+  [
+    '{ type: virtio-vsock, backend: kernel }',
+    'x.tap.sh:2: backend: want streams, vhost or { unix: PATH }, got "kernel"',
+  ],
   ['virtio-vsock, virtio-vsock', 'x.tap.sh:2: a second virtio-vsock'],
 ] as const)('a header with %s is refused', ([device, wanted]) => {
   expect(message(`# guest: { devices: [${device}] }`)).toBe(wanted)

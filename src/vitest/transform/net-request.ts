@@ -1,4 +1,11 @@
-import type { DeviceSpec, NetBackend, NetDevice, P9Device, VsockDevice } from '../../native/contract.ts'
+import type {
+  DeviceSpec,
+  NetBackend,
+  NetDevice,
+  P9Device,
+  VsockBackend,
+  VsockDevice,
+} from '../../native/contract.ts'
 import { asMap, asText, BadValue, knownKeys } from './value.ts'
 
 const KEYS = ['name', 'mac', 'mtu', 'queues', 'backend']
@@ -31,12 +38,23 @@ export function parseVsock(
   path: (string | number)[],
   before: readonly DeviceSpec[],
 ): VsockDevice {
-  knownKeys(map, ['name', 'cid'], path)
+  knownKeys(map, ['name', 'cid', 'backend'], path)
   if (before.some((device) => device.type === 'virtio-vsock'))
     throw new BadValue(path, 'a second virtio-vsock')
   const vsock: VsockDevice = { type: 'virtio-vsock', name: asText(map.name ?? 'vsock0', [...path, 'name']) }
   if (map.cid !== undefined) vsock.cid = wholeAt(map.cid, [...path, 'cid'], 3, 0xfffffffe)
+  if (map.backend !== undefined) vsock.backend = parseVsockBackend(map.backend, [...path, 'backend'])
   return vsock
+}
+
+/** `streams`, `vhost` or `{ unix: PATH }`. */
+function parseVsockBackend(value: unknown, path: (string | number)[]): VsockBackend {
+  if (value === 'streams' || value === 'vhost') return { kind: value }
+  if (typeof value !== 'object' || value === null)
+    throw new BadValue(path, `backend: want streams, vhost or { unix: PATH }, got ${JSON.stringify(value)}`)
+  const { unix, ...rest } = asMap(value, path, 'backend')
+  knownKeys(rest, [], path)
+  return { kind: 'unix', path: asText(unix, [...path, 'unix']) }
 }
 
 /** A virtio-9p of a header; without a tag it is called share. */
