@@ -278,10 +278,10 @@ class BalloonDevice : public Balloon {
   void inflate(DescriptorChain& chain) {
     std::vector<std::uint32_t> numbers = page_numbers(chain);
     report_.inflated += numbers.size() * kPageSize;
-    // Neighbours together, in whatever order the driver found them.
+    // Neighbours together, in whatever order the driver found them. Not ranges::unique(), which the
+    // fuzzer's clang 14 cannot compile.
     std::ranges::sort(numbers);
-    const auto repeated = std::ranges::unique(numbers);
-    numbers.erase(repeated.begin(), repeated.end());
+    numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
     for (std::size_t i = 0; i < numbers.size();) {
       std::size_t run = 1;
       while (i + run < numbers.size() && numbers[i + run] == numbers[i] + run) ++run;
