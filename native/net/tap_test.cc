@@ -80,7 +80,7 @@ class Pump {
     wake();
     thread_.join();
   }
-  int segmented_from_host = 0, segmented_to_host = 0, unfinished_from_host = 0;
+  std::atomic<int> segmented_from_host{0}, segmented_to_host{0}, unfinished_from_host{0};
   LinkCounts counts() const { return tap_->counts(); }
 
  private:
@@ -151,9 +151,9 @@ TEST_CASE("tap: the host's TCP goes out and comes back, in large segments with s
       data[i] = static_cast<char>(i * 31 + i / 251);
     }
     CHECK(echoed(fd.get(), data) == data);
-    CHECK(pump.segmented_from_host > 0);
-    CHECK(pump.segmented_to_host > 0);
-    CHECK(pump.unfinished_from_host > 0);
+    CHECK(pump.segmented_from_host.load() > 0);
+    CHECK(pump.segmented_to_host.load() > 0);
+    CHECK(pump.unfinished_from_host.load() > 0);
     CHECK(pump.counts().dropped == 0);
   });
 }
