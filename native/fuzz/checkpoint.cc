@@ -83,11 +83,10 @@ struct Bench {
   Bench(std::uint8_t which, bool restored)
       : device(make_device(which, sinks, restored)), board(with_all_features(*device)) {}
 
-  std::vector<std::byte> save() {
-    device->pause();
+  // Of a device that is paused.
+  std::vector<std::byte> save() const {
     StateWriter writer;
     board.save(writer);
-    device->unpause();
     return writer.take();
   }
 
@@ -123,6 +122,8 @@ void fuzz_checkpoint(std::span<const std::byte> bytes) {
     }
   }
 
+  // The parent stays paused: its memory is copied as its state is.
+  parent.device->pause();
   std::vector<std::byte> checkpoint = parent.save();
   for (int changes = 0; changes < 32 && !input.empty(); ++changes) {
     const std::size_t at = input.u16() % checkpoint.size();
@@ -143,7 +144,9 @@ void fuzz_checkpoint(std::span<const std::byte> bytes) {
   }
   child.board.resume();
   for (std::uint16_t queue = 0; queue < kMostQueues; ++queue) child.driver.notify(queue);
+  child.device->pause();
   child.save();
+  child.device->unpause();
   if (child.board.mmio(18, 2) == queues) child.start(how);  // its BAR may be elsewhere
 }
 
