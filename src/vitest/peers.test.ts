@@ -178,12 +178,19 @@ test('machine changes a device of the guest, and names what it cannot do', async
       if (device !== 'net0') throw new Error(`no device ${device}`)
       links.push([device, up])
     },
+    disk: (name: string) => ({
+      sha256: async (offset: number, length: number) => `${name} ${offset}+${length}`,
+    }),
   } as unknown as Guest
   servePeers(guest, [{ name: 'p', peer: 'machine', console: false }])
-  port.guestWrites('link net0 down\nlink net0 up\nlink net1 up\nlink net0 sideways\n')
+  port.guestWrites(
+    'link net0 down\nlink net0 up\nlink net1 up\nlink net0 sideways\ndisk vol digest 512 7\ndisk vol wipe 0 1\n',
+  )
   expect(await port.guestReadsLine()).toBe('down')
   expect(await port.guestReadsLine()).toBe('up')
   expect(await port.guestReadsLine()).toBe('error: no device net1')
+  expect(await port.guestReadsLine()).toContain('error: unknown command')
+  expect(await port.guestReadsLine()).toBe('vol 512+7')
   expect(await port.guestReadsLine()).toContain('error: unknown command')
   expect(links).toEqual([
     ['net0', false],

@@ -98,6 +98,7 @@ const PEER: Record<Peer, (line: Line) => Promise<void>> = {
       if (command === 'memory' && argument === '') return `${await guest.privateMemory()}`
       if (command === 'balloon') return await askBalloon(guest, device, state)
       if (command === 'scsi') return await changeUnits(guest, device, argument.split(' ').slice(1))
+      if (command === 'disk') return await digestOfDisk(guest, device, argument.split(' ').slice(1))
       if (command === 'connect') return await callGuest(guest, device, Number(state))
       if (command !== 'link' || (state !== 'up' && state !== 'down')) return undefined
       await guest.setLink(device, state === 'up')
@@ -152,6 +153,13 @@ async function changeUnits(guest: Guest, device: string, words: string[]): Promi
   }
   if (verb !== 'digest' || first === undefined || second === undefined) return undefined
   return await scsi.disk(name).sha256(first, second)
+}
+
+/** The digest of some of a disk's bytes, as the host has them. */
+async function digestOfDisk(guest: Guest, name: string, words: string[]): Promise<string | undefined> {
+  const [offset, length] = words.slice(1).map(wholeNumber)
+  if (words[0] !== 'digest' || offset === undefined || length === undefined) return undefined
+  return await guest.disk(name).sha256(offset, length)
 }
 
 /** Connects to a port of the guest's vsock and echoes there. */
