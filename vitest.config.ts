@@ -27,8 +27,11 @@ function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfigurat
 /** `npm test`, which has to end within 20 minutes on two CPUs that emulate. */
 const isShort = process.env.KVITEST_SUITE === 'short'
 
-/** What `npm test` has no time for: two to four minutes each. `npm run test:long` runs all of suites/virtio on both kernels. */
-const longest = ['balloon.test', 'lifecycle', 'programs.test']
+/** What `npm test` has no time for: minutes each. `npm run test:long` runs all of suites/virtio on both kernels. */
+const longest = [
+  ...['balloon.test', 'edges', 'forks', 'lifecycle', 'programs.test'],
+  ...['toggles-others', 'toggles.test'],
+]
 
 /** What `npm test` runs on the first guest kernel only. */
 const lengthy = [

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Each feature of virtio-blk and virtio-net that can be withheld, withheld by itself: the driver does not negotiate it, negotiates
-# the others, and data is right. A feature that needs it goes with it (virtio 1.3, 5.1.3.1 and 5.2.3).
+# Each feature of virtio-blk and virtio-net that can be withheld, withheld by itself: the driver does not negotiate it,
+# negotiates the others, and data is right. A feature that needs it goes with it (virtio 1.3, 5.1.3.1 and 5.2.3). Of the other
+# devices: toggles-others.tap.sh.
 # guest:
 #   bootTimeout: 120s
 #   memory: 320M
