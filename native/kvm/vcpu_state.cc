@@ -105,6 +105,28 @@ std::uint64_t value_of(const std::vector<MsrEntry>& msrs, std::uint32_t index) {
   return found == msrs.end() ? 0 : found->value;
 }
 
+// All but those at 0 that KVM refuses. KVMs differ in what they list: 6.1 has the fixed counters of
+// a PMU (0x309) that neither the guest nor the CPU has, and 6.12 refuses what it does not list.
+// What a vCPU cannot be given is 0 in it.
+void set_known_msrs(Vcpu& vcpu, std::span<const MsrEntry> entries) {
+  for (;;) {
+    MsrTable table(entries.size());
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      kvm_msr_entry entry{};
+      entry.index = entries[i].index;
+      entry.data = entries[i].value;
+      table.set(i, entry);
+    }
+    // The answer is how many were set: KVM stops at the first it refuses.
+    const auto done =
+        static_cast<std::size_t>(kvm_ioctl(vcpu.fd(), kSetMsrs, "KVM_SET_MSRS", table.data()));
+    if (done == entries.size()) return;
+    // Throws, and says which it is.
+    if (entries[done].value != 0) vcpu.set_msrs(entries.subspan(done, 1));
+    entries = entries.subspan(done + 1);
+  }
+}
+
 void restore_msrs(Vcpu& vcpu, const SavedVcpu& saved, std::uint64_t distance) {
   std::vector<MsrEntry> msrs;
   std::optional<MsrEntry> deadline;
@@ -115,7 +137,7 @@ void restore_msrs(Vcpu& vcpu, const SavedVcpu& saved, std::uint64_t distance) {
       msrs.push_back(entry);
     }
   }
-  vcpu.set_msrs(msrs);
+  set_known_msrs(vcpu, msrs);
   // The offset, not the MSR: KVM takes a TSC written within a second of what it expects for an
   // attempt to synchronise vCPUs and ignores the value, which after a reset would let the guest's
   // time jump.

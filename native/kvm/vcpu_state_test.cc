@@ -112,6 +112,24 @@ TEST_CASE("vcpu state: a clock that was read long after its vCPU was saved is ta
         1e6);
 }
 
+TEST_CASE(
+    "vcpu state: an MSR that this KVM does not know is left out at 0, and refused otherwise") {
+  constexpr std::uint32_t kUnknown = 0x0bad'0000;
+  Bench first(true);
+  Bench second(true);
+  SavedVcpu saved = sample(first);
+  // In front: the others are set all the same.
+  saved.msrs.insert(saved.msrs.begin(), MsrEntry{kUnknown, 0});
+
+  shape_vcpu(second.vcpu, saved);
+  restore_vcpu(second.vcpu, saved, tsc_distance(second.vcpu, saved));
+  CHECK(msr(save_vcpu(second.vcpu), kMsrLstar) == 0xffff'8000'1234'5678);
+
+  saved.msrs.front().value = 1;
+  CHECK_THROWS_WITH_AS(restore_vcpu(second.vcpu, saved, 0),
+                       doctest::Contains("KVM refused MSR 0xbad0000 = 0x1"), Error);
+}
+
 TEST_CASE("vcpu state: structures of other lengths are refused by name") {
   Bench bench(false);
   const SavedVcpu saved = sample(bench);
