@@ -3,8 +3,9 @@ import { fileHash } from '../image/hash.ts'
 import type { KernelInfo } from '../image/kernel.ts'
 import type { MachineSpec } from '../native/contract.ts'
 import { checkOptions } from './boot-options.ts'
-import { LinuxGuest } from './guest.ts'
-import type { BootOptions, Guest } from './types.ts'
+import { restoreCheckpoint } from './checkpoint.ts'
+import { type GuestPlace, LinuxGuest } from './guest.ts'
+import type { BootOptions, Guest, GuestCheckpoint } from './types.ts'
 
 /** A guest that boots from files as they are: no kernel is looked for, nothing is built. */
 export interface BootFiles extends Pick<BootOptions, 'devices' | 'bootTimeout' | 'memory'> {
@@ -15,7 +16,16 @@ export interface BootFiles extends Pick<BootOptions, 'devices' | 'bootTimeout' |
   initramfs: string
 }
 
-/** Boots it beside nothing else: it takes no lease of the machine's budget. */
+/** Beside nothing else: a guest takes no lease of the machine's budget. */
+function alone(machines: MachineHost): GuestPlace {
+  return { host: machines.info, track: () => {}, admit: (_, start) => start(0) }
+}
+
+/** A file that GuestCheckpoint.save() wrote, as Host.restore() has it. */
+export function restoreFile(machines: MachineHost, path: string): Promise<GuestCheckpoint> {
+  return restoreCheckpoint(machines, path, (...fork) => LinuxGuest.fork(...fork, alone(machines)))
+}
+
 export async function bootFiles(machines: MachineHost, files: BootFiles): Promise<Guest> {
   const { kernel, image, initramfs, ...options } = files
   // Wherever it is: a console that is read by programs needs no more than warnings.
@@ -28,12 +38,8 @@ export async function bootFiles(machines: MachineHost, files: BootFiles): Promis
     devices: checked.devices,
   }
   const hashes = { kernel: await fileHash(image), initramfs: await fileHash(initramfs) }
-  const place = {
-    host: machines.info,
-    track: () => {},
-    admit: <G>(_: unknown, start: (waited: number) => G) => start(0),
-  }
-  const guest = new LinuxGuest(checked, { ...kernel, image, hash: hashes.kernel }, place, { spec, hashes })
+  const about = { ...kernel, image, hash: hashes.kernel }
+  const guest = new LinuxGuest(checked, about, alone(machines), { spec, hashes })
   await guest.start(await machines.createMachine(spec, (event) => guest.onEvent(event)))
   return guest
 }

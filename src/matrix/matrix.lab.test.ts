@@ -17,21 +17,31 @@ test('tools run on the kernel of a lab, and each of their points passes', async 
     tools: [abiProbe({ version: '6.1' }), ownVmm()],
     hosts: [host],
     guests: [guest],
+    machines: { other: { cpus: 2, memory: '320M', transport: 'mmio' } },
+    only: [{ tool: 'probe-*' }, { tool: 'vmm', machine: 'other' }],
   })
-  expect(cells.map(({ id }) => id)).toEqual([`${host} > probe-6.1`, `${host} > vmm > ${guest}`])
+  expect(cells.map(({ id }) => id)).toEqual([`${host} > probe-6.1`, `${host} > vmm machine:other > ${guest}`])
+  const points = new Map<string, string[]>()
   for (const cell of cells) {
     const run = new CellRun(cell, async () => machines)
     onTestFinished(() => run.close())
-    const points = await run.points()
+    points.set(cell.tool.name, await run.points())
     const failed = [...run.results].filter(([, { verdict }]) => verdict !== 'pass')
     expect(failed).toEqual([])
     expect(cellVerdict(run.results.values())).toEqual({
       verdict: 'pass',
       reason: '',
-      points: { pass: points.length },
+      points: { pass: run.results.size },
     })
-    expect(points).toContain('the run')
-    expect(points.length).toBeGreaterThan(7)
+    expect(points.get(cell.tool.name)).toContain('the run')
+    expect(run.results.size).toBeGreaterThan(7)
   }
+  expect(points.get('vmm')).toEqual(
+    expect.arrayContaining([
+      'the guest has 2 CPUs',
+      'the guest has 320 MiB',
+      'there is a virtio device on MMIO',
+    ]),
+  )
   await machines.close()
 })

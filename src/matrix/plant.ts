@@ -16,7 +16,7 @@ const shimInPack = '/kvm-plant'
 function refuse(plant: string, detail: string): never {
   throw new KvitestError(`plant ${plant}`, detail, {
     code: 'EINVAL',
-    hint: 'give refuse=IOCTL:ERRNO, errno=IOCTL:FROM:TO, capability-gone=KVM_CAP_X, msr-gone=INDEX, cpuid-limit=ENTRIES, cpuid-after-run or thread-of-vm',
+    hint: 'give refuse=IOCTL:ERRNO, errno=IOCTL:FROM:TO, capability-gone=KVM_CAP_X, msr-gone=INDEX, cpuid-limit=ENTRIES, cpuid-after-run, xsave-known=MASK, xsave-lost=MASK or thread-of-vm',
     infra: false,
   })
 }
@@ -36,6 +36,8 @@ const plants: Record<string, (keyof typeof readers)[]> = {
   'msr-gone': ['number'],
   'cpuid-limit': ['number'],
   'cpuid-after-run': [],
+  'xsave-known': ['number'],
+  'xsave-lost': ['number'],
   'thread-of-vm': [],
 }
 

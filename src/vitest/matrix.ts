@@ -36,6 +36,7 @@ import { CELL } from './matrix-runs.ts'
 import type { MatrixMeta } from './meta.ts'
 import { collectedFile, isUpdating } from './runner-link.ts'
 
+export { type CheckpointOptions, checkpoint } from '../matrix/checkpoint/tool.ts'
 export type { CellPattern, MatrixDeclaration } from '../matrix/declare.ts'
 export type { FingerprintDifference } from '../matrix/fingerprint.ts'
 export type { GuestMachine, ToolSetup } from '../matrix/machine.ts'

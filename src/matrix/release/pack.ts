@@ -3,34 +3,18 @@
  * a guest of that kernel, to be run on some host later (main.ts). A newer kvitest calls it of an older one, so what it takes
  * and makes stays as it is: RELEASE_FORMAT.
  */
-import { chmod, copyFile, mkdir, readdir, writeFile } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
-import { programEntries } from '../../host/lab/image.ts'
+import { copyFile, mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { bootImage } from '../../image/boot-image.ts'
-import { buildInitramfs, builtFile, modulesFor } from '../../image/initramfs.ts'
-import type { NewcEntry } from '../../image/newc.ts'
+import { buildInitramfs, modulesFor } from '../../image/initramfs.ts'
 import { resolveKernel } from '../../image/resolve.ts'
 import { KvitestError } from '../../native/error.ts'
 import { smokeFiles, smokeModules, smokeScript } from '../tools/smoke.ts'
+import { putEntries, vmmEntries } from '../vmm-files.ts'
 import { guestFiles, guestFolder, type PackedGuest, RELEASE_FORMAT } from './place.ts'
 
-async function put(root: string, entry: NewcEntry): Promise<void> {
-  const target = join(root, entry.path)
-  if (entry.type !== 'file') return
-  await mkdir(dirname(target), { recursive: true })
-  if ('source' in entry) await copyFile(entry.source, target)
-  else await writeFile(target, entry.data)
-  await chmod(target, entry.mode | 0o600)
-}
-
 async function pack(root: string, kernelName: string): Promise<void> {
-  for (const entry of await programEntries('src/matrix/release/main.ts')) await put(root, entry)
-  // The host is measured before the guest starts.
-  const bare = await builtFile('guests')
-  for (const name of (await readdir(bare)).filter((one) => one.startsWith('calibrate'))) {
-    const path = `kvitest/build/Release/guests/${name}`
-    await put(root, { type: 'file', path, mode: 0o644, source: join(bare, name) })
-  }
+  await putEntries(root, await vmmEntries('src/matrix/release/main.ts'))
   const kernel = await resolveKernel(kernelName)
   const modules = [...modulesFor([{ type: 'virtio-rng' }]), ...smokeModules]
   const initramfs = await buildInitramfs({ kernel, modules, files: await smokeFiles() })
