@@ -8,13 +8,11 @@ import { Waits } from '../../budget/waiting-line.ts'
 import { KvitestError } from '../../native/error.ts'
 import { encodeFrame, FrameReader, frameKind } from './frame.ts'
 import type { Lab, SessionReceiver } from './lab.ts'
+import { kernelsToRetire } from './placement.ts'
 import { LabPool, type OpenOptions, type Placement, type PoolOptions } from './pool.ts'
 import { type ClientRequest, protocolVersion, type SessionLost, type SessionOpened, toWire } from './rpc.ts'
 
 const prefix = 'kvitest-'
-
-/** Kernels that may have labs while nobody uses them. */
-const mostKernels = 4
 
 function isRunning(pid: number): boolean {
   try {
@@ -189,10 +187,7 @@ export class Broker {
 
   /** Ends the labs of kernels that nobody uses any more, where a run has had more kernels than memory is there for. */
   retire(): void {
-    for (const [kernel, pool] of this.#pools) {
-      const live = [...this.#pools.values()].filter(({ hasLabs }) => hasLabs)
-      if (live.length <= mostKernels) return
-      if (!pool.isIdle) continue
+    for (const [kernel, pool] of kernelsToRetire(this.#pools)) {
       // Whoever asks for that kernel next gets labs of a new pool.
       this.#pools.delete(kernel)
       const closing = pool.close({ save: true }).finally(() => this.#retiring.delete(closing))

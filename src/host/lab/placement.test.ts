@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { type Load, placeFor } from './placement.ts'
+import { kernelsToRetire, type Load, placeFor } from './placement.ts'
 
 const lab = (cpus: number, ...checkpoints: string[]): Load => ({
   checkpoints: new Set(checkpoints),
@@ -36,4 +36,18 @@ test('a fork leaves a lab that is too busy for one that must make the checkpoint
 test('who only asks a question starts no lab', () => {
   const busy = lab(4)
   expect(placeFor([busy], { cpus: 0, memory: 0 }, true)).toBe(busy)
+})
+
+test('of more than four kernels with labs those end that nobody uses, the oldest first', () => {
+  const [idle, busy, none] = [
+    { hasLabs: true, isIdle: true },
+    { hasLabs: true, isIdle: false },
+    { hasLabs: false, isIdle: false },
+  ]
+  const retired = (...pools: (typeof idle)[]) =>
+    kernelsToRetire(new Map(pools.map((pool, at) => [String(at), pool]))).map(([kernel]) => kernel)
+  expect(retired(idle, idle, idle, idle)).toEqual([])
+  expect(retired(busy, idle, none, idle, busy, idle)).toEqual(['1'])
+  expect(retired(idle, busy, idle, busy, busy, busy, busy)).toEqual(['0', '2'])
+  expect(retired(busy, busy, busy, busy, busy)).toEqual([])
 })

@@ -11,6 +11,17 @@ export interface Load {
   memory: number
 }
 
+/** Kernels that may have labs while nobody uses them. */
+const mostKernels = 4
+
+/** Of kernels with labs those whose are to end: nobody uses them, and there are too many, whoever uses the others. */
+export function kernelsToRetire<P extends { hasLabs: boolean; isIdle: boolean }>(
+  pools: ReadonlyMap<string, P>,
+): [string, P][] {
+  const live = [...pools].filter(([, { hasLabs }]) => hasLabs)
+  return live.filter(([, { isIdle }]) => isIdle).slice(0, Math.max(0, live.length - mostKernels))
+}
+
 /** To make a checkpoint first costs about as much as to share the lab with so many vCPUs of others. */
 const makingCost = 1
 
