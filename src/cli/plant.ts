@@ -14,6 +14,8 @@ Runs a command, and all that it starts, with a KVM that misbehaves: to see that 
   msr-gone=INDEX           KVM_GET_MSR_INDEX_LIST does not have it
   cpuid-limit=ENTRIES      KVM_SET_CPUID2 of more is E2BIG
   cpuid-after-run          KVM_SET_CPUID2 on a vCPU that ran is EINVAL, whatever the table
+  xsave-known=MASK         KVM_SET_XSAVE of a state that has other components is EINVAL
+  xsave-lost=MASK          KVM_SET_XSAVE does as if these components were not there
   thread-of-vm             KVM_CREATE_VM leaves a thread in the process`
 
 /** Returns the command's exit status. */
