@@ -98,7 +98,7 @@ export interface BalloonRequest {
   target?: number
   /** The driver is asked for statistics anew. */
   statistics?: boolean
-  /** A round of hints at free pages begins. Rejects with ENOTSUP when the driver gives none. */
+  /** A round of hints at free pages begins. Rejects with EOPNOTSUPP when the driver gives none. */
   hints?: boolean
   /** Milliseconds: from now on it is asked for statistics that often; 0: no more. A fork begins without. */
   interval?: number
