@@ -66,7 +66,7 @@ test('what is no device, and the agent, are not unplugged', async ({ guest }) =>
   })
 })
 
-test('seven devices at work are ejected, and the guest lives on', async ({ guest }) => {
+test('seven devices at work are ejected, and the guest lives on', { timeout: 240_000 }, async ({ guest }) => {
   await shell(guest, load)
   await guest.balloon().inflate(16 * mebibyte)
   for (const name of names) await guest.unplug(name)
