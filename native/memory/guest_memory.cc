@@ -285,14 +285,15 @@ bool GuestMemory::contains(Gpa gpa, std::uint64_t length) const {
 bool GuestMemory::read(Gpa gpa, std::span<std::byte> out) const {
   const void* from = locate(gpa, out.size(), 1);
   if (from == nullptr) return false;
-  std::memcpy(out.data(), from, out.size());
+  // memcpy() wants a pointer even for no bytes, and an empty span may have none.
+  if (!out.empty()) std::memcpy(out.data(), from, out.size());
   return true;
 }
 
 bool GuestMemory::write(Gpa gpa, std::span<const std::byte> in) {
   void* to = locate(gpa, in.size(), 1);
   if (to == nullptr) return false;
-  std::memcpy(to, in.data(), in.size());
+  if (!in.empty()) std::memcpy(to, in.data(), in.size());
   return true;
 }
 

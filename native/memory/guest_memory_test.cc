@@ -64,6 +64,13 @@ TEST_CASE("guest memory: an empty range is contained at the end of RAM and not b
   CHECK_FALSE(memory.contains(kMiB + 1, 0));
 }
 
+TEST_CASE("guest memory: no bytes at all are read and written, from nowhere too") {
+  GuestMemory memory(kPageSize);
+  CHECK(memory.read(0, {}));
+  CHECK(memory.write(0, {}));
+  CHECK_FALSE(memory.read(kPageSize + 1, {}));
+}
+
 TEST_CASE("guest memory: RAM above the low limit continues at 4 GiB") {
   GuestMemory memory(kLowRamLimit + kMiB);
 
