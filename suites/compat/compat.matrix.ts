@@ -19,7 +19,7 @@ defineMatrix({
   machines: { default: {}, smp: { cpus: 2 } },
   only: [
     { host: 'lab:*', ...plain },
-    // QEMU's second CPU has stalls of seconds where the lab itself has one, which is emulated.
+    // Two CPUs, where the lab has one.
     { host: 'lab:debian:6.12-cloud', tool: 'vmm', guest: 'debian:6.12-cloud', machine: 'smp' },
     // Without hardware virtualisation `local` runs no Linux guest by KVM, and whose kernel it is nobody knows.
     { host: 'local', tool: 'probe-*' },
