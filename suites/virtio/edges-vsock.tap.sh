@@ -54,8 +54,6 @@ is "the CID is the one that was asked for" "$(talk cid)" 80
 point "nothing, and the end of it" echo_sizes 0
 point "sizes around a packet" echo_sizes 1 3839 3840 3841 4095 4096 4097 65535 65536 65537
 point "sizes around the host's credit" echo_sizes 262143 262144 262145 524289
-# Linux reads from no buffer of a single byte: ENOMEM.
-point "a buffer of two bytes" late 2 0 1 2 3 40
 point "a buffer of a page: a byte less, as much, a byte more, much more" late 4096 4095 4096 4097 100000
 point "all is sent before any is taken, around the buffer's size" late 262144 262143 262144 262145
 point "all is sent before any is taken, and much waits with the host" late 4096 300000
