@@ -325,7 +325,7 @@ void VsockDevice::end(Streams::iterator stream) {
 }
 
 void VsockDevice::refuse(const VsockHeader& header) {
-  // A reset is not answered with another (5.10.6.6).
+  // A reset is not answered with another (5.10.6.5).
   if (header.operation == kVsockReset) return;
   VsockHeader reset;
   reset.from_cid = header.to_cid;
@@ -413,7 +413,7 @@ void VsockDevice::handle_stream(Streams::iterator found, const VsockHeader& head
     default:
       break;
   }
-  // What makes no sense in this state ends it (5.10.6.6).
+  // What makes no sense in this state ends it (5.10.6.5).
   refuse(header);
   end(found);
 }
