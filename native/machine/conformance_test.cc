@@ -1,5 +1,6 @@
 // The driver that breaks the rules, with sanitizers watching what the devices do about it. Without
-// them src/native/virtio-conformance.test.ts runs it, case by case.
+// them src/native/virtio-conformance.test.ts runs it, case by case, and there is no test here.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -10,12 +11,6 @@
 
 namespace kvitest {
 namespace {
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
 
 template <typename Spec>
 void add(MachineSpec& machine, Spec spec, bool mmio, bool resets_queues = true) {
@@ -51,8 +46,7 @@ MachineSpec conformance() {
   return machine;
 }
 
-TEST_CASE("machine: a driver that breaks every rule is answered" *
-          doctest::skip(no_kvm() || !kSanitized)) {
+TEST_CASE("machine: a driver that breaks every rule is answered" * doctest::skip(no_kvm())) {
   TestMachine machine(conformance());
   machine.create();
   machine.start();
@@ -69,3 +63,4 @@ TEST_CASE("machine: a driver that breaks every rule is answered" *
 
 }  // namespace
 }  // namespace kvitest
+#endif
