@@ -27,17 +27,11 @@ function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfigurat
 /** `npm test`, which has to end within 20 minutes on two CPUs that emulate. */
 const isShort = process.env.KVITEST_SUITE === 'short'
 
-/** What `npm test` has no time for: minutes each. `npm run test:long` runs all of suites/virtio on both kernels. */
-const longest = [
-  ...['balloon.test', 'edges', 'forks', 'lifecycle', 'programs.test'],
-  ...['toggles-others', 'toggles.test'],
-]
+/** What `npm test` has no time for: half a minute to minutes each. `npm run test:long` runs all of suites/virtio on both kernels. */
+const longest = 'balloon boot edges forks lifecycle personality programs toggles unplug'.split(' ')
 
 /** What `npm test` runs on the first guest kernel only. */
-const lengthy = [
-  ...['balloon.tap', 'blk.tap', 'boot', 'console', 'pci', 'personality', 'programs.tap', 'scsi', 'toggles'],
-  ...['unplug', 'vsock.test'],
-]
+const lengthy = 'blk.tap console intx memory net pci scsi vsock.test'.split(' ')
 
 function shortened(project: TestProjectInlineConfiguration, at: number): TestProjectInlineConfiguration {
   if (!isShort) return project

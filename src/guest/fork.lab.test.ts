@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { startLabs } from '../host/index.ts'
 import { openHost } from './host.ts'
+import { guestKernels } from './testing/guest-kernels.ts'
 import type { Guest, GuestCheckpoint, Host } from './types.ts'
 
 let host: Host
@@ -43,7 +44,7 @@ async function firstBytes(guest: Guest, port: string, length: number): Promise<s
   return text
 }
 
-describe.for(['debian:6.12-cloud', 'debian:6.1-cloud'])('forks of one checkpoint of %s', (kernel) => {
+describe.for(guestKernels)('forks of one checkpoint of %s', (kernel) => {
   let checkpoint: GuestCheckpoint
   let original: Guest
 

@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { GuestError } from './error.ts'
 import type { LinuxGuest } from './guest.ts'
 import { openHost } from './host.ts'
+import { guestKernels } from './testing/guest-kernels.ts'
 import type { Guest, Host } from './types.ts'
 
 const fixture = (name: string) => new URL(`../../fixtures/scripts/${name}.tap.sh`, import.meta.url).pathname
@@ -22,7 +23,7 @@ afterAll(async () => {
   await host?.close()
 })
 
-describe.for(['debian:6.12-cloud', 'debian:6.1-cloud'])('a guest of %s', (kernel) => {
+describe.for(guestKernels)('a guest of %s', (kernel) => {
   let guest: Guest
 
   beforeAll(async () => {
