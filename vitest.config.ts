@@ -28,10 +28,10 @@ function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfigurat
 const isShort = process.env.KVITEST_SUITE === 'short'
 
 /** What `npm test` has no time for: half a minute to minutes each. `npm run test:long` runs all of suites/virtio on both kernels. */
-const longest = 'balloon boot edges forks lifecycle personality programs toggles unplug'.split(' ')
+const longest = 'balloon edges forks lifecycle personality programs toggles unplug'.split(' ')
 
 /** What `npm test` runs on the first guest kernel only. */
-const lengthy = 'blk.tap console intx memory net pci scsi vsock.test'.split(' ')
+const lengthy = 'blk.tap boot console intx memory net pci scsi vsock.test'.split(' ')
 
 function shortened(project: TestProjectInlineConfiguration, at: number): TestProjectInlineConfiguration {
   if (!isShort) return project
