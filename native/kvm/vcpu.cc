@@ -101,7 +101,7 @@ void Vcpu::set_cpuid(std::span<const CpuidEntry> entries) {
   cpuid_.assign(entries.begin(), entries.end());
 }
 
-void Vcpu::set_msrs(std::span<const MsrEntry> entries) {
+std::size_t Vcpu::set_first_msrs(std::span<const MsrEntry> entries) {
   MsrTable table(entries.size());
   for (std::size_t i = 0; i < entries.size(); ++i) {
     kvm_msr_entry k{};
@@ -109,9 +109,11 @@ void Vcpu::set_msrs(std::span<const MsrEntry> entries) {
     k.data = entries[i].value;
     table.set(i, k);
   }
-  // The answer is how many were set: KVM stops at the first it refuses.
-  const auto done =
-      static_cast<std::size_t>(kvm_ioctl(fd_.get(), kSetMsrs, "KVM_SET_MSRS", table.data()));
+  return static_cast<std::size_t>(kvm_ioctl(fd_.get(), kSetMsrs, "KVM_SET_MSRS", table.data()));
+}
+
+void Vcpu::set_msrs(std::span<const MsrEntry> entries) {
+  const std::size_t done = set_first_msrs(entries);
   if (done < entries.size()) {
     throw Error("KVM_SET_MSRS", 0,
                 "KVM refused MSR " + hex(entries[done].index) + " = " + hex(entries[done].value));
@@ -119,12 +121,7 @@ void Vcpu::set_msrs(std::span<const MsrEntry> entries) {
 }
 
 bool Vcpu::try_set_msr(const MsrEntry& entry) {
-  MsrTable table(1);
-  kvm_msr_entry k{};
-  k.index = entry.index;
-  k.data = entry.value;
-  table.set(0, k);
-  return kvm_ioctl(fd_.get(), kSetMsrs, "KVM_SET_MSRS", table.data()) == 1;
+  return set_first_msrs({&entry, 1}) == 1;
 }
 
 GeneralRegisters Vcpu::registers() const {

@@ -37,6 +37,8 @@ class Vcpu {
   void set_cpuid(std::span<const CpuidEntry> entries);
   // As it was set.
   std::span<const CpuidEntry> cpuid() const { return cpuid_; }
+  // How many were set: KVM stops at the first that it refuses. Throws Error.
+  std::size_t set_first_msrs(std::span<const MsrEntry> entries);
   // Throws Error naming the first MSR that KVM refused.
   void set_msrs(std::span<const MsrEntry> entries);
   // False when KVM refuses it. Throws Error.

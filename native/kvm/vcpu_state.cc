@@ -110,16 +110,7 @@ std::uint64_t value_of(const std::vector<MsrEntry>& msrs, std::uint32_t index) {
 // What a vCPU cannot be given is 0 in it.
 void set_known_msrs(Vcpu& vcpu, std::span<const MsrEntry> entries) {
   for (;;) {
-    MsrTable table(entries.size());
-    for (std::size_t i = 0; i < entries.size(); ++i) {
-      kvm_msr_entry entry{};
-      entry.index = entries[i].index;
-      entry.data = entries[i].value;
-      table.set(i, entry);
-    }
-    // The answer is how many were set: KVM stops at the first it refuses.
-    const auto done =
-        static_cast<std::size_t>(kvm_ioctl(vcpu.fd(), kSetMsrs, "KVM_SET_MSRS", table.data()));
+    const std::size_t done = vcpu.set_first_msrs(entries);
     if (done == entries.size()) return;
     // Throws, and says which it is.
     if (entries[done].value != 0) vcpu.set_msrs(entries.subspan(done, 1));
