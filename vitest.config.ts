@@ -27,7 +27,7 @@ function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfigurat
 /** `npm test`, which has to end within 20 minutes on two CPUs that emulate. */
 const isShort = process.env.KVITEST_SUITE === 'short'
 
-/** What `npm test` has no time for: half a minute to minutes each. `npm run test:long` runs all of suites/virtio on both kernels. */
+/** What `npm test` has no time for. `npm run test:long` runs all of suites/virtio on both kernels. */
 const longest = 'balloon edges forks lifecycle personality programs toggles unplug'.split(' ')
 
 /** What `npm test` runs on the first guest kernel only. */
