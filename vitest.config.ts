@@ -28,10 +28,11 @@ function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfigurat
 const isShort = process.env.KVITEST_SUITE === 'short'
 
 /** What `npm test` has no time for. `npm run test:long` runs all of suites/virtio on both kernels. */
-const longest = 'balloon edges forks lifecycle personality programs toggles unplug'.split(' ')
+const longest =
+  'balloon edges forks intx lifecycle personality programs scsi.test toggles unplug vsock.test'.split(' ')
 
 /** What `npm test` runs on the first guest kernel only. */
-const lengthy = 'blk.tap boot console intx memory net pci scsi vsock.test'.split(' ')
+const lengthy = 'blk boot console memory net pci scsi vsock'.split(' ')
 
 function shortened(project: TestProjectInlineConfiguration, at: number): TestProjectInlineConfiguration {
   if (!isShort) return project
@@ -58,6 +59,8 @@ export default defineConfig({
         test: {
           name: 'lab',
           include: ['src/**/*.lab.test.ts', 'suites/framework/**/*.lab.test.ts'],
+          // leaks.long.test.ts has the same ends, and more, of a longer run.
+          exclude: isShort ? ['suites/framework/leaks.lab.test.ts'] : [],
           testTimeout: 180_000,
           hookTimeout: 180_000,
           globalSetup: ['src/vitest/global-setup.ts'],

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { axisValue, type Coordinates, cellAxes, cellName, isAmbiguous, whereElse } from './axes.ts'
+import { axisValue, type Coordinates, cellAxes, cellName, cellTags, isAmbiguous, whereElse } from './axes.ts'
 
 describe('the name of a cell', () => {
   test.for<[string, Coordinates]>([
@@ -38,4 +38,15 @@ test('of another cell the values that are its own', () => {
   expect(whereElse({ host: 'lab:old', tool: 'qemu', guest: 'g', accelerator: 'tcg' }, cell)).toBe('lab:old')
   expect(whereElse({ host: 'lab:old', tool: 'qemu', guest: 'g' }, cell)).toBe('lab:old, accelerator kvm')
   expect(whereElse({ ...cell, machine: 'smp' }, cell)).toBe('machine smp')
+})
+
+test('tags have the place on each axis, and nothing that an expression of tags would read', () => {
+  expect(cellTags({ host: 'lab:debian:6.1-cloud@oldest', tool: 'vmm', guest: 'g' })).toEqual([
+    'host:lab:debian:6.1-cloud@oldest',
+    'tool:vmm',
+    'guest:g',
+    'accelerator:kvm',
+    'machine:default',
+  ])
+  expect(cellTags({ host: 'h', tool: 'a (b) & c|!*' }, ['tool'])).toEqual(['tool:a__b____c___'])
 })

@@ -41,6 +41,17 @@ export function cellBlocks(id: string): string[] {
   return id.split(' > ')
 }
 
+/**
+ * Its place on these axes as tags of vitest's: `host:local`, `tool:qemu-7.2`, `machine:default`. A character that an
+ * expression of tags reads as its own is `_`.
+ */
+export function cellTags(cell: Coordinates, of: readonly Axis[] = axes): string[] {
+  return of.flatMap((axis) => {
+    const value = axisValue(cell, axis)
+    return value === undefined ? [] : [`${axis}:${value.replaceAll(/[\s!()*|&]/g, '_')}`]
+  })
+}
+
 const note = new RegExp(` (${besides.join('|')}):(\\S+)$`)
 
 /** Of a cell's name, or of what shall be one. */

@@ -360,6 +360,33 @@ describe('the reports of a matrix', () => {
   )
 })
 
+describe('the axes of a cell', () => {
+  test(
+    'are tags, which pick cells',
+    async () => {
+      using project = new TemporaryProject(axes, options)
+      const of = async (filter: string) => {
+        const run = await project.run('--tags-filter', filter)
+        const tests = Object.entries(run.tests).filter(([, { status }]) => status === 'passed')
+        return [
+          run.status,
+          ...new Set(tests.map(([name]) => name.replace(/ g .*| a$| b$| the run$| cell$/, ''))),
+        ]
+      }
+      expect(await of('machine:smp && !accelerator:tcg')).toEqual([0, 'local emu machine:smp'])
+      expect(await of('tool:go* or (guest:g and accelerator:tcg)')).toEqual([
+        0,
+        'local good',
+        'local emu accelerator:tcg machine:smp',
+      ])
+      const wrong = await project.run('--tags-filter', 'machine:snp')
+      expect(wrong.status).toBe(1)
+      expect(wrong.output).toContain('"machine:snp" is not defined')
+    },
+    PATIENCE,
+  )
+})
+
 describe('a red cell', () => {
   // Two tools with the same points, on the one host that needs no lab.
   const file = matrix(

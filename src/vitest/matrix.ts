@@ -4,7 +4,7 @@ import { afterAll, describe, type TestContext, test } from 'vitest'
 import { type HostChoice, openMachineHost } from '../host/index.ts'
 import type { MachineHost } from '../host/machine-host.ts'
 import { type CellRecord, cellVerdict, compareCells } from '../matrix/account.ts'
-import { cellBlocks, cellName, whereElse } from '../matrix/axes.ts'
+import { axes, cellBlocks, cellName, cellTags, whereElse } from '../matrix/axes.ts'
 import { bisectCell, bisectionLines, rerunCell } from '../matrix/bisect/bisect.ts'
 import { CellRunner, realMeans } from '../matrix/bisect/means.ts'
 import { CellRun, infraError } from '../matrix/cell-run.ts'
@@ -34,7 +34,7 @@ import { circumstancesOf, expectationsOf } from './expected.ts'
 import { ScriptFailure } from './failure.ts'
 import { CELL } from './matrix-runs.ts'
 import type { MatrixMeta } from './meta.ts'
-import { collectedFile, isUpdating } from './runner-link.ts'
+import { collectedFile, declareTags, isUpdating } from './runner-link.ts'
 
 export { type CheckpointOptions, checkpoint } from '../matrix/checkpoint/tool.ts'
 export type { CellPattern, MatrixDeclaration } from '../matrix/declare.ts'
@@ -106,11 +106,12 @@ class Matrix {
   register(): void {
     const { hosts } = this.#declaration
     test(CELLS_TEST, options, () => this.#checkCells())
+    declareTags(this.#cells.flatMap(({ at }) => cellTags(at)))
     for (const host of hosts) {
       const runs = this.#runs.filter(({ cell }) => cell.at.host === host)
       if (runs.length === 0) continue
       // Hosts side by side; in each one cell after the other, so that its lab is started once.
-      describe(host, { concurrent: true }, () => {
+      describe(host, { concurrent: true, tags: cellTags(runs[0]!.cell.at, ['host']) }, () => {
         for (const run of runs) this.#registerCell(run)
         afterAll(async () => {
           const opened = this.#hosts.get(host)
@@ -131,9 +132,13 @@ class Matrix {
   #registerCell(run: CellRun): void {
     const { cell } = run
     const names = cellBlocks(cell.id).slice(1)
+    const tags = cellTags(
+      cell.at,
+      axes.filter((axis) => axis !== 'host'),
+    )
     const nested = (at: number): void => {
       if (at < names.length) {
-        describe(names[at]!, { concurrent: false }, () => nested(at + 1))
+        describe(names[at]!, { concurrent: false, tags: at === 0 ? tags : [] }, () => nested(at + 1))
         return
       }
       if (cell.excepted !== undefined) {

@@ -49,6 +49,12 @@ export function workerRoot(): string | undefined {
   return link().runner?.config.root
 }
 
+/** Tags that a test file makes, beside those of its configuration: what no config names, vitest refuses. */
+export function declareTags(names: readonly string[]): void {
+  const tags = link().runner?.config.tags
+  for (const name of names) if (!tags?.some((tag) => tag.name === name)) tags?.push({ name })
+}
+
 /** Undefined when the run asked for certain tests only, or when our runner is not in use. */
 export function appenderFor(suite: RunnerTestSuite): PointAppender | undefined {
   const { runner } = link()

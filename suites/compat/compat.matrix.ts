@@ -1,8 +1,6 @@
 /** Old and new tools on old and new host kernels: `npx vitest run --project compat`. */
 import { defineMatrix } from 'kvitest/matrix'
-import { differences, guests, tools } from './tools.ts'
-
-const plain = { accelerator: 'kvm', machine: 'default' }
+import { differences, guests, inLabs, tools } from './tools.ts'
 
 defineMatrix({
   name: 'compat',
@@ -18,7 +16,7 @@ defineMatrix({
   accelerators: ['kvm', 'tcg'],
   machines: { default: {}, smp: { cpus: 2 } },
   only: [
-    { host: 'lab:*', ...plain },
+    ...inLabs,
     // Two CPUs, where the lab has one.
     { host: 'lab:debian:6.12-cloud', tool: 'vmm', guest: 'debian:6.12-cloud', machine: 'smp' },
     // Without hardware virtualisation `local` runs no Linux guest by KVM, and whose kernel it is nobody knows.

@@ -3,7 +3,7 @@
  * laptop; `--shard` does not help, all is one file, and `-t 'lab:debian:6.1.'` picks hosts.
  */
 import { defineMatrix, servedHosts } from 'kvitest/matrix'
-import { differences, guests, tools } from './tools.ts'
+import { differences, guests, inLabs, tools } from './tools.ts'
 
 const hosts = await servedHosts(['6.1', '6.12'])
 
@@ -12,6 +12,7 @@ defineMatrix({
   tools,
   hosts,
   guests,
+  only: inLabs,
   // The builds come and go; the points of each tool are the ones of compat.
   pointsOf: 'compat.cells.json',
   differences,

@@ -1,6 +1,8 @@
 /** The tools of suites/compat: old and new ones, each as Debian's newest build of its line. */
 import {
   abiProbe,
+  type CellPattern,
+  checkpoint,
   type FingerprintDifference,
   kvmSelftests,
   linuxPerf,
@@ -43,9 +45,19 @@ export const tools: Tool[] = [
   linuxPerf({ ...perf612, readBy: [perf61], deadline: patience }),
   qemu({ version: '7.2', deadline: patience }),
   ownVmm({ deadline: patience }),
+  checkpoint({ of: 'lab:debian:6.1-cloud@oldest', deadline: patience }),
+  checkpoint({ of: 'lab:debian:6.12-cloud', deadline: patience }),
 ]
 
 export const guests = ['debian:6.1-cloud', 'debian:6.12-cloud']
+
+const plain = { accelerator: 'kvm', machine: 'default' }
+
+/** What runs in a lab; which kernel a guest has is the least of what a checkpoint depends on. */
+export const inLabs: CellPattern[] = [
+  ...['selftests-*', 'probe-*', 'perf-*', 'qemu-*', 'vmm'].map((tool) => ({ host: 'lab:*', tool, ...plain })),
+  { host: 'lab:*', tool: 'checkpoint-*', guest: 'debian:6.12-cloud', ...plain },
+]
 
 /** What a guest may see of its machine that differs from the baseline's. */
 export const differences: FingerprintDifference[] = [
