@@ -27,7 +27,7 @@ export function writeMatrixReports(
   problems: readonly RunProblem[],
   reason: TestRunEndReason,
 ): WrittenReport[] {
-  const isPart = reason === 'interrupted' || RunCheck.of(vitest).isFiltered
+  const isPart = reason === 'interrupted' || RunCheck.of(vitest).isPart
   const taken = new Map<string, number>()
   return matrixRuns(modules).map((run) => {
     const name = pathPart(run.name)

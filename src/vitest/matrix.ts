@@ -26,6 +26,7 @@ import {
   type MatrixDeclaration,
 } from '../matrix/declare.ts'
 import { type FingerprintDifference, judgeFingerprint } from '../matrix/fingerprint.ts'
+import { cellsOfShard } from '../matrix/shard.ts'
 import type { PointResult } from '../matrix/tool.ts'
 import { KvitestError } from '../native/error.ts'
 import { settleSkip } from '../verdict/settle.ts'
@@ -35,6 +36,7 @@ import { ScriptFailure } from './failure.ts'
 import { CELL } from './matrix-runs.ts'
 import type { MatrixMeta } from './meta.ts'
 import { collectedFile, declareTags, isUpdating } from './runner-link.ts'
+import { workerShard } from './shard.ts'
 
 export { type CheckpointOptions, checkpoint } from '../matrix/checkpoint/tool.ts'
 export type { CellPattern, MatrixDeclaration } from '../matrix/declare.ts'
@@ -105,10 +107,14 @@ class Matrix {
 
   register(): void {
     const { hosts } = this.#declaration
-    test(CELLS_TEST, options, () => this.#checkCells())
+    const mine = this.#ownRuns()
+    // No cell's, so one shard has it; one that has nothing else as well, for a file without a test fails.
+    if ((workerShard()?.index ?? 1) === 1 || mine.length === 0) {
+      test(CELLS_TEST, options, () => this.#checkCells())
+    }
     declareTags(this.#cells.flatMap(({ at }) => cellTags(at)))
     for (const host of hosts) {
-      const runs = this.#runs.filter(({ cell }) => cell.at.host === host)
+      const runs = mine.filter(({ cell }) => cell.at.host === host)
       if (runs.length === 0) continue
       // Hosts side by side; in each one cell after the other, so that its lab is started once.
       describe(host, { concurrent: true, tags: cellTags(runs[0]!.cell.at, ['host']) }, () => {
@@ -127,6 +133,15 @@ class Matrix {
       await this.#close()
       this.#checkDifferences()
     }, 0)
+  }
+
+  /** Those of the shard that this run is, all without one. */
+  #ownRuns(): CellRun[] {
+    const shard = workerShard()
+    if (!shard) return this.#runs
+    const ids = this.#runs.map(({ cell }) => cell.id)
+    const own = new Set(cellsOfShard(ids, this.#expected.points, shard))
+    return this.#runs.filter(({ cell }) => own.has(cell.id))
   }
 
   #registerCell(run: CellRun): void {

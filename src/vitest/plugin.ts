@@ -10,6 +10,7 @@ import { JUnitReporter } from './junit-reporter.ts'
 import type {} from './meta.ts'
 import type { PluginApi } from './run-check.ts'
 import { type ArtifactsWhen, type RunPlace, runPlaceVariables } from './run-place.ts'
+import { shareMatrices } from './shard.ts'
 import { sourcesKey } from './sources-key.ts'
 import { SummaryReporter } from './summary-reporter.ts'
 import { transformScript } from './transform/module.ts'
@@ -106,6 +107,7 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
           return found.length > 0 ? found : undefined
         },
       })
+      shareMatrices(vitest, project)
       const { reporters } = vitest.config
       const place = placeOf(vitest, project, options)
       Object.assign(project.config.env, runPlaceVariables(place))

@@ -78,7 +78,13 @@ export class RunCheck {
       ...unheardProblems(projects, others),
     ]
     if (reason === 'interrupted' || this.isFiltered) return always
-    return [...always, ...lostCells(modules), ...staleProblems(projects, modules)]
+    const lost = this.#vitest.config.shard ? [] : lostCells(modules)
+    return [...always, ...lost, ...staleProblems(projects, modules)]
+  }
+
+  /** Some tests of a file were left out by the user; of a matrix, those of other shards. */
+  get isPart(): boolean {
+    return this.isFiltered || this.#vitest.config.shard !== undefined
   }
 
   /** Some tests of a file were left out by the user. */
@@ -165,12 +171,13 @@ interface Reach {
 
 function staleProblems(projects: readonly ProjectFiles[], modules: readonly TestModule[]): RunProblem[] {
   const { reaches, broken } = reachesOf(projects)
-  const ran = new Map(modules.map((module) => [keyOf(module.project, module.moduleId), module]))
+  // The reports of several jobs, merged, have several modules of one file.
+  const ran = Map.groupBy(modules, ({ project, moduleId }) => keyOf(project, moduleId))
   const stale = reaches.flatMap(({ file, units }) => {
     const reached = units.map(({ project, testFile }) => ran.get(keyOf(project, testFile)))
     // Of a run without some of its files nothing can be said, nor of one that broke off.
-    if (!reached.every((module) => module !== undefined && isWhole(module))) return []
-    return staleEntries(file, viewOf(reached as TestModule[]))
+    if (!reached.every((parts) => parts?.every(isWhole) && lostCells(parts).length === 0)) return []
+    return staleEntries(file, viewOf(reached.flatMap((parts) => parts ?? [])))
   })
   return [
     ...broken,

@@ -1,6 +1,6 @@
 /**
  * The same tools on every build of 6.1 and 6.12 that Debian serves today: `npm run test:nightly`. Hours on a
- * laptop; `--shard` does not help, all is one file, and `-t 'lab:debian:6.1.'` picks hosts.
+ * laptop; `--shard` deals out its cells, `--tags-filter 'host:lab:debian:6.1.*'` picks hosts.
  */
 import { defineMatrix, servedHosts } from 'kvitest/matrix'
 import { differences, guests, inLabs, tools } from './tools.ts'
