@@ -24,14 +24,14 @@ function kvmProjects(hosts: Record<string, string>): TestProjectInlineConfigurat
   }))
 }
 
-/** `npm test`, which has to end within 20 minutes on two CPUs that emulate. */
+/** `npm test`, which has to end within 20 minutes on two CPUs that emulate, and `npm start`, which a newcomer waits for. */
 const isShort = process.env.KVITEST_SUITE === 'short'
 
-/** What `npm test` has no time for. `npm run test:long` runs all of suites/virtio on both kernels. */
+/** What these have no time for. `npm run test:long` runs all of suites/virtio on both kernels. */
 const longest =
   'balloon edges forks intx lifecycle personality programs scsi.test toggles unplug vsock.test'.split(' ')
 
-/** What `npm test` runs on the first guest kernel only. */
+/** What they run on the first guest kernel only. */
 const lengthy = 'blk boot console memory net pci scsi vsock'.split(' ')
 
 function shortened(project: TestProjectInlineConfiguration, at: number): TestProjectInlineConfiguration {
