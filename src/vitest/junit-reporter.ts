@@ -11,6 +11,7 @@ import {
   type JUnitSuite,
   junitXml,
 } from '../report/junit.ts'
+import { onInterruption } from './interruption.ts'
 import { type GuestMeta, guestsOf } from './meta.ts'
 import { RunCheck, type RunProblem } from './run-check.ts'
 
@@ -38,6 +39,7 @@ export class JUnitReporter implements Reporter {
 
   onInit(vitest: Vitest): void {
     this.#vitest = vitest
+    onInterruption(vitest, (modules) => this.#write(modules, [], 'interrupted', []))
   }
 
   async onTestRunEnd(
@@ -45,13 +47,22 @@ export class JUnitReporter implements Reporter {
     unhandled: readonly SerializedError[],
     reason: TestRunEndReason,
   ): Promise<void> {
+    const problems = await RunCheck.of(this.#vitest!).problems(modules, reason)
+    this.#write(modules, unhandled, reason, problems)
+  }
+
+  #write(
+    modules: readonly TestModule[],
+    unhandled: readonly SerializedError[],
+    reason: TestRunEndReason,
+    problems: readonly RunProblem[],
+  ): void {
     const { root, outputFile } = this.#vitest!.config
     const asked = typeof outputFile === 'object' ? outputFile.junit : undefined
     const path = resolve(root, asked ?? this.#options.outputFile ?? 'test-results/junit.xml')
     const all = modules.flatMap((module) => suitesOf(module, { root, interrupted: reason === 'interrupted' }))
     const suites = this.#vitest!.config.mergeReports ? withoutLeftOut(all) : all
     if (unhandled.length > 0) suites.push(unhandledSuite(unhandled))
-    const problems = await RunCheck.of(this.#vitest!).problems(modules, reason)
     if (problems.length > 0) suites.push(runSuite(problems))
     mkdirSync(dirname(path), { recursive: true })
     // A reader never sees half a file, and a run that dies here leaves the old one.

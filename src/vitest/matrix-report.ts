@@ -27,7 +27,8 @@ export function writeMatrixReports(
   problems: readonly RunProblem[],
   reason: TestRunEndReason,
 ): WrittenReport[] {
-  const isPart = reason === 'interrupted' || RunCheck.of(vitest).isPart
+  const isInterrupted = reason === 'interrupted'
+  const isPart = isInterrupted || RunCheck.of(vitest).isPart
   const taken = new Map<string, number>()
   return matrixRuns(modules).map((run) => {
     const name = pathPart(run.name)
@@ -35,7 +36,7 @@ export function writeMatrixReports(
     taken.set(name, before + 1)
     const own = `${name}${before > 0 ? `-${before + 1}` : ''}${isPart ? '.part' : ''}`
     const page = `${FOLDER}/${own}.html`
-    const report = reportOf(run, vitest.config.root, isPart, problems)
+    const report = reportOf(run, { root: vitest.config.root, isPart, isInterrupted }, problems)
     try {
       write(resolve(vitest.config.root, `${FOLDER}/${own}.json`), `${JSON.stringify(report, null, 1)}\n`)
       write(resolve(vitest.config.root, page), matrixPage(report))
@@ -53,10 +54,15 @@ function write(path: string, text: string): void {
   renameSync(`${path}.${process.pid}.tmp`, path)
 }
 
+interface RunKind {
+  root: string
+  isPart: boolean
+  isInterrupted: boolean
+}
+
 function reportOf(
   run: MatrixRun,
-  root: string,
-  isPart: boolean,
+  { root, isPart, isInterrupted }: RunKind,
   problems: readonly RunProblem[],
 ): MatrixReport {
   const module = run.modules[0]!
@@ -78,7 +84,7 @@ function reportOf(
     }
     for (const test of one.children.allTests()) {
       const id = cellOfTest(test, run)
-      const point = pointOf(test)
+      const point = pointOf(test, isInterrupted)
       if (id === undefined && point?.isRed) outside.push(`${test.fullName}: ${point.reason}`)
       if (id !== undefined && point) ran.get(id)?.points.push(point)
     }
@@ -98,12 +104,12 @@ function reportOf(
   })
 }
 
-/** Undefined for a test that was left out, and for the check of a cell that holds. */
-function pointOf(test: TestCase): RanCell['points'][number] | undefined {
+/** Undefined for a test that was left out, or that its run did not come to, and for the check of a cell that holds. */
+function pointOf(test: TestCase, isInterrupted: boolean): RanCell['points'][number] | undefined {
   const { kvitestResult, kvitestExpected } = test.meta()
   const { state, errors = [] } = test.result()
-  const isRed =
-    state === 'failed' || (kvitestResult === undefined && state === 'pending' && test.options.mode === 'run')
+  const isLost = kvitestResult === undefined && state === 'pending' && test.options.mode === 'run'
+  const isRed = state === 'failed' || (isLost && !isInterrupted)
   if (!kvitestResult && !isRed) return undefined
   const said = errors.map(({ message }) => firstLine(message))
   const {

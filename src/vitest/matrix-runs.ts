@@ -23,14 +23,22 @@ export function matrixRuns(modules: readonly TestModule[]): MatrixRun[] {
       const run = runs.get(key) ?? { name, expected, cells: [], modules: [] }
       runs.set(key, run)
       if (!run.modules.includes(module)) run.modules.push(module)
-      // A cell that is excepted is one in every job.
-      run.cells.push(...cells.filter(({ id }) => !run.cells.some((one) => one.id === id)))
+      // A cell that is excepted is one in every job. A matrix that did not come to its end has them in their blocks alone.
+      const ended = cells.length > 0 ? cells : endedCells(module, name)
+      run.cells.push(...ended.filter(({ id }) => !run.cells.some((one) => one.id === id)))
     }
   }
   for (const run of runs.values()) {
     run.cells.sort((a, b) => run.expected.indexOf(a.id) - run.expected.indexOf(b.id))
   }
   return [...runs.values()]
+}
+
+function endedCells({ children }: TestModule, matrix: string): CellRecord[] {
+  return [...children.allSuites()].flatMap((suite) => {
+    const { kvitestCell } = suite.meta()
+    return kvitestCell?.matrix === matrix ? [kvitestCell] : []
+  })
 }
 
 /** The cell that a test is a point of, by the blocks around it; undefined for one of no cell of that matrix. */

@@ -2,6 +2,7 @@ import type { Reporter, TestCase, TestModule, TestRunEndReason, TestSpecificatio
 import { accountLines, differenceLines } from '../matrix/account.ts'
 import { type RunSummary, summaryLines } from '../report/summary.ts'
 import { takeLeases } from './global-setup.ts'
+import { onInterruption } from './interruption.ts'
 import { type WrittenReport, writeMatrixReports } from './matrix-report.ts'
 import { guestsOf } from './meta.ts'
 import { RunCheck, type RunProblem } from './run-check.ts'
@@ -21,6 +22,7 @@ export class SummaryReporter implements Reporter {
 
   onInit(vitest: Vitest): void {
     this.#vitest = vitest
+    onInterruption(vitest, (modules) => writeMatrixReports(vitest, modules, [], 'interrupted'))
   }
 
   onTestRunStart(specifications: readonly TestSpecification[]): void {
