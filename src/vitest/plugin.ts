@@ -75,8 +75,8 @@ export function kvitest(options: KvitestOptions = {}): Plugin {
         pool: 'forks',
         runner: here('./runner.ts'),
         ...(options.hostModule === undefined ? { globalSetup: [here('./global-setup.ts')] } : {}),
-        maxConcurrency: 64,
         // What a project says for itself counts; vite would let ours win.
+        maxConcurrency: given.test?.maxConcurrency ?? 64,
         hookTimeout: given.test?.hookTimeout ?? 120_000,
         testTimeout: given.test?.testTimeout ?? 120_000,
         env: {
