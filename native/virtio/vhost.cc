@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -36,7 +37,7 @@ UniqueFd open_device(const VhostSpec& spec) {
   const bool absent = errno == ENOENT || errno == ENODEV || errno == ENXIO;
   throw Error(
       "open vhost", errno, spec.path + " of this host, for " + spec.device,
-      absent ? "load its module (modprobe " + spec.module + "), or leave the device's backend out"
+      absent ? "load its module (modprobe " + spec.module + "), or " + spec.instead
              : "its group or root may open it");
 }
 
@@ -47,12 +48,13 @@ bool take(int eventfd) {
 
 }  // namespace
 
-Vhost::Vhost(VhostSpec spec, const GuestMemory& memory)
+Vhost::Vhost(VhostSpec spec, const GuestMemory& memory, VhostBackend& backend)
     : spec_(std::move(spec)),
       memory_(memory),
       fd_(open_device(spec_)),
       end_(make_eventfd(spec_)),
-      poll_(::epoll_create1(EPOLL_CLOEXEC)) {
+      poll_(::epoll_create1(EPOLL_CLOEXEC)),
+      backend_(backend) {
   if (!poll_) throw Error("epoll_create1", errno, spec_.device);
   call_raw(VHOST_SET_OWNER, "VHOST_SET_OWNER", nullptr);
   call(VHOST_GET_FEATURES, "VHOST_GET_FEATURES", &features_);
@@ -142,21 +144,52 @@ void Vhost::set_ring(std::uint16_t index, const VirtQueue& queue) const {
   call(VHOST_SET_VRING_ERR, "VHOST_SET_VRING_ERR", &file);
 }
 
-void Vhost::start(std::uint64_t driver_features, std::span<VirtQueue* const> queues,
-                  VirtioInterrupts& interrupts) {
-  const std::lock_guard lock(mutex_);
-  // The table first: features and rings are checked against it.
-  set_memory();
-  std::uint64_t features = driver_features & features_;
-  call(VHOST_SET_FEATURES, "VHOST_SET_FEATURES", &features);
-  for (std::uint16_t i = 0; i < spec_.queues; ++i) set_ring(i, *queues[i]);
-  queues_.assign(queues.begin(), queues.begin() + spec_.queues);
-  interrupts_ = &interrupts;
+bool Vhost::may_run() const {
+  return !running_ && !paused_ && !held_ && queues_.size() >= spec_.queues &&
+         std::ranges::none_of(std::span(queues_).first(spec_.queues),
+                              [](const VirtQueue* queue) { return queue == nullptr; });
 }
 
-void Vhost::stop() {
-  const std::lock_guard lock(mutex_);
-  for (std::uint16_t i = 0; i < queues_.size(); ++i) {
+void Vhost::run() {
+  if (!may_run()) return;
+  // The table first: features and rings are checked against it.
+  set_memory();
+  std::uint64_t features = driver_features_ & features_;
+  call(VHOST_SET_FEATURES, "VHOST_SET_FEATURES", &features);
+  for (std::uint16_t i = 0; i < spec_.queues; ++i) set_ring(i, *queues_[i]);
+  running_ = true;
+  try {
+    backend_.begin(driver_features_);
+  } catch (const Error&) {
+    halt();
+    throw;
+  }
+  // What waits in them nobody else tells.
+  for (std::uint16_t i = 0; i < spec_.queues; ++i) ring(i);
+}
+
+// On a vCPU's thread, or where nobody could mend it: the driver is the one to be told.
+void Vhost::run_or_tell() {
+  try {
+    run();
+  } catch (const Error&) {
+    interrupts_->needs_reset();
+  }
+}
+
+void Vhost::halt() {
+  if (!std::exchange(running_, false)) return;
+  try {
+    backend_.end();
+    take_rings_back();
+  } catch (const Error&) {
+    // Neither fails but for another process's device; nobody who stops a machine can mend it.
+    interrupts_->needs_reset();
+  }
+}
+
+void Vhost::take_rings_back() {
+  for (std::uint16_t i = 0; i < spec_.queues; ++i) {
     vhost_vring_state position{.index = i, .num = 0};
     call(VHOST_GET_VRING_BASE, "VHOST_GET_VRING_BASE", &position);
     // Each request is given back before the next is taken, so that nothing is on its way. The index
@@ -168,8 +201,54 @@ void Vhost::stop() {
     queues_[i]->move_to(state);
     pass_on(i);
   }
+}
+
+void Vhost::load(const VirtioActivation& active) {
+  const std::lock_guard lock(mutex_);
+  driver_features_ = active.features;
+  queues_.assign(active.queues.begin(), active.queues.end());
+  interrupts_ = &active.interrupts;
+}
+
+void Vhost::activate(const VirtioActivation& active) {
+  load(active);
+  const std::lock_guard lock(mutex_);
+  run_or_tell();
+}
+
+void Vhost::resume() {
+  const std::lock_guard lock(mutex_);
+  run();
+}
+
+void Vhost::reset() {
+  const std::lock_guard lock(mutex_);
+  halt();
   queues_.clear();
   interrupts_ = nullptr;
+  driver_features_ = 0;
+}
+
+void Vhost::pause() {
+  const std::lock_guard lock(mutex_);
+  halt();
+  paused_ = true;
+}
+
+void Vhost::unpause() {
+  const std::lock_guard lock(mutex_);
+  paused_ = false;
+  run_or_tell();
+}
+
+void Vhost::hold(bool on) {
+  const std::lock_guard lock(mutex_);
+  held_ = on;
+  if (on) {
+    halt();
+  } else {
+    run_or_tell();
+  }
 }
 
 // What the kernel says of a ring becomes the transport's interrupt, which knows whether its vector

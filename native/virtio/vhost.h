@@ -20,15 +20,29 @@ struct VhostSpec {
   std::string path;      // /dev/vhost-vsock
   std::string module;    // that makes it
   std::uint16_t queues;  // the kernel serves so many of the device's, from its first
+  std::string instead;   // for a host without it: "leave the device's backend out"
 };
 
-// One open /dev/vhost-*. What the kernel may touch is the guest's RAM, as memory.regions() has it,
-// and nothing else of this process.
+// What is each device's own of having its rings served. Called with the locks of the Vhost held,
+// and of whoever called that.
+class VhostBackend {
+ public:
+  virtual ~VhostBackend() = default;
+  // The kernel knows where the rings are: it shall serve them. Throws Error.
+  virtual void begin(std::uint64_t features) = 0;
+  // It shall not; when this returns it has let go of every request. Also after a begin() that threw
+  // halfway. Throws Error.
+  virtual void end() = 0;
+};
+
+// One open /dev/vhost-*, and the life of a device's rings in the kernel. What that may touch is the
+// guest's RAM, as memory.regions() has it, and nothing else of this process.
 class Vhost {
  public:
-  // The memory must outlive it. Throws Error, naming the host's file: ENOENT without the module,
-  // EACCES.
-  Vhost(VhostSpec spec, const GuestMemory& memory);
+  // The memory and the backend must outlive it; nothing of the backend is called here. Throws
+  // Error, naming the host's file: ENOENT without the module, EACCES.
+  Vhost(VhostSpec spec, const GuestMemory& memory, VhostBackend& backend);
+  // Rings that the kernel has it keeps until the file is closed.
   ~Vhost();
   Vhost(const Vhost&) = delete;
   Vhost& operator=(const Vhost&) = delete;
@@ -40,13 +54,17 @@ class Vhost {
   int doorbell(std::uint16_t queue) const;
   void ring(std::uint16_t queue) const;
 
-  // Gives the kernel the rings, from where they stand. The caller then turns its backend on, and
-  // rings each: what waits in them nobody else tells. Throws Error; the rings are then nobody's.
-  void start(std::uint64_t driver_features, std::span<VirtQueue* const> queues,
-             VirtioInterrupts& interrupts);
-  // The backend is off: the queues stand where the kernel left them, and what it wanted to tell the
-  // driver was told. After it, nothing calls the interrupts.
-  void stop();
+  // What the device's transport tells it. The kernel has the rings from activate() or resume() to
+  // reset(), but while they are held or the device is paused; a driver that leaves one of them out
+  // has none. When they come back the queues stand where the kernel left them, and what it wanted
+  // to tell the driver was told: after that nothing calls the interrupts.
+  void activate(const VirtioActivation& active);  // DEVICE_NEEDS_RESET when the kernel refuses
+  void load(const VirtioActivation& active);
+  void resume();  // throws Error; the rings are then nobody's
+  void reset();
+  void pause();
+  void unpause();
+  void hold(bool on);  // the device has no use for what the kernel would do
 
   // An ioctl of the device. Throws Error.
   template <typename Argument>
@@ -61,11 +79,16 @@ class Vhost {
     UniqueFd error;
   };
   void call_raw(unsigned long request, const char* name, void* argument) const;
+  std::uint64_t host_address(Gpa gpa) const;
   void set_memory() const;
   void set_ring(std::uint16_t index, const VirtQueue& queue) const;
-  std::uint64_t host_address(Gpa gpa) const;
   void serve(const std::string& name);
   // With mutex_ held.
+  bool may_run() const;
+  void run();  // throws Error
+  void run_or_tell();
+  void halt();
+  void take_rings_back();
   void pass_on(std::uint16_t index);
 
   const VhostSpec spec_;
@@ -76,8 +99,13 @@ class Vhost {
   UniqueFd end_;
   UniqueFd poll_;
   std::mutex mutex_;
-  std::vector<VirtQueue*> queues_;  // empty while stopped
+  VhostBackend& backend_;
+  std::uint64_t driver_features_ = 0;
+  std::vector<VirtQueue*> queues_;  // empty while not active
   VirtioInterrupts* interrupts_ = nullptr;
+  bool running_ = false;  // the kernel has the rings
+  bool paused_ = false;
+  bool held_ = false;
   std::thread thread_;
 };
 

@@ -40,7 +40,9 @@ VhostVsock::VhostVsock(const VsockSpec& spec, VsockSink& sink, const GuestMemory
                        bool claim)
     : spec_(spec),
       sink_(sink),
-      vhost_({spec.name, "/dev/vhost-vsock", "vhost_vsock", kVhostQueues}, memory),
+      vhost_({spec.name, "/dev/vhost-vsock", "vhost_vsock", kVhostQueues,
+              "leave the device's backend out"},
+             memory, *this),
       sockets_(spec.name, *this, kVsockWindow) {
   state_.cid = spec.cid;
   if (claim) claim_cid();
@@ -91,26 +93,14 @@ void VhostVsock::read_config(std::uint64_t offset, std::span<std::byte> data) {
 
 void VhostVsock::write_config(std::uint64_t, std::span<const std::byte>) {}
 
-void VhostVsock::run() {
-  // A driver that leaves a ring out speaks with nobody.
-  if (queues_.size() < kVhostQueues || queues_[0] == nullptr || queues_[1] == nullptr) return;
-  vhost_.start(features_, queues_, *interrupts_);
+void VhostVsock::begin(std::uint64_t) {
   int on = 1;
   vhost_.call(VHOST_VSOCK_SET_RUNNING, "VHOST_VSOCK_SET_RUNNING", &on);
-  running_ = true;
-  for (std::uint16_t i = 0; i < kVhostQueues; ++i) vhost_.ring(i);
 }
 
-void VhostVsock::halt() {
-  if (!std::exchange(running_, false)) return;
+void VhostVsock::end() {
   int off = 0;
-  try {
-    vhost_.call(VHOST_VSOCK_SET_RUNNING, "VHOST_VSOCK_SET_RUNNING", &off);
-    vhost_.stop();
-  } catch (const Error&) {
-    // Neither fails but for another process's device; nobody who stops a machine can mend it.
-    interrupts_->needs_reset();
-  }
+  vhost_.call(VHOST_VSOCK_SET_RUNNING, "VHOST_VSOCK_SET_RUNNING", &off);
 }
 
 std::unique_ptr<Vsock> make_vhost_vsock(const VsockSpec& spec, VsockSink& sink,
@@ -118,18 +108,17 @@ std::unique_ptr<Vsock> make_vhost_vsock(const VsockSpec& spec, VsockSink& sink,
   return std::make_unique<VhostVsock>(spec, sink, memory, !restored);
 }
 
+void VhostVsock::attach(const VirtioActivation& active) {
+  events_ = kEvent < active.queues.size() ? active.queues[kEvent] : nullptr;
+  interrupts_ = &active.interrupts;
+}
+
 void VhostVsock::activate(std::uint64_t features, std::span<VirtQueue* const> queues,
                           VirtioInterrupts& interrupts) {
+  const VirtioActivation active{features, queues, interrupts};
   const std::lock_guard lock(mutex_);
-  queues_.assign(queues.begin(), queues.end());
-  interrupts_ = &interrupts;
-  features_ = features;
-  try {
-    run();
-  } catch (const Error&) {
-    // On a vCPU's thread: the driver is the one to be told.
-    interrupts.needs_reset();
-  }
+  attach(active);
+  vhost_.activate(active);
   pump_events();
 }
 
@@ -143,15 +132,14 @@ void VhostVsock::notify(std::uint16_t queue) {
 }
 
 void VhostVsock::pump_events() {
-  VirtQueue* ring = kEvent < queues_.size() ? queues_[kEvent] : nullptr;
-  if (ring == nullptr || !state_.reset_due) return;
-  auto chain = ring->pop();
+  if (events_ == nullptr || !state_.reset_due) return;
+  auto chain = events_->pop();
   if (!chain) return;
   // struct virtio_vsock_event: VIRTIO_VSOCK_EVENT_TRANSPORT_RESET is 0.
   chain->write(std::array<std::byte, 4>{});
-  ring->push_used(*chain, chain->written());
+  events_->push_used(*chain, chain->written());
   state_.reset_due = false;
-  if (ring->needs_interrupt()) interrupts_->queue_interrupt(kEvent);
+  if (events_->needs_interrupt()) interrupts_->queue_interrupt(kEvent);
 }
 
 void VhostVsock::reset() {
@@ -165,29 +153,14 @@ void VhostVsock::detach() {
 }
 
 void VhostVsock::forget_driver(bool tell) {
-  halt();
-  queues_.clear();
+  vhost_.reset();
+  events_ = nullptr;
   interrupts_ = nullptr;
   state_.reset_due = false;
   for (const auto& [connection, ports] : connections_) {
     if (!sockets_.has(connection)) continue;
     sockets_.remove(connection);
     if (tell) sink_.vsock_close(spec_.name, connection);
-  }
-}
-
-void VhostVsock::pause() {
-  const std::lock_guard lock(mutex_);
-  halt();
-}
-
-void VhostVsock::unpause() {
-  const std::lock_guard lock(mutex_);
-  if (queues_.empty() || running_) return;
-  try {
-    run();
-  } catch (const Error&) {
-    interrupts_->needs_reset();
   }
 }
 
@@ -204,16 +177,15 @@ void VhostVsock::load(StateReader& reader, const VirtioActivation* active) {
   const std::lock_guard lock(mutex_);
   state_ = state;
   if (active == nullptr) return;
-  queues_.assign(active->queues.begin(), active->queues.end());
-  interrupts_ = &active->interrupts;
-  features_ = active->features;
+  attach(*active);
+  vhost_.load(*active);
 }
 
 void VhostVsock::resume() {
   const std::lock_guard lock(mutex_);
   claim_cid();
-  if (queues_.empty()) return;
-  run();
+  if (interrupts_ == nullptr) return;
+  vhost_.resume();
   // 5.10.6.7: the guest's connections are gone, and its CID may be another one.
   state_.reset_due = true;
   pump_events();
@@ -249,7 +221,7 @@ void VhostVsock::listen(std::uint32_t host_port, bool on) {
 
 VsockConnection VhostVsock::connect(std::uint32_t guest_port) {
   const std::lock_guard lock(mutex_);
-  if (queues_.empty()) {
+  if (interrupts_ == nullptr) {
     throw Error("connect vsock", ENETDOWN, "the guest has no driver for " + spec_.name);
   }
   if (connections_.size() >= kMaxConnections) {

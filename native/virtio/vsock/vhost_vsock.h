@@ -20,7 +20,7 @@
 
 namespace kvitest {
 
-class VhostVsock : public Vsock, private StreamSockets::Owner {
+class VhostVsock : public Vsock, private VhostBackend, private StreamSockets::Owner {
  public:
   // claim: the CID at once; of a device that is to be restored, in resume().
   VhostVsock(const VsockSpec& spec, VsockSink& sink, const GuestMemory& memory, bool claim);
@@ -39,8 +39,8 @@ class VhostVsock : public Vsock, private StreamSockets::Owner {
   void notify(std::uint16_t queue) override;
   void reset() override;
   void detach() override;
-  void pause() override;
-  void unpause() override;
+  void pause() override { vhost_.pause(); }
+  void unpause() override { vhost_.unpause(); }
   void save(StateWriter& writer) const override;
   void load(StateReader& reader, const VirtioActivation* active) override;
   void resume() override;
@@ -61,11 +61,13 @@ class VhostVsock : public Vsock, private StreamSockets::Owner {
 
   // With mutex_ held.
   void claim_cid();
-  // Throws Error; the rings are then nobody's.
-  void run();
-  void halt();
+  void attach(const VirtioActivation& active);
   void forget_driver(bool tell);
   void pump_events();
+
+  // VhostBackend
+  void begin(std::uint64_t features) override;
+  void end() override;
 
   // StreamSockets::Owner
   void accepted(StreamSockets::Id, UniqueFd) override {}
@@ -80,10 +82,8 @@ class VhostVsock : public Vsock, private StreamSockets::Owner {
   Vhost vhost_;
   mutable std::mutex mutex_;
   VsockState state_;
-  std::vector<VirtQueue*> queues_;  // empty while not active
-  VirtioInterrupts* interrupts_ = nullptr;
-  std::uint64_t features_ = 0;
-  bool running_ = false;  // the kernel has the rings
+  VirtQueue* events_ = nullptr;
+  VirtioInterrupts* interrupts_ = nullptr;  // null while not active
   std::set<std::uint32_t> listening_;
   std::map<VsockConnection, Ports> connections_;  // until the host has said close()
   VsockConnection next_connection_ = 1;
