@@ -6,6 +6,8 @@ export interface ProgramRequest {
   argv: string[]
   /** All of its environment but PATH and HOME. */
   environment?: Record<string, string>
+  /** `own` (default): a network with a loopback that is down and nothing else. `host`: what the host's VMM has, its taps too. */
+  network?: 'own' | 'host'
   /** Milliseconds, then it is killed with all that it started. */
   deadline: number
   /** Bytes that are kept of each of its streams; what is beyond is counted. Default 1 MiB. */

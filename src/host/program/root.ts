@@ -43,8 +43,8 @@ export interface RootOptions {
   place: 'local' | 'lab'
 }
 
-function namespaces(place: RootOptions['place']): string[] {
-  const own = ['--mount', '--pid', '--ipc', '--uts', '--net', '-f']
+function namespaces(place: RootOptions['place'], network: ProgramRequest['network']): string[] {
+  const own = ['--mount', '--pid', '--ipc', '--uts', ...(network === 'host' ? [] : ['--net']), '-f']
   if (place === 'lab') return ['unshare', ...own]
   const asUser = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user']
   // Whoever kills this process kills the program too.
@@ -68,7 +68,8 @@ export function startProgram(
   request: ProgramRequest,
   onOutput: (stream: OutputStream, data: Uint8Array) => void,
 ): RunningProgram {
-  const [command, ...rest] = [...namespaces(place), 'sh', '-c', script, 'kvitest', root, ...request.argv]
+  const own = namespaces(place, request.network)
+  const [command, ...rest] = [...own, 'sh', '-c', script, 'kvitest', root, ...request.argv]
   const log = KernelLog.open()
   const begun = performance.now()
   const child = spawn(command!, rest, {

@@ -1,9 +1,9 @@
 /** What must hold of programs of a pack on every kind of host; the pack is busybox alone. */
 import { describe, expect, test } from 'vitest'
-import type { ProgramPlace } from '../contract.ts'
+import type { ProgramPlace, ProgramRequest } from '../contract.ts'
 
 export function programChecks(open: () => ProgramPlace): void {
-  const sh = (script: string, options: { deadline?: number; outputLimit?: number } = {}) =>
+  const sh = (script: string, options: Partial<ProgramRequest> = {}) =>
     open().run({ argv: ['/bin/sh', '-c', script], deadline: 60_000, ...options })
 
   test('its streams and its exit status come back', async () => {
@@ -36,6 +36,19 @@ export function programChecks(open: () => ProgramPlace): void {
     const write = await sh('echo 1 > /bin/kvitest-mark')
     expect(write.stderr).toContain('Read-only file system')
     expect(write.status).not.toBe(0)
+  })
+
+  test("its network is its own, or the host's when asked for", async () => {
+    const namespace = 'busybox readlink /proc/self/ns/net'
+    const own = await sh(namespace)
+    expect(own.stdout).toMatch(/^net:\[\d+\]\n$/)
+    const [first, second] = [
+      await sh(namespace, { network: 'host' }),
+      await sh(namespace, { network: 'host' }),
+    ]
+    expect(first.stdout).toMatch(/^net:\[\d+\]\n$/)
+    expect(second.stdout).toBe(first.stdout)
+    expect(first.stdout).not.toBe(own.stdout)
   })
 
   test('it has a /dev/shm of its own, empty at first', async () => {
