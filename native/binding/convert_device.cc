@@ -124,6 +124,7 @@ NetSpec net_spec(const Napi::Object& device, std::uint32_t index) {
   } else if (kind == "tap") {
     spec.tap = string_of(backend.Get("interface"), kSpec, "backend.interface");
     if (spec.tap.empty()) refuse(kSpec, "backend.interface is empty");
+    spec.vhost = boolean_or(backend.Get("vhost"), "backend.vhost", false);
   } else if (kind != "peer") {
     refuse(kSpec, "no virtio-net backend of kind \"" + kind + "\"");
   }
@@ -257,6 +258,7 @@ void put(Napi::Env env, Napi::Object& object, const NetSpec& net) {
   const bool is_tap = !net.tap.empty();
   backend.Set("kind", is_tap ? "tap" : net.network.empty() ? "peer" : "switch");
   if (is_tap) backend.Set("interface", net.tap);
+  if (net.vhost) backend.Set("vhost", true);
   if (!net.network.empty()) backend.Set("network", net.network);
   object.Set("backend", backend);
 }

@@ -145,6 +145,11 @@ struct Board::Parts {
   }
 
   std::unique_ptr<VirtioDevice> make(const NetSpec& spec, BoardOwner& owner, const DiskImages*) {
+    if (spec.vhost) {
+      std::unique_ptr<Net> net = make_vhost_net(spec, memory);
+      nets[spec.name] = net.get();
+      return net;
+    }
     // However many frames come, one task waits on the device loop.
     const auto asked = std::make_shared<std::atomic<bool>>(false);
     const FramesWaiting wake = [asked, &owner, name = spec.name] {

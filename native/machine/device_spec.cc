@@ -45,7 +45,10 @@ std::string describe_disk(const BlkSpec& spec) {
 
 // All but what a fork may have for itself.
 std::string describe_net(const NetSpec& spec) {
-  const char* kind = !spec.tap.empty() ? ": tap" : spec.network.empty() ? ": peer" : ": switch";
+  const char* kind = spec.vhost             ? ": tap by vhost"
+                     : !spec.tap.empty()    ? ": tap"
+                     : spec.network.empty() ? ": peer"
+                                            : ": switch";
   std::string text = spec.name + kind;
   if (spec.mtu != 0) text += ", MTU " + std::to_string(spec.mtu);
   if (spec.queue_pairs != 1) text += ", " + std::to_string(spec.queue_pairs) + " queue pairs";
@@ -147,8 +150,8 @@ AnyDeviceSpec device_of(const DeviceFields& fields) {
   }
   if (fields.type == kNet && fields.net.size() == 1) {
     const DeviceFields::Net& net = fields.net.front();
-    return NetSpec{
-        net.name, net.mac, net.mtu, net.queue_pairs, net.network, net.tap, fields.without_features};
+    return NetSpec{net.name,    net.mac, net.mtu,   net.queue_pairs,
+                   net.network, net.tap, net.vhost, fields.without_features};
   }
   if (fields.type == kVsock && fields.vsock.size() == 1) {
     return vsock_spec(fields);
@@ -229,7 +232,8 @@ DeviceFields to_fields(const DeviceSpec& device) {
   }
   if (const auto* blk = std::get_if<BlkSpec>(&device)) fields.blk.push_back(blk_fields(*blk));
   if (const auto* net = std::get_if<NetSpec>(&device)) {
-    fields.net.push_back({net->name, net->mac, net->mtu, net->queue_pairs, net->network, net->tap});
+    fields.net.push_back(
+        {net->name, net->mac, net->mtu, net->queue_pairs, net->network, net->tap, net->vhost});
   }
   if (const auto* vsock = std::get_if<VsockSpec>(&device)) {
     fields.vsock.push_back(

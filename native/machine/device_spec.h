@@ -73,9 +73,10 @@ struct DeviceFields {
     MacAddress mac{};
     std::uint16_t mtu = 0, queue_pairs = 1;
     std::string network, tap;
+    bool vhost = false;
     template <typename Archive>
     void fields(Archive& archive) {
-      archive(name, mac, mtu, queue_pairs, network, tap);
+      archive(name, mac, mtu, queue_pairs, network, tap, vhost);
     }
   };
   std::string type;

@@ -78,47 +78,16 @@ bool apply(const Header& header, Frame& frame) {
   return frame.bytes.size() >= kEthernetHeader && offloads_fit(frame);
 }
 
-UniqueFd open_interface(const std::string& interface) {
-  UniqueFd fd(::open(kDevice, O_RDWR | O_NONBLOCK | O_CLOEXEC));
-  if (!fd) {
-    const bool absent = errno == ENOENT || errno == ENXIO || errno == ENODEV;
-    throw Error(kOpen, errno, kDevice,
-                absent ? "load the tun module: modprobe tun" : "its group or root may open it");
-  }
-  ifreq request{};
-  std::ranges::copy(interface, request.ifr_name);
-  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-  if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) {
-    const char* hint = "";
-    if (errno == EPERM) {
-      hint =
-          "it needs CAP_NET_ADMIN, or an interface of this user: ip tuntap add NAME mode tap "
-          "user $USER";
-    }
-    if (errno == EBUSY) hint = "another process or guest has it; give each guest its own";
-    if (errno == EINVAL) hint = "an interface of this name is no tap of one queue";
-    throw Error(kOpen, errno, "interface " + interface, hint);
-  }
-  int header = sizeof(Header);
-  int little_endian = 1;
-  constexpr unsigned long kOffloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
-  // The network device cuts segments and completes checksums for a driver that cannot.
-  if (::ioctl(fd.get(), TUNSETVNETHDRSZ, &header) != 0 ||
-      ::ioctl(fd.get(), TUNSETVNETLE, &little_endian) != 0 ||
-      ::ioctl(fd.get(), TUNSETOFFLOAD, kOffloads) != 0) {
-    throw Error(kOpen, errno, "interface " + interface + ": offloads");
-  }
-  return fd;
-}
-
 class TapLink : public Link {
  public:
   TapLink(const std::string& interface, FramesWaiting frames_waiting)
-      : fd_(open_interface(interface)),
+      : fd_(open_tap_file(interface)),
         stop_(::eventfd(0, EFD_CLOEXEC)),
         poll_(::epoll_create1(EPOLL_CLOEXEC)),
         frames_waiting_(std::move(frames_waiting)) {
     if (!stop_ || !poll_) throw Error(kOpen, errno, "interface " + interface);
+    // The network device cuts segments and completes checksums for a driver that cannot.
+    set_tap_offloads(fd_.get(), interface, {});
     // Edges: a device without buffers leaves frames where they are, and is not asked again.
     epoll_event frames{.events = EPOLLIN | EPOLLET, .data = {.fd = fd_.get()}};
     epoll_event stop{.events = EPOLLIN, .data = {.fd = stop_.get()}};
@@ -208,8 +177,56 @@ void check_interface_name(const std::string& operation, const std::string& inter
               "give 1 to 15 characters without / : % and spaces");
 }
 
-std::unique_ptr<Link> open_tap(const std::string& interface, FramesWaiting frames_waiting) {
+UniqueFd open_tap_file(const std::string& interface) {
   check_interface_name(kOpen, interface);
+  UniqueFd fd(::open(kDevice, O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  if (!fd) {
+    const bool absent = errno == ENOENT || errno == ENXIO || errno == ENODEV;
+    throw Error(kOpen, errno, kDevice,
+                absent ? "load the tun module: modprobe tun" : "its group or root may open it");
+  }
+  ifreq request{};
+  std::ranges::copy(interface, request.ifr_name);
+  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) {
+    const char* hint = "";
+    if (errno == EPERM) {
+      hint =
+          "it needs CAP_NET_ADMIN, or an interface of this user: ip tuntap add NAME mode tap "
+          "user $USER";
+    }
+    if (errno == EBUSY) hint = "another process or guest has it; give each guest its own";
+    if (errno == EINVAL) hint = "an interface of this name is no tap of one queue";
+    throw Error(kOpen, errno, "interface " + interface, hint);
+  }
+  int header = sizeof(Header);
+  int little_endian = 1;
+  if (::ioctl(fd.get(), TUNSETVNETHDRSZ, &header) != 0 ||
+      ::ioctl(fd.get(), TUNSETVNETLE, &little_endian) != 0) {
+    throw Error(kOpen, errno, "interface " + interface + ": its header");
+  }
+  return fd;
+}
+
+void set_tap_offloads(int fd, const std::string& interface, const TapOffloads& offloads) {
+  const unsigned long wanted = (offloads.checksum ? TUN_F_CSUM : 0u) |
+                               (offloads.tcp4 ? TUN_F_TSO4 : 0u) |
+                               (offloads.tcp6 ? TUN_F_TSO6 : 0u);
+  if (::ioctl(fd, TUNSETOFFLOAD, wanted) != 0) {
+    throw Error(kOpen, errno, "interface " + interface + ": offloads");
+  }
+}
+
+void discard_waiting(int fd) {
+  std::array<std::byte, 2048> buffer{};  // the rest of a longer one is lost with it
+  // A host that never ceases to send does not hold us.
+  constexpr int kMost = 65536;
+  for (int i = 0; i < kMost; ++i) {
+    if (::read(fd, buffer.data(), buffer.size()) < 0 && errno != EINTR) return;
+  }
+}
+
+std::unique_ptr<Link> open_tap(const std::string& interface, FramesWaiting frames_waiting) {
   return std::make_unique<TapLink>(interface, std::move(frames_waiting));
 }
 

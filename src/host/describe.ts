@@ -28,7 +28,7 @@ export interface HostsReport {
   /** Why the local host cannot be used at all. */
   localError?: string
   nesting: boolean
-  /** What the kernel can serve devices of local guests with: `vsock` of `/dev/vhost-vsock`, where this user may open it. */
+  /** What the kernel can serve devices of local guests with: `net` of `/dev/vhost-net`, where this user may open it. */
   vhost: string[]
   /** First line of `qemu-system-x86_64 --version`. */
   qemu?: string
@@ -43,7 +43,7 @@ export interface HostsReport {
 }
 
 async function vhostDevices(): Promise<string[]> {
-  const names = ['vsock']
+  const names = ['net', 'vsock']
   const usable = await Promise.allSettled(
     names.map((name) => access(`/dev/vhost-${name}`, constants.R_OK | constants.W_OK)),
   )

@@ -47,9 +47,10 @@ export type NetBackend =
   | { kind: 'switch'; network: string }
   /**
    * A tap interface of the host, or of the lab: its network stack is the other end. It is made when it is not there,
-   * which takes CAP_NET_ADMIN; somebody of the host sets it up. One guest has it at a time.
+   * which takes CAP_NET_ADMIN; somebody of the host sets it up. One guest has it at a time. `vhost`: the host's kernel
+   * moves the frames (`/dev/vhost-net`), of one queue pair and without control queue. Default false.
    */
-  | { kind: 'tap'; interface: string }
+  | { kind: 'tap'; interface: string; vhost?: boolean }
 
 export interface NetDevice extends VirtioDevice {
   type: 'virtio-net'

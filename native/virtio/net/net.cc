@@ -291,6 +291,10 @@ void validate(const NetSpec& spec) {
     refuse("an MTU of " + std::to_string(spec.mtu), "give 68 to 65535");
   }
   if (!spec.tap.empty()) check_interface_name("machine spec", spec.tap);
+  if (spec.vhost && spec.tap.empty()) refuse("vhost without a tap", "give its backend a tap");
+  if (spec.vhost && spec.queue_pairs != 1) {
+    refuse(std::to_string(spec.queue_pairs) + " queue pairs with vhost", "leave queues out");
+  }
   if (spec.queue_pairs < 1 || spec.queue_pairs > kMaxQueuePairs) {
     refuse(std::to_string(spec.queue_pairs) + " queue pairs", "give 1 to 8");
   }

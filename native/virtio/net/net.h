@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "native/memory/guest_memory.h"
 #include "native/net/link.h"
 #include "native/net/packet.h"
 #include "native/virtio/device.h"
@@ -20,6 +21,7 @@ struct NetSpec {
   std::uint16_t queue_pairs = 1;  // 1..8; from 2 on VIRTIO_NET_F_MQ is offered
   std::string network;            // of the switch
   std::string tap{};              // an interface of the host; neither: the peer
+  bool vhost = false;             // the host's kernel serves the rings, to the tap
   std::vector<std::string> without_features{};
 };
 
@@ -47,6 +49,10 @@ class Net : public VirtioDevice {
   virtual void deliver() = 0;
   virtual NetCounts counts() const = 0;
 };
+
+// On the spec's tap, by vhost-net. The memory must outlive it. Throws Error, as open_tap_file(),
+// and ENOENT where the host has no vhost-net.
+std::unique_ptr<Net> make_vhost_net(const NetSpec& spec, const GuestMemory& memory);
 
 // spec: as validate() wants it. wake: asks for deliver(); any thread, with locks of the
 // device or the link held.

@@ -51,6 +51,19 @@ struct NetState {
   }
 };
 
+// What one whose rings the host's kernel has remembers.
+struct VhostNetState {
+  static constexpr StateTag kTag{"virtio-net-vhost", 1};
+  std::uint16_t mtu = 0;  // saved to be compared
+  MacAddress mac{};
+  bool link_up = true;
+  std::uint8_t config_generation = 0;
+  template <typename Archive>
+  void fields(Archive& archive) {
+    archive(mtu, mac, link_up, config_generation);
+  }
+};
+
 // Receive buffers that were taken from the ring and not yet used, by queue pair. A frame that
 // waited for more of them is lost with a checkpoint.
 struct NetBuffers {

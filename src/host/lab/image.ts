@@ -212,6 +212,8 @@ export async function buildLabImage(kernel: KernelInfo): Promise<string> {
     'kvm_intel?',
     // What devices of guests are served by in the lab's kernel.
     'vhost_vsock?',
+    'vhost_net?',
+    'tun?',
   ])
   const entries: NewcEntry[] = [
     ...(await busyboxEntries()),

@@ -252,6 +252,7 @@ test('network devices and a vsock are asked for by what differs from the usual',
     "#     - { type: virtio-net, name: b, mac: '02:00:00:00:00:0a', mtu: 9000, queues: 4, backend: { switch: lan } }",
     '#     - { type: virtio-net, backend: peer, withoutFeatures: [mrg_rxbuf] }',
     '#     - { type: virtio-net, backend: { tap: tap0 } }',
+    '#     - { type: virtio-net, backend: { tap: tap1, vhost: true } }',
     '#     - { type: virtio-vsock, cid: 42, backend: vhost }',
   ).guest
   expect(devices).toEqual([
@@ -266,6 +267,7 @@ test('network devices and a vsock are asked for by what differs from the usual',
     },
     { type: 'virtio-net', name: 'net2', backend: { kind: 'peer' }, withoutFeatures: ['mrg_rxbuf'] },
     { type: 'virtio-net', name: 'net3', backend: { kind: 'tap', interface: 'tap0' } },
+    { type: 'virtio-net', name: 'net4', backend: { kind: 'tap', interface: 'tap1', vhost: true } },
     { type: 'virtio-vsock', name: 'vsock0', cid: 42, backend: { kind: 'vhost' } },
   ])
 })
@@ -279,6 +281,10 @@ test.for([
     "x.tap.sh:2: backend: want peer, { switch: NAME } or { tap: NAME }, got 'tap'",
   ],
   ['{ type: virtio-net, backend: { tap: a, switch: b } }', 'x.tap.sh:2: backend: switch or tap, not both'],
+  [
+    '{ type: virtio-net, backend: { switch: b, vhost: true } }',
+    'x.tap.sh:2: vhost: true or false, beside a tap',
+  ],
   ['{ type: virtio-net, backend: { bridge: b } }', "x.tap.sh:2: unknown key 'bridge'"],
   ['virtio-net, { type: virtio-net, name: net0 }', "x.tap.sh:2: two network devices named 'net0'"],
   ["{ type: virtio-9p, path: ./x, tag: '' }", 'x.tap.sh:2: want text, got ""'],

@@ -81,17 +81,20 @@ function wholeAt(value: unknown, path: (string | number)[], low: number, high: n
   throw new BadValue(path, `${path.at(-1)}: want ${low} to ${high}, got ${JSON.stringify(value)}`)
 }
 
-/** `peer`, `{ switch: NETWORK }`, or `{ tap: INTERFACE }`. */
+/** `peer`, `{ switch: NETWORK }`, or `{ tap: INTERFACE }`, that one with `vhost: true` or without. */
 function parseBackend(value: unknown, path: (string | number)[]): NetBackend {
   if (value === 'peer') return { kind: 'peer' }
   const here = [...path, 'backend']
   if (typeof value === 'string')
     throw new BadValue(here, `backend: want peer, { switch: NAME } or { tap: NAME }, got '${value}'`)
-  const { switch: network, tap, ...rest } = asMap(value, here, 'backend')
+  const { switch: network, tap, vhost, ...rest } = asMap(value, here, 'backend')
   knownKeys(rest, [], here)
+  if (vhost !== undefined && (tap === undefined || typeof vhost !== 'boolean'))
+    throw new BadValue([...here, 'vhost'], 'vhost: true or false, beside a tap')
   if (tap !== undefined) {
     if (network !== undefined) throw new BadValue(here, 'backend: switch or tap, not both')
-    return { kind: 'tap', interface: asText(tap, [...here, 'tap']) }
+    const backend: NetBackend = { kind: 'tap', interface: asText(tap, [...here, 'tap']) }
+    return vhost ? { ...backend, vhost } : backend
   }
   return { kind: 'switch', network: asText(network, [...here, 'switch']) }
 }
