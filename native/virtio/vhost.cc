@@ -35,10 +35,9 @@ UniqueFd open_device(const VhostSpec& spec) {
   UniqueFd fd(::open(spec.path.c_str(), O_RDWR | O_CLOEXEC));
   if (fd) return fd;
   const bool absent = errno == ENOENT || errno == ENODEV || errno == ENXIO;
-  throw Error(
-      "open vhost", errno, spec.path + " of this host, for " + spec.device,
-      absent ? "load its module (modprobe " + spec.module + "), or " + spec.instead
-             : "its group or root may open it");
+  throw Error("open vhost", errno, spec.path + " of this host, for " + spec.device,
+              absent ? "load its module (modprobe " + spec.module + "), or " + spec.instead
+                     : "its group or root may open it");
 }
 
 bool take(int eventfd) {
