@@ -261,8 +261,10 @@ void VsockDevice::consumed(VsockConnection connection, std::size_t bytes) {
   Stream& stream = found->second;
   const std::uint32_t held = stream.received - stream.forwarded;
   stream.forwarded += static_cast<std::uint32_t>(std::min<std::size_t>(bytes, held));
-  // Not for every byte: for what the guest cannot know when it runs short.
-  if (stream.forwarded - stream.told >= kVsockWindow / 4) stream.credit_due = true;
+  // Not for every byte: for what the guest cannot know when it runs short. Linux has no more on its
+  // way than its own buffer holds, however large ours is.
+  const std::size_t window = std::min<std::size_t>(kVsockWindow, stream.guest_buffer);
+  stream.credit_due |= stream.forwarded - stream.told >= std::max<std::size_t>(window / 4, 1);
   pump_receive();
 }
 
@@ -379,7 +381,8 @@ void VsockDevice::handle_stream(Streams::iterator found, const VsockHeader& head
   Stream& stream = found->second;
   stream.guest_buffer = header.buffer;
   stream.guest_forwarded = header.forwarded;
-  stream.credit_asked = false;
+  // Who answers that there is no room is not asked again and again until there is.
+  if (stream.credit() != 0) stream.credit_asked = false;
   switch (header.operation) {
     case kVsockResponse:
       if (stream.open || stream.request_due) break;

@@ -197,6 +197,9 @@ TEST_CASE("vsock: the host sends no more than the guest has room for") {
   CHECK(got == kBuffer);
   CHECK(last == kVsockCreditRequest);
   VsockHeader update = Bench::header(kVsockCreditUpdate);
+  // No room yet: it says more when it has some, and is not asked again.
+  bench.send(update);
+  CHECK(bench.next() == kVsockInvalid);
   update.forwarded = kBuffer;
   bench.send(update);
   while (auto packet = bench.receive()) got += packet->data.size();
@@ -243,6 +246,30 @@ TEST_CASE("vsock: the guest is told of its credit, and one that ignores it is re
   CHECK(bench.next() == kVsockReset);
   CHECK(bench.sink.take() == Log{"close"});
   CHECK(bench.sink.text.size() == 5 * piece.size());
+}
+
+TEST_CASE("vsock: a guest with a small buffer is told of its credit sooner") {
+  Bench bench;
+  bench.start();
+  const VsockConnection connection = bench.connected();
+  VsockHeader data = Bench::header(kVsockData, 64);
+  data.buffer = 64;
+  bench.send(data, std::string(64, 'x'));
+  bench.vsock->consumed(connection, 15);
+  CHECK(bench.next() == kVsockInvalid);
+  bench.vsock->consumed(connection, 1);
+  const auto update = bench.receive();
+  REQUIRE(update.has_value());
+  CHECK(update->header.operation == kVsockCreditUpdate);
+  CHECK(update->header.forwarded == 16);
+  // One that says it has none is told of what was taken, and of nothing else.
+  data.buffer = 0;
+  data.length = 1;
+  bench.send(data, "x");
+  bench.vsock->consumed(connection, 0);
+  CHECK(bench.next() == kVsockInvalid);
+  bench.vsock->consumed(connection, 1);
+  CHECK(bench.next() == kVsockCreditUpdate);
 }
 
 TEST_CASE("vsock: the guest ends a connection, half or whole") {
