@@ -218,7 +218,7 @@ struct Board::Parts {
                                         pci_slot_gsi(slot)));
     pci.attach(slot, *functions.back());
     hotplug.add(slot);
-    slots[slot] = {device_name(spec), functions.back().get()};
+    slots[slot] = {device_name(spec), devices.back().get(), functions.back().get()};
   }
 
   static void take_on(VirtioDevice& device, const DeviceSpec& spec) {
@@ -242,6 +242,7 @@ struct Board::Parts {
 
   struct Slot {
     std::string name;
+    VirtioDevice* device;
     PciFunction* function;
   };
 
@@ -469,6 +470,10 @@ void Board::save(StateWriter& writer) const {
   parts_->hotplug.save(writer);
   parts_->pci.save(writer);
   for (const auto& device : parts_->mmio_devices) device->save(writer);
+  // The host may go on asking for what one that was unplugged has: a fork's too.
+  for (const auto& [slot, each] : parts_->slots) {
+    if (!parts_->hotplug.has(slot)) each.device->save(writer);
+  }
 }
 
 void Board::load(StateReader& reader) {
@@ -485,6 +490,9 @@ void Board::load(StateReader& reader) {
   }
   parts_->pci.load(reader);
   for (const auto& device : parts_->mmio_devices) device->load(reader);
+  for (const auto& [slot, each] : parts_->slots) {
+    if (!parts_->hotplug.has(slot)) each.device->load(reader, nullptr);
+  }
 }
 
 void Board::resume(const std::array<std::byte, 16>& generation_id) {

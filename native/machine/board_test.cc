@@ -241,6 +241,37 @@ TEST_CASE("board: what was unplugged is not there in a fork either") {
   CHECK(bar_answers(fork.board, 1));
 }
 
+TEST_CASE("board: a fork has the disks of what was unplugged, as its parent") {
+  ScsiLunSpec unit;
+  unit.name = "unit";
+  unit.backing = MemoryBacking{8192};
+  ScsiSpec scsi;
+  scsi.name = "scsi0";
+  scsi.luns = {unit};
+  BlkSpec blk;
+  blk.name = "disk";
+  blk.backing = MemoryBacking{4096};
+  Hardware machine(with_devices({scsi, blk, RngSpec{}}));
+  const std::array<std::byte, 2> written{std::byte{'o'}, std::byte{'k'}};
+  for (const char* name : {"unit", "disk"}) machine.board.disk(name)->write(512, written);
+  machine.board.unplug("scsi0", false);
+  eject(machine.board, 1u << 1);
+  machine.board.unplug("disk", true);
+
+  const DiskImages images = machine.board.disk_images();
+  Owner owner;
+  Board fork(machine.spec, machine.memory, machine.vm, owner, &images);
+  load(fork, saved(machine.board));
+  fork.resume(kId);
+  CHECK(identity(fork, 1) == 0xffff'ffff);
+  for (const char* name : {"unit", "disk"}) {
+    REQUIRE(fork.disk(name) != nullptr);
+    std::array<std::byte, 2> read{};
+    fork.disk(name)->read(512, read);
+    CHECK(read == written);
+  }
+}
+
 TEST_CASE("board: a device of virtio-mmio cannot be unplugged") {
   std::vector<DeviceSpec> devices = usual();
   devices[1].transport.mmio = true;
