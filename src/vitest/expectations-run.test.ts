@@ -259,6 +259,21 @@ describe.concurrent('a run', { timeout: PATIENCE }, () => {
     }
   })
 
+  test('says nothing of a file that is there and that no project has among its tests', async () => {
+    using project = new TemporaryProject({
+      'a.tap.sh': FIXED,
+      'apart.sh': FIXED,
+      'x.expect.yaml': [
+        failures('apart.sh > bad'),
+        failures('nowhere.sh > bad').replace('failures:\n', ''),
+      ].join(''),
+    })
+    const { output, status } = await project.run()
+    expect(output.match(/x\.expect\.yaml:(\d+).*answers to the entry/)?.[1]).toBe('3')
+    expect(output.match(/answers to the entry/g)).toHaveLength(1)
+    expect(status).toBe(1)
+  })
+
   test('tells such an entry on standard error when a program reads the rest', async () => {
     using project = new TemporaryProject({ 'a.tap.sh': FIXED, 'x.expect.yaml': failures('a.tap.sh > gone') })
     const { output, status } = await project.vitest('run', '--reporter=tap')

@@ -1,4 +1,5 @@
-import { dirname, relative } from 'node:path'
+import { existsSync } from 'node:fs'
+import { dirname, join, relative } from 'node:path'
 import type { TaskMeta } from 'vitest'
 import type {
   TestCase,
@@ -177,7 +178,8 @@ function staleProblems(projects: readonly ProjectFiles[], modules: readonly Test
     const reached = units.map(({ project, testFile }) => ran.get(keyOf(project, testFile)))
     // Of a run without some of its files nothing can be said, nor of one that broke off.
     if (!reached.every((parts) => parts?.every(isWhole) && lostCells(parts).length === 0)) return []
-    return staleEntries(file, viewOf(reached.flatMap((parts) => parts ?? [])))
+    const view = viewOf(reached.flatMap((parts) => parts ?? []))
+    return staleEntries(file, { ...view, isLeftOut: (test) => isLeftOut(test, file, units) })
   })
   return [
     ...broken,
@@ -186,6 +188,12 @@ function staleProblems(projects: readonly ProjectFiles[], modules: readonly Test
       message: `${describeEntry(entry)}: nothing in this run answers to the entry; remove it, or mend what it names`,
     })),
   ]
+}
+
+/** The entry names a file that is there, and that no project has among its tests: of those nobody can answer. */
+function isLeftOut(test: string, { base }: ExpectationFile, units: Reach['units']): boolean {
+  const path = join(base, test.split(' > ')[0]!)
+  return !units.some(({ testFile }) => testFile === path) && existsSync(path)
 }
 
 function reachesOf(projects: readonly ProjectFiles[]): { reaches: Reach[]; broken: RunProblem[] } {
@@ -227,7 +235,7 @@ function isWhole(module: TestModule): boolean {
   )
 }
 
-function viewOf(modules: readonly TestModule[]): Parameters<typeof staleEntries>[1] {
+function viewOf(modules: readonly TestModule[]): Omit<Parameters<typeof staleEntries>[1], 'isLeftOut'> {
   const guests = modules.flatMap(metasOf).flatMap(guestsOf)
   return {
     tests: modules.flatMap((module) => [...module.children.allTests()].map(runTest)),
