@@ -4,7 +4,7 @@
 # guest:
 #   bootTimeout: 120s
 #   memory: 320M
-#   files: { /bin/talk: ../../build/Release/programs/talk }
+#   files: { /bin/talk: ../../build/Release/programs/talk, /lib/toggles.sh: toggles.sh }
 #   devices:
 #     - { type: virtio-rng, withoutFeatures: [indirect_desc] }
 #     - { type: virtio-rng, withoutFeatures: [event_idx] }
@@ -27,21 +27,14 @@
 
 work=$(mktemp -d)
 head -c 200000 /dev/urandom >"$work/noise"
+. /lib/toggles.sh
 bus=/sys/bus/virtio/devices
 
-# bits DEVICE NAME:BIT...: the names of those that are set, in this order
-bits() {
-  read -r all <"$bus/$1/features"
-  shift
-  for one in "$@"; do
-    [ "$(echo "$all" | cut -c $((${one#*:} + 1)))" = 1 ] && printf '%s ' "${one%:*}"
-  done
-}
-# without NAME FROM...: those but the one
-without() {
+# others NAME FROM...: those but the one
+others() {
   left_out=$1
   shift
-  for one in "$@"; do [ "$one" = "$left_out" ] || printf '%s ' "$one"; done
+  echo "$@" | without "$left_out"
 }
 virtio_of() { basename "$(readlink -f "$1")"; }
 of_type() {
@@ -63,8 +56,8 @@ random() {
     [ "$(timeout 20 head -c 512 /dev/hwrng | od -An -v -t x1 -w16 | sort -u | wc -l)" = 32 ]
 }
 set -- $(of_type 4)
-is "rng without indirect_desc: the other is negotiated" "$(bits "$1" $ring)" "event_idx "
-is "rng without event_idx: the other is negotiated" "$(bits "$2" $ring)" "indirect_desc "
+is "rng without indirect_desc: the other is negotiated" "$(bits "$bus/$1/features" $ring)" "event_idx "
+is "rng without event_idx: the other is negotiated" "$(bits "$bus/$2/features" $ring)" "indirect_desc "
 point "rng without indirect_desc: bytes come" random 0
 point "rng without event_idx: bytes come" random 1
 
@@ -80,16 +73,16 @@ for name in size emerg_write indirect_desc event_idx; do
   port=$(readlink -f "/dev/virtio-ports/without.$name")
   device=$(virtio_of "/sys/class/virtio-ports/${port##*/}/device")
   # Linux's driver does not know emerg_write and never takes it.
-  is "console without $name: the others are negotiated" "$(bits "$device" $console emerg_write:2)" \
-    "$(without $name size multiport indirect_desc event_idx)"
+  is "console without $name: the others are negotiated" "$(bits "$bus/$device/features" $console emerg_write:2)" \
+    "$(others $name size multiport indirect_desc event_idx)"
   point "console without $name: bytes come back" timeout 30 sh "$work/echo" "$port" "$work/noise"
 done
 # Without names there is one port, and it is a terminal.
 single=
 for device in $(of_type 3); do
-  [ "$(bits "$device" multiport:1)" ] || single=$device
+  [ "$(bits "$bus/$device/features" multiport:1)" ] || single=$device
 done
-is "console without multiport: the others are negotiated" "$(bits "$single" $console)" "size indirect_desc event_idx "
+is "console without multiport: the others are negotiated" "$(bits "$bus/$single/features" $console)" "size indirect_desc event_idx "
 is "console without multiport: one port, without a name" "$(ls "$bus/$single/virtio-ports" | wc -l) $(cat "$bus/$single"/virtio-ports/*/name)" "1 "
 terminal() {
   stty raw -echo <&4
@@ -113,16 +106,12 @@ by_serial() {
     sleep 0.05
   done
 }
-carry() {
-  dd if="$work/noise" of="/dev/$1" bs=65536 count=3 oflag=direct conv=notrunc,fsync 2>/dev/null &&
-    dd if="/dev/$1" bs=4096 count=48 iflag=direct 2>/dev/null | cmp -n 196608 - "$work/noise"
-}
 number=0
 for name in hotplug change indirect_desc event_idx; do
   disk=$(by_serial $name)
   device=$(virtio_of "/sys/block/$disk/device/../../..")
-  is "scsi without $name: the others are negotiated" "$(bits "$device" hotplug:1 change:2 $ring)" \
-    "$(without $name hotplug change indirect_desc event_idx)"
+  is "scsi without $name: the others are negotiated" "$(bits "$bus/$device/features" hotplug:1 change:2 $ring)" \
+    "$(others $name hotplug change indirect_desc event_idx)"
   point "scsi without $name: data is right" carry "$disk"
   # appears: whether a unit that the host attaches does, and whether its new size is seen
   ask "scsi scsi$number attach late$number 9 1048576" >/dev/null
@@ -152,24 +141,14 @@ done
 
 for name in indirect_desc event_idx; do
   disk=$(basename "$(dirname "$(grep -l "^$name\$" /sys/block/vd*/serial)")")
-  is "blk without $name: the other is negotiated" "$(bits "$(virtio_of "/sys/block/$disk/device")" $ring)" \
-    "$(without $name indirect_desc event_idx)"
+  is "blk without $name: the other is negotiated" "$(bits "/sys/block/$disk/device/features" $ring)" \
+    "$(others $name indirect_desc event_idx)"
   point "blk without $name: data is right" carry "$disk"
 done
-works() {
-  ip link set "$1" up
-  ip addr add "$KVITEST_GUEST_ADDRESS/24" dev "$1"
-  timeout 20 talk udp "$KVITEST_PEER_ADDRESS" 7 1400 3 &&
-    timeout 30 talk tcp "$KVITEST_PEER_ADDRESS" 7 <"$work/noise" | cmp - "$work/noise"
-  worked=$?
-  ip addr flush dev "$1"
-  ip link set "$1" down
-  return $worked
-}
 set -- $(ls -d /sys/bus/pci/devices/*/virtio*/net/* | sort)
 for name in indirect_desc event_idx; do
-  is "net without $name: the other is negotiated" "$(bits "$(virtio_of "$1/device")" $ring)" \
-    "$(without $name indirect_desc event_idx)"
+  is "net without $name: the other is negotiated" "$(bits "$1/device/features" $ring)" \
+    "$(others $name indirect_desc event_idx)"
   point "net without $name: data is right" works "${1##*/}"
   shift
 done

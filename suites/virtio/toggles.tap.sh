@@ -5,7 +5,7 @@
 # guest:
 #   bootTimeout: 120s
 #   memory: 320M
-#   files: { /bin/talk: ../../build/Release/programs/talk }
+#   files: { /bin/talk: ../../build/Release/programs/talk, /lib/toggles.sh: toggles.sh }
 #   devices:
 #     - { type: virtio-blk, memory: 1M, serial: size_max, withoutFeatures: [size_max] }
 #     - { type: virtio-blk, memory: 1M, serial: seg_max, withoutFeatures: [seg_max] }
@@ -37,30 +37,11 @@
 
 work=$(mktemp -d)
 head -c 200000 /dev/urandom >"$work/noise"
-
-# bits FILE NAME:BIT...: the names of those that are set, in this order
-bits() {
-  read -r all <"$1"
-  shift
-  for one in "$@"; do
-    [ "$(echo "$all" | cut -c $((${one#*:} + 1)))" = 1 ] && printf '%s ' "${one%:*}"
-  done
-}
-# without NAME... among those on standard input, which are on one line
-without() {
-  read -r all
-  for one in $all; do
-    case " $* " in *" $one "*) ;; *) printf '%s ' "$one" ;; esac
-  done
-}
+. /lib/toggles.sh
 
 # --- virtio-blk: disks go by their serial ---
 
 blk="size_max:1 seg_max:2 blk_size:6 flush:9 topology:10 config_wce:11 discard:13 write_zeroes:14"
-carry() {
-  dd if="$work/noise" of="/dev/$1" bs=65536 count=3 oflag=direct conv=notrunc,fsync 2>/dev/null &&
-    dd if="/dev/$1" bs=4096 count=48 iflag=direct 2>/dev/null | cmp -n 196608 - "$work/noise"
-}
 for path in /sys/block/vd*; do
   read -r serial <"$path/serial"
   is "blk without $serial: the others are negotiated" "$(bits "$path/device/features" $blk)" \
@@ -80,16 +61,6 @@ needing() {
     ctrl_vq) echo ctrl_vq ctrl_rx ctrl_vlan guest_announce ctrl_mac_addr ;;
     *) echo "$1" ;;
   esac
-}
-works() {
-  ip link set "$1" up
-  ip addr add "$KVITEST_GUEST_ADDRESS/24" dev "$1"
-  timeout 20 talk udp "$KVITEST_PEER_ADDRESS" 7 1400 3 &&
-    timeout 30 talk tcp "$KVITEST_PEER_ADDRESS" 7 <"$work/noise" | cmp - "$work/noise"
-  worked=$?
-  ip addr flush dev "$1"
-  ip link set "$1" down
-  return $worked
 }
 set -- $(ls -d /sys/bus/pci/devices/*/virtio*/net/* | sort)
 is "seventeen network devices" $# 17
