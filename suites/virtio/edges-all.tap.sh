@@ -32,7 +32,9 @@ ask() {
   { echo "$1" >&3 && read -t 60 -r answer <&3; } 3<>/dev/virtio-ports/test.machine
   echo "$answer"
 }
-field() { echo "$2" | tr ' ' '\n' | sed -n "s/^$1=//p"; }
+field() {
+  for one in $2; do [ "${one%%=*}" != "$1" ] || echo "${one#*=}"; done
+}
 balloon() { field "$1" "$(ask "balloon balloon0")"; }
 # reaches PAGES: asks for so many and waits until the driver has given them
 reaches() {

@@ -59,7 +59,7 @@ point "a buffer of two bytes" late 2 0 1 2 3 40
 point "a buffer of a page: a byte less, as much, a byte more, much more" late 4096 4095 4096 4097 100000
 point "all is sent before any is taken, around the buffer's size" late 262144 262143 262144 262145
 point "all is sent before any is taken, and much waits with the host" late 4096 300000
-point "2000 writes of a byte, and as many of none" timeout 60 talk trickle 2 7 1 2000
+point "500 writes of a byte, and as many of none" timeout 60 talk trickle 2 7 1 500
 point "300 writes of 1021 bytes" timeout 60 talk trickle 2 7 1021 300
 point "32 connections at once" at_once 32 8000
 point "more refusals than a ring has room for" timeout 60 talk knock 2 8 300
