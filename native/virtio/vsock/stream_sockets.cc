@@ -37,6 +37,11 @@ StreamSockets::StreamSockets(const std::string& name, Owner& owner, std::size_t 
 }
 
 StreamSockets::~StreamSockets() {
+  stop();
+}
+
+void StreamSockets::stop() {
+  if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;

@@ -43,6 +43,8 @@ class StreamSockets {
   StreamSockets(const std::string& name, Owner& owner, std::size_t window);
   // Closes all, at once.
   ~StreamSockets();
+  // Ends the thread: the owner is called no more, and may still call.
+  void stop();
   StreamSockets(const StreamSockets&) = delete;
   StreamSockets& operator=(const StreamSockets&) = delete;
 

@@ -77,8 +77,10 @@ void UnixBridge::serve(VsockDevice& device) {
   sockets_->listen(kListener, std::move(listener_));
 }
 
+// Their thread calls us, and we them, until it has ended: not before is there anything to take
+// away.
 void UnixBridge::stop() {
-  sockets_.reset();
+  sockets_->stop();
 }
 
 StreamSockets::Id UnixBridge::socket_of(VsockConnection connection) {
