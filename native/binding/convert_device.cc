@@ -159,6 +159,13 @@ ScsiSpec scsi_spec(const Napi::Object& device) {
       static_cast<std::uint16_t>(integer_or(device.Get("queues"), "queues", spec.queues, kMaxU16));
   spec.queue_size = static_cast<std::uint16_t>(
       integer_or(device.Get("queueSize"), "queueSize", spec.queue_size, kMaxU16));
+  if (device.Get("backend").IsUndefined()) return spec;
+  const Napi::Object backend =
+      object_of(device.Get("backend"), kSpec, "the backend of a virtio-scsi");
+  const std::string kind = string_of(backend.Get("kind"), kSpec, "backend.kind");
+  if (kind != "vhost") refuse(kSpec, "no virtio-scsi backend of kind \"" + kind + "\"");
+  spec.vhost = string_of(backend.Get("wwpn"), kSpec, "backend.wwpn");
+  if (spec.vhost.empty()) refuse(kSpec, "backend.wwpn is empty");
   return spec;
 }
 
@@ -292,6 +299,11 @@ void put(Napi::Env env, Napi::Object& object, const ScsiSpec& scsi) {
   object.Set("luns", luns);
   object.Set("queues", scsi.queues);
   object.Set("queueSize", scsi.queue_size);
+  if (scsi.vhost.empty()) return;
+  Napi::Object backend = Napi::Object::New(env);
+  backend.Set("kind", "vhost");
+  backend.Set("wwpn", scsi.vhost);
+  object.Set("backend", backend);
 }
 
 void put(Napi::Env, Napi::Object& object, const BalloonSpec& balloon) {

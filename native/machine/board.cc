@@ -190,6 +190,8 @@ struct Board::Parts {
   }
 
   std::unique_ptr<VirtioDevice> make(const ScsiSpec& spec, BoardOwner&, const DiskImages* images) {
+    // Its units are the host's, which nobody reads or changes by us.
+    if (!spec.vhost.empty()) return make_vhost_scsi(spec, memory, images != nullptr);
     // Of a fork the checkpoint says which units there are, and the images outlive its loading.
     const OpenLun open = [images](const ScsiLunSpec& lun) {
       if (images == nullptr) return open_disk(lun.backing, lun.read_only);

@@ -19,7 +19,7 @@ namespace kvitest {
 
 // What the machine itself remembers, beside its vCPUs, its VM and its devices.
 struct MachineState {
-  static constexpr StateTag kTag{"machine", 8};
+  static constexpr StateTag kTag{"machine", 9};
   MachineSpec spec;
   std::vector<bool> halted;  // for each vCPU: it will never run again
   std::uint8_t panic_events = 0;

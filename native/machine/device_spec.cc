@@ -106,6 +106,7 @@ BlkSpec blk_spec(const DeviceFields::Blk& fields) {
 
 std::string describe_units(const ScsiSpec& spec) {
   std::string text = spec.name;
+  if (!spec.vhost.empty()) text += ": " + spec.vhost + " by vhost";
   for (const ScsiLunSpec& lun : spec.luns) {
     text += ", " + lun.name + " at " + std::to_string(lun.target) + ":" + std::to_string(lun.lun);
     if (lun.read_only) text += " read-only";
@@ -118,6 +119,7 @@ ScsiSpec scsi_spec(const DeviceFields& fields) {
                 .luns = {},
                 .queues = fields.queues,
                 .queue_size = fields.queue_size,
+                .vhost = fields.vhost,
                 .without_features = fields.without_features};
   for (const DeviceFields::Lun& lun : fields.luns) {
     spec.luns.push_back({lun.name, MemoryBacking{lun.bytes}, lun.target, lun.lun, lun.read_only,
@@ -247,6 +249,7 @@ DeviceFields to_fields(const DeviceSpec& device) {
     fields.name = scsi->name;
     fields.queues = scsi->queues;
     fields.queue_size = scsi->queue_size;
+    fields.vhost = scsi->vhost;
     for (const ScsiLunSpec& lun : scsi->luns) {
       const auto* memory = std::get_if<MemoryBacking>(&lun.backing);
       fields.luns.push_back({lun.name, lun.serial, memory == nullptr ? kSectorSize : memory->bytes,

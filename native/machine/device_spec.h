@@ -118,11 +118,12 @@ struct DeviceFields {
     }
   };
   std::vector<Lun> luns;  // of a virtio-scsi
+  std::string vhost;
   std::uint16_t queues = 0, queue_size = 0;
   template <typename Archive>
   void fields(Archive& archive) {
-    archive(type, transport, without_features, ports, blk, net, vsock, name, p9, luns, queues,
-            queue_size);
+    archive(type, transport, without_features, ports, blk, net, vsock, name, p9, luns, vhost,
+            queues, queue_size);
   }
 };
 

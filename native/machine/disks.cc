@@ -84,7 +84,7 @@ Scsi& Machine::scsi(const std::string& name, const char* operation) const {
   require_running(operation);
   if (Scsi* const found = board_->scsi(name)) return *found;
   throw Error(operation, ENOENT, "machine " + spec_.name + " has no virtio-scsi \"" + name + "\"",
-              "give it a virtio-scsi device");
+              "give it a virtio-scsi device of its own luns");
 }
 
 void Machine::attach_lun(std::string device, ScsiLunSpec lun, Done done) {

@@ -145,7 +145,7 @@ void Vhost::set_ring(std::uint16_t index, const VirtQueue& queue) const {
 
 bool Vhost::may_run() const {
   return !running_ && !paused_ && !held_ && queues_.size() >= spec_.queues &&
-         std::ranges::none_of(std::span(queues_).first(spec_.queues),
+         std::ranges::none_of(std::span(queues_).first(spec_.needed),
                               [](const VirtQueue* queue) { return queue == nullptr; });
 }
 
@@ -155,7 +155,9 @@ void Vhost::run() {
   set_memory();
   std::uint64_t features = driver_features_ & features_;
   call(VHOST_SET_FEATURES, "VHOST_SET_FEATURES", &features);
-  for (std::uint16_t i = 0; i < spec_.queues; ++i) set_ring(i, *queues_[i]);
+  for (std::uint16_t i = 0; i < spec_.queues; ++i) {
+    if (queues_[i] != nullptr) set_ring(i, *queues_[i]);
+  }
   running_ = true;
   try {
     backend_.begin(driver_features_);
@@ -189,6 +191,7 @@ void Vhost::halt() {
 
 void Vhost::take_rings_back() {
   for (std::uint16_t i = 0; i < spec_.queues; ++i) {
+    if (queues_[i] == nullptr) continue;
     vhost_vring_state position{.index = i, .num = 0};
     call(VHOST_GET_VRING_BASE, "VHOST_GET_VRING_BASE", &position);
     // Each request is given back before the next is taken, so that nothing is on its way. The index

@@ -20,6 +20,7 @@ struct VhostSpec {
   std::string path;      // /dev/vhost-vsock
   std::string module;    // that makes it
   std::uint16_t queues;  // the kernel serves so many of the device's, from its first
+  std::uint16_t needed;  // a driver that leaves one of the first of them out gets none served
   std::string instead;   // for a host without it: "leave the device's backend out"
 };
 
@@ -55,9 +56,9 @@ class Vhost {
   void ring(std::uint16_t queue) const;
 
   // What the device's transport tells it. The kernel has the rings from activate() or resume() to
-  // reset(), but while they are held or the device is paused; a driver that leaves one of them out
-  // has none. When they come back the queues stand where the kernel left them, and what it wanted
-  // to tell the driver was told: after that nothing calls the interrupts.
+  // reset(), but while they are held or the device is paused; a driver that leaves one out that is
+  // needed has none. When they come back the queues stand where the kernel left them, and what it
+  // wanted to tell the driver was told: after that nothing calls the interrupts.
   void activate(const VirtioActivation& active);  // DEVICE_NEEDS_RESET when the kernel refuses
   void load(const VirtioActivation& active);
   void resume();  // throws Error; the rings are then nobody's
@@ -66,6 +67,9 @@ class Vhost {
   void unpause();
   void hold(bool on);  // the device has no use for what the kernel would do
 
+  // Tells the kernel where the guest's RAM is, as activate() does; for a device that asks something
+  // of it before. Throws Error.
+  void set_memory() const;
   // An ioctl of the device. Throws Error.
   template <typename Argument>
   void call(unsigned long request, const char* name, Argument* argument) const {
@@ -80,7 +84,6 @@ class Vhost {
   };
   void call_raw(unsigned long request, const char* name, void* argument) const;
   std::uint64_t host_address(Gpa gpa) const;
-  void set_memory() const;
   void set_ring(std::uint16_t index, const VirtQueue& queue) const;
   void serve(const std::string& name);
   // With mutex_ held.

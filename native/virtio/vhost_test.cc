@@ -98,7 +98,7 @@ TEST_CASE("vhost: a host without the device is named, with what makes it") {
   const GuestMemory memory(1 << 20);
   NoBackend backend;
   try {
-    const Vhost vhost({"vsock0", "/dev/vhost-none", "vhost_none", 2, "do without"}, memory,
+    const Vhost vhost({"vsock0", "/dev/vhost-none", "vhost_none", 2, 2, "do without"}, memory,
                       backend);
     FAIL("it was opened");
   } catch (const Error& error) {

@@ -98,6 +98,14 @@ class GuestHost implements Host {
         infra: false,
       })
     }
+    const ofHost = spec.devices.find((device) => device.type === 'virtio-scsi' && device.backend)
+    if (ofHost) {
+      throw new KvitestError(`fork ${checked.name}`, 'what its vhost-scsi holds is in no checkpoint', {
+        code: 'ENOTSUP',
+        hint: 'boot it (fork: none), or give it luns of its own',
+        infra: false,
+      })
+    }
     const content = { ...spec, devices: await hashDisks(spec.devices) }
     const key = checkpointKey(content, prepared.hashes)
     // The machine comes with its sidecar, and may speak as soon as it is there.

@@ -1,37 +1,9 @@
 /** Guests on taps of a lab: our own frames and vhost-net's. The other end is the lab's kernel, and programs there. */
-import { copyFile, mkdir, symlink } from 'node:fs/promises'
-import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
-import { type Labs, type MachineHost, openMachineHost, startLabs } from '../host/index.ts'
-import type { ProgramPlace } from '../host/program/contract.ts'
-import { fileHash } from '../image/hash.ts'
-import { builtFile, staticBusybox } from '../image/initramfs.ts'
-import { makePack, type Pack } from '../image/pack.ts'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { NetDevice } from '../native/contract.ts'
-import { openHost } from './host.ts'
 import { guestKernels } from './testing/guest-kernels.ts'
-import type { Guest, Host } from './types.ts'
-
-const applets = 'sh ip ping nc cat head sha256sum sleep seq rmmod'.split(' ')
-
-async function toolPack(): Promise<Pack> {
-  const talk = await builtFile('programs/talk')
-  return makePack('tap-test', `${await fileHash(talk)} ${applets}`, async (root) => {
-    await mkdir(join(root, 'bin'))
-    await copyFile(await staticBusybox(), join(root, 'bin/busybox'))
-    await copyFile(talk, join(root, 'bin/talk'))
-    for (const name of applets) await symlink('busybox', join(root, 'bin', name))
-    return ['busybox-static']
-  })
-}
-
-/** A background job of a shell that holds none of its streams. */
-const background = (command: string) => `(${command}) >/dev/null 2>&1 </dev/null &`
-/** The other side may not listen yet. */
-const again = (command: string) => `n=0; until ${command}; do n=$((n + 1)); [ $n -lt 200 ]; sleep 0.1; done`
-
-/** A busy machine that emulates stands still for long at times. */
-const idleLimit = 120_000
+import { again, background, idleLimit, inside, type LabSide, openLabSide } from './testing/lab-side.ts'
+import type { Guest } from './types.ts'
 
 const streamBytes = 1_000_000
 const largestFrame = 1514
@@ -48,42 +20,14 @@ const networks = [
 ]
 
 describe.for(guestKernels)('on a lab of %s', (kernel) => {
-  let labs: Labs
-  let host: Host
-  let machines: MachineHost
-  let programs: ProgramPlace
+  let side: LabSide
 
   beforeAll(async () => {
-    // One lab: its guests and its programs are in the same.
-    labs = await startLabs({ labs: 1, savedLabs: false })
-    vi.stubEnv('KVITEST_LAB_SOCKET', labs.socket)
-    host = await openHost(`lab:${kernel}`)
-    machines = await openMachineHost(`lab:${kernel}`)
-    programs = await machines.openPrograms(await toolPack(), { cpus: 1, memory: 64 << 20 })
+    side = await openLabSide(kernel)
   })
-  afterAll(async () => {
-    await host?.close()
-    await machines?.close()
-    await labs?.close({ save: false })
-    vi.unstubAllEnvs()
-  })
+  afterAll(() => side?.close())
 
-  /** In the lab. */
-  async function lab(script: string): Promise<string> {
-    const argv = ['/bin/sh', '-ec', script]
-    const result = await programs.run({ argv, network: 'host', deadline: 300_000 })
-    expect(result, `${script}: ${result.stderr}`).toMatchObject({ status: 0 })
-    return result.stdout.trim()
-  }
-  async function inside(guest: Guest, script: string): Promise<string> {
-    const result = await guest.exec(['sh', '-ec', script], { timeout: 300_000 })
-    expect(result, `${script}: ${result.stderr}`).toMatchObject({ status: 0 })
-    return result.stdout.trim()
-  }
-  async function boot(devices: NetDevice[]): Promise<Guest> {
-    const files = { '/bin/talk': await builtFile('programs/talk') }
-    return host.boot({ kernel, devices, files, bootTimeout: 300_000, idleLimit })
-  }
+  const lab = (script: string) => side.lab(script)
   const takeUp = (tap: string, network: string) =>
     lab(`ip addr add ${network}.1/24 dev ${tap}; ip link set ${tap} up`)
 
@@ -91,7 +35,7 @@ describe.for(guestKernels)('on a lab of %s', (kernel) => {
     let guest: Guest
 
     beforeAll(async () => {
-      guest = await boot(
+      guest = await side.boot(
         networks.map(({ withoutFeatures }, i) => ({
           type: 'virtio-net',
           name: `net${i}`,
@@ -203,12 +147,12 @@ describe.for(guestKernels)('on a lab of %s', (kernel) => {
     const backend = { kind: 'tap', interface: 'kvitest0' } as const
     const device: NetDevice = { type: 'virtio-net', name: 'net0', backend: { ...backend, vhost: true } }
     await lab('rmmod vhost_net')
-    await expect(boot([device])).rejects.toThrow(
+    await expect(side.boot([device])).rejects.toThrow(
       'open vhost: /dev/vhost-net of this host, for net0 (No such file or directory); ' +
         'load its module (modprobe vhost_net), or leave vhost out of its backend',
     )
     await lab('rmmod tun')
-    await expect(boot([{ ...device, backend }])).rejects.toThrow(
+    await expect(side.boot([{ ...device, backend }])).rejects.toThrow(
       'open tap: /dev/net/tun (No such file or directory); load the tun module: modprobe tun',
     )
   })

@@ -43,7 +43,7 @@ export interface HostsReport {
 }
 
 async function vhostDevices(): Promise<string[]> {
-  const names = ['net', 'vsock']
+  const names = ['net', 'scsi', 'vsock']
   const usable = await Promise.allSettled(
     names.map((name) => access(`/dev/vhost-${name}`, constants.R_OK | constants.W_OK)),
   )

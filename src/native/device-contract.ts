@@ -149,11 +149,20 @@ export interface ScsiLun {
   blockSize?: number
 }
 
+/**
+ * A target of the host's kernel, or of the lab's (`/dev/vhost-scsi`; configfs, target/vhost), by its WWPN: its units are
+ * the device's, each at the target that its portal group's number is. One guest has it at a time; no checkpoint is made.
+ */
+export type ScsiBackend = { kind: 'vhost'; wwpn: string }
+
 export interface ScsiDevice extends VirtioDevice {
   type: 'virtio-scsi'
   /** Of its own among the machine's virtio-scsi devices. */
   name: string
+  /** None beside a backend. */
   luns: ScsiLun[]
+  /** Default: a target of our own, which has `luns`. */
+  backend?: ScsiBackend
   /** Of requests, 1..8; default 1. */
   queues?: number
   /** A power of two up to 1024; default 128. */

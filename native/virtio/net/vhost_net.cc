@@ -32,7 +32,7 @@ constexpr std::uint64_t kOfVhost = kNetMrgRxbuf;
 VhostNet::VhostNet(const NetSpec& spec, const GuestMemory& memory)
     : spec_(spec),
       tap_(open_tap_file(spec.tap)),
-      vhost_({spec.name, "/dev/vhost-net", "vhost_net", kVhostQueues,
+      vhost_({spec.name, "/dev/vhost-net", "vhost_net", kVhostQueues, kVhostQueues,
               "leave vhost out of its backend"},
              memory, *this) {
   state_.mtu = spec.mtu;

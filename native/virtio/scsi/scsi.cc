@@ -11,6 +11,7 @@
 #include "native/error.h"
 #include "native/little_endian.h"
 #include "native/virtio/scsi/address.h"
+#include "native/virtio/scsi/config.h"
 #include "native/virtio/scsi/events.h"
 #include "native/virtio/scsi/request.h"
 #include "native/virtio/scsi/state.h"
@@ -25,16 +26,9 @@ constexpr std::uint16_t kControlSize = 32;
 constexpr std::uint16_t kEventSize = 64;
 constexpr std::uint16_t kControlQueue = 0;
 constexpr std::uint16_t kFirstRequestQueue = 2;
-constexpr std::uint32_t kMaxSectors = 0xffff;
-constexpr std::uint32_t kCommandsPerLun = 128;
 // Of the sizes that a driver may set.
 constexpr std::uint32_t kMaxSenseSize = 252;
 constexpr std::uint32_t kMaxCdbSize = 260;
-
-// Offsets of struct virtio_scsi_config (5.6.4).
-constexpr std::size_t kConfigBytes = 36;
-constexpr std::size_t kConfigSenseSize = 20;
-constexpr std::size_t kConfigCdbSize = 24;
 
 constexpr std::array<FeatureName, 2> kFeatureNames{
     {{"hotplug", kScsiHotplug}, {"change", kScsiChange}}};
@@ -59,32 +53,16 @@ class ScsiDevice : public Scsi {
   }
 
   void read_config(std::uint64_t offset, std::span<std::byte> data) override {
-    std::array<std::byte, kConfigBytes> image{};
-    {
-      const std::lock_guard lock(mutex_);
-      store_le<std::uint32_t>(image, 0, spec_.queues);
-      // Header and response take a descriptor each.
-      store_le<std::uint32_t>(image, 4, spec_.queue_size > 2 ? spec_.queue_size - 2u : 1u);
-      store_le<std::uint32_t>(image, 8, kMaxSectors);
-      store_le<std::uint32_t>(image, 12, kCommandsPerLun);
-      store_le<std::uint32_t>(image, 16, kScsiEventBytes);
-      store_le<std::uint32_t>(image, kConfigSenseSize, sense_size_);
-      store_le<std::uint32_t>(image, kConfigCdbSize, cdb_size_);
-      store_le<std::uint16_t>(image, 30, kScsiMaxTarget);
-      store_le<std::uint32_t>(image, 32, kScsiMaxLun);
-    }
-    std::ranges::fill(data, std::byte{0});
-    if (offset >= image.size()) return;
-    const auto there = std::min<std::uint64_t>(data.size(), image.size() - offset);
-    std::ranges::copy(std::span(image).subspan(offset, there), data.begin());
+    const std::lock_guard lock(mutex_);
+    kvitest::read_config(spec_, config_, offset, data);
   }
 
   void write_config(std::uint64_t offset, std::span<const std::byte> data) override {
     if (data.size() != sizeof(std::uint32_t)) return;
     const auto value = load_le<std::uint32_t>(data, 0);
     const std::lock_guard lock(mutex_);
-    if (offset == kConfigSenseSize && value <= kMaxSenseSize) sense_size_ = value;
-    if (offset == kConfigCdbSize && value <= kMaxCdbSize) cdb_size_ = value;
+    if (offset == kConfigSenseSize && value <= kMaxSenseSize) config_.sense_size = value;
+    if (offset == kConfigCdbSize && value <= kMaxCdbSize) config_.cdb_size = value;
   }
 
   void activate(std::uint64_t features, std::span<VirtQueue* const> queues,
@@ -106,8 +84,7 @@ class ScsiDevice : public Scsi {
     control_ = nullptr;
     interrupts_ = nullptr;
     events_.reset();
-    sense_size_ = kDefaultSenseSize;
-    cdb_size_ = kDefaultCdbSize;
+    config_ = {};
   }
 
   bool in_order() const override { return true; }
@@ -133,8 +110,8 @@ class ScsiDevice : public Scsi {
 
   void save(StateWriter& writer) const override {
     const std::lock_guard lock(mutex_);
-    ScsiState state{.sense_size = sense_size_,
-                    .cdb_size = cdb_size_,
+    ScsiState state{.sense_size = config_.sense_size,
+                    .cdb_size = config_.cdb_size,
                     .events_missed = events_.missed(),
                     .units = {}};
     for (const auto& unit : units_) {
@@ -153,8 +130,8 @@ class ScsiDevice : public Scsi {
     for (const ScsiUnitState& one : state.units) restore(reader, one);
     if (active != nullptr) attach(*active);
     const std::lock_guard lock(mutex_);
-    sense_size_ = state.sense_size;
-    cdb_size_ = state.cdb_size;
+    config_.sense_size = state.sense_size;
+    config_.cdb_size = state.cdb_size;
     events_.set_missed(state.events_missed);
   }
 
@@ -304,8 +281,8 @@ class ScsiDevice : public Scsi {
     std::uint32_t cdb_size = 0;
     {
       const std::lock_guard lock(mutex_);
-      sense_size = sense_size_;
-      cdb_size = cdb_size_;
+      sense_size = config_.sense_size;
+      cdb_size = config_.cdb_size;
     }
     if (chain.writable() < kResponseBytes) return 0;
     // The response is ahead of the data, and known behind it.
@@ -472,8 +449,7 @@ class ScsiDevice : public Scsi {
   VirtQueue* control_ = nullptr;
   ScsiEvents events_;
   VirtioInterrupts* interrupts_ = nullptr;
-  std::uint32_t sense_size_ = kDefaultSenseSize;
-  std::uint32_t cdb_size_ = kDefaultCdbSize;
+  ScsiConfig config_;
   std::multiset<std::pair<ScsiAddress, std::uint64_t>> tasks_;  // that are being done
   RequestQueues requests_;  // last: its threads use all of the above
 };

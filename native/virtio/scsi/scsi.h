@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "native/disk/disk.h"
+#include "native/memory/guest_memory.h"
 #include "native/virtio/device.h"
 #include "native/virtio/request_queues.h"
 
@@ -39,12 +40,15 @@ struct ScsiSpec {
   std::vector<ScsiLunSpec> luns;
   std::uint16_t queues = 1;        // of requests
   std::uint16_t queue_size = 128;  // a power of two
-  std::vector<std::string> without_features;
+  std::string vhost{};             // a target of the host's kernel, by its WWPN; it has the units
+  std::vector<std::string> without_features{};
 };
 
 // Both throw Error (EINVAL) naming the first thing that cannot be.
 void validate(const ScsiSpec& spec);
 void validate(const ScsiLunSpec& spec);
+
+inline constexpr std::size_t kScsiWwpnBytes = 223;  // struct vhost_scsi_target
 
 class Scsi : public VirtioDevice {
  public:
@@ -62,6 +66,12 @@ class Scsi : public VirtioDevice {
   // Of all units.
   virtual const RequestQueues& requests() const = 0;
 };
+
+// Of the spec's target, by vhost-scsi. The memory must outlive it. Throws Error: ENOENT where the
+// host has no vhost-scsi, ENODEV without such a target or while another guest has it.
+// restored: it is a fork's, which is refused (ENOTSUP): what the target holds is in no checkpoint.
+std::unique_ptr<VirtioDevice> make_vhost_scsi(const ScsiSpec& spec, const GuestMemory& memory,
+                                              bool restored);
 
 // The disk of a logical unit that the spec names, or that a checkpoint has.
 using OpenLun = std::function<std::unique_ptr<Disk>(const ScsiLunSpec& lun)>;

@@ -397,6 +397,11 @@ TEST_CASE("scsi: specs that cannot be are refused") {
   refused([](ScsiSpec& spec) { spec.luns[0].block_size = 8192; });
   refused([](ScsiSpec& spec) { spec.luns[0].serial = "\x01"; });
   refused([](ScsiSpec& spec) { spec.luns[0].name = ""; });
+  refused([](ScsiSpec& spec) { spec.vhost = "naa.5001405a0b0c0d0e"; });  // beside luns
+  refused([](ScsiSpec& spec) {
+    spec.luns.clear();
+    spec.vhost = "naa/5001405a0b0c0d0e";
+  });
 }
 
 }  // namespace

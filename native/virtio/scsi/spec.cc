@@ -43,6 +43,13 @@ void validate(const ScsiSpec& spec) {
   if (!std::has_single_bit(spec.queue_size) || spec.queue_size > kScsiMaxQueueSize) {
     refuse("queues of " + std::to_string(spec.queue_size), "ask for a power of two up to 1024");
   }
+  if (!spec.vhost.empty()) {
+    if (!spec.luns.empty()) refuse("luns beside a vhost target", "leave one of both out");
+    const auto is_odd = [](char one) { return one <= 0x20 || one > 0x7e || one == '/'; };
+    if (spec.vhost.size() > kScsiWwpnBytes || std::ranges::any_of(spec.vhost, is_odd)) {
+      refuse("its target", "give a WWPN: naa.5001405...");
+    }
+  }
   std::set<std::pair<std::uint8_t, std::uint8_t>> numbers;
   for (const ScsiLunSpec& lun : spec.luns) {
     validate(lun);

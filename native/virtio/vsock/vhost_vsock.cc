@@ -40,7 +40,7 @@ VhostVsock::VhostVsock(const VsockSpec& spec, VsockSink& sink, const GuestMemory
                        bool claim)
     : spec_(spec),
       sink_(sink),
-      vhost_({spec.name, "/dev/vhost-vsock", "vhost_vsock", kVhostQueues,
+      vhost_({spec.name, "/dev/vhost-vsock", "vhost_vsock", kVhostQueues, kVhostQueues,
               "leave the device's backend out"},
              memory, *this),
       sockets_(spec.name, *this, kVsockWindow) {

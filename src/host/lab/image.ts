@@ -37,6 +37,8 @@ for module in $(cat /etc/kvitest/modules); do
   esac
   insmod $module || echo "kvitest lab: $module did not load"
 done
+# Where targets of vhost-scsi are made.
+[ ! -d /sys/kernel/config ] || mount -t configfs configfs /sys/kernel/config
 cd /${labRoot}
 export HOME=/tmp UV_THREADPOOL_SIZE=16 NODE_NO_WARNINGS=1
 port=$(grep -lx ${portName} /sys/class/virtio-ports/*/name | cut -d / -f 5)
@@ -213,6 +215,8 @@ export async function buildLabImage(kernel: KernelInfo): Promise<string> {
     // What devices of guests are served by in the lab's kernel.
     'vhost_vsock?',
     'vhost_net?',
+    'vhost_scsi?',
+    'target_core_file?',
     'tun?',
   ])
   const entries: NewcEntry[] = [

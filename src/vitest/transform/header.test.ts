@@ -244,6 +244,19 @@ test.for([
   expect(message(`# guest: { devices: [${device}] }`)).toBe(wanted)
 })
 
+test("a virtio-scsi has luns of its own, or those of a target of the host's kernel", () => {
+  const { devices } = header(
+    '# guest:',
+    '#   devices:',
+    '#     - { type: virtio-scsi, luns: [{ memory: 1M }] }',
+    '#     - { type: virtio-scsi, backend: { vhost: naa.5001 } }',
+  ).guest
+  expect(devices).toEqual([
+    { type: 'virtio-scsi', name: 'scsi0', luns: [{ name: 'lun0', memory: 1 << 20, lun: 0 }] },
+    { type: 'virtio-scsi', name: 'scsi1', luns: [], backend: { kind: 'vhost', wwpn: 'naa.5001' } },
+  ])
+})
+
 test('network devices and a vsock are asked for by what differs from the usual', () => {
   const { devices } = header(
     '# guest:',
@@ -275,6 +288,10 @@ test('network devices and a vsock are asked for by what differs from the usual',
 test.for([
   ['{ type: virtio-net, mac: 12 }', "x.tap.sh:2: mac: want '02:00:00:00:00:01', got 12"],
   ['{ type: virtio-net, mtu: 67 }', 'x.tap.sh:2: mtu: want 68 to 65535, got 67'],
+  [
+    '{ type: virtio-scsi, luns: [{ memory: 1M }], backend: { vhost: naa.5001 } }',
+    'x.tap.sh:2: backend: the luns are those of the target, give none',
+  ],
   ['{ type: virtio-net, queues: 9 }', 'x.tap.sh:2: queues: want 1 to 8, got 9'],
   [
     '{ type: virtio-net, backend: tap }',

@@ -10,7 +10,7 @@ export function parseScsi(
   path: (string | number)[],
   before: readonly DeviceSpec[],
 ): ScsiDevice {
-  knownKeys(map, ['name', 'luns', 'queues', 'queueSize'], path)
+  knownKeys(map, ['name', 'luns', 'queues', 'queueSize', 'backend'], path)
   const others = before.filter((device) => device.type === 'virtio-scsi')
   const name = asText(map.name ?? `scsi${others.length}`, [...path, 'name'])
   if (others.some((other) => other.name === name)) throw new BadValue(path, `two virtio-scsi named '${name}'`)
@@ -26,6 +26,13 @@ export function parseScsi(
   const scsi: ScsiDevice = { type: 'virtio-scsi', name, luns }
   if (map.queues !== undefined) scsi.queues = wholeAt(map.queues, [...path, 'queues'], 1, 8)
   if (map.queueSize !== undefined) scsi.queueSize = wholeAt(map.queueSize, [...path, 'queueSize'], 1, 1024)
+  if (map.backend !== undefined) {
+    const at = [...path, 'backend']
+    const { vhost, ...rest } = asMap(map.backend, at, 'backend')
+    knownKeys(rest, [], at)
+    if (luns.length > 0) throw new BadValue(at, 'backend: the luns are those of the target, give none')
+    scsi.backend = { kind: 'vhost', wwpn: asText(vhost, [...at, 'vhost']) }
+  }
   return scsi
 }
 

@@ -1,0 +1,52 @@
+// virtio-scsi whose requests the host's kernel serves (vhost-scsi): its logical units are those of
+// a target of the host. Others use scsi.h.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "native/memory/guest_memory.h"
+#include "native/virtio/device.h"
+#include "native/virtio/scsi/config.h"
+#include "native/virtio/scsi/scsi.h"
+#include "native/virtio/vhost.h"
+
+namespace kvitest {
+
+class VhostScsi : public VirtioDevice, private VhostBackend {
+ public:
+  VhostScsi(const ScsiSpec& spec, const GuestMemory& memory);
+
+  std::uint32_t type() const override;
+  std::uint64_t features() const override;
+  std::span<const FeatureName> feature_names() const override;
+  bool rings_are_of_host() const override { return true; }
+  int doorbell(std::uint16_t queue) const override { return vhost_.doorbell(queue); }
+  std::vector<std::uint16_t> queue_sizes() const override;
+  void read_config(std::uint64_t offset, std::span<std::byte> data) override;
+  void write_config(std::uint64_t offset, std::span<const std::byte> data) override;
+  void activate(std::uint64_t features, std::span<VirtQueue* const> queues,
+                VirtioInterrupts& interrupts) override;
+  void notify(std::uint16_t queue) override { vhost_.ring(queue); }
+  void reset() override { vhost_.reset(); }
+  void pause() override { vhost_.pause(); }
+  void unpause() override { vhost_.unpause(); }
+  // What its units hold is no part of a checkpoint, which therefore has no forks: make_vhost_scsi()
+  // refuses them. A checkpoint without forks is a core dump.
+  void save(StateWriter& writer) const override;
+  void load(StateReader& reader, const VirtioActivation* active) override;
+  void resume() override {}
+
+ private:
+  // VhostBackend
+  void begin(std::uint64_t features) override;
+  void end() override;
+  void call_endpoint(unsigned long request, const char* name) const;
+
+  const ScsiSpec spec_;
+  Vhost vhost_;
+};
+
+}  // namespace kvitest
