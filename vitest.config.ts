@@ -29,10 +29,12 @@ const isShort = process.env.KVITEST_SUITE === 'short'
 
 /** What these have no time for. `npm run test:long` runs all of suites/virtio on both kernels. */
 const longest =
-  'balloon edges forks intx lifecycle personality programs scsi.test toggles unplug vsock.test'.split(' ')
+  'balloon boot edges forks intx lifecycle net.test personality programs scsi.test toggles unplug vsock.test'.split(
+    ' ',
+  )
 
 /** What they run on the first guest kernel only. */
-const lengthy = 'blk boot console memory net pci scsi vsock'.split(' ')
+const lengthy = 'blk console memory net pci scsi vsock'.split(' ')
 
 function shortened(project: TestProjectInlineConfiguration, at: number): TestProjectInlineConfiguration {
   if (!isShort) return project
@@ -59,8 +61,10 @@ export default defineConfig({
         test: {
           name: 'lab',
           include: ['src/**/*.lab.test.ts', 'suites/framework/**/*.lab.test.ts'],
-          // leaks.long.test.ts has the same ends, and more, of a longer run.
-          exclude: isShort ? ['suites/framework/leaks.lab.test.ts'] : [],
+          // leaks.long.test.ts has the same ends, and more, of a longer run; the other two are in unit tests with stand-ins.
+          exclude: isShort
+            ? ['artifacts', 'expectations', 'leaks'].map((name) => `suites/framework/${name}.lab.test.ts`)
+            : [],
           testTimeout: 180_000,
           hookTimeout: 180_000,
           globalSetup: ['src/vitest/global-setup.ts'],
