@@ -71,7 +71,7 @@ class VirtioDevice {
   virtual std::vector<std::uint16_t> queue_sizes() const = 0;
   // Bytes beyond the config space read as 0 and are not written.
   virtual void read_config(std::uint64_t offset, std::span<std::byte> data) = 0;
-  virtual void write_config(std::uint64_t offset, std::span<const std::byte> data) = 0;
+  virtual void write_config(std::uint64_t, std::span<const std::byte>) {}
   // Changes whenever a byte of the config space changes by itself, before anyone can read that byte
   // (2.5).
   virtual std::uint8_t config_generation() { return 0; }

@@ -38,7 +38,6 @@ struct Plain : VirtioDevice {
   std::uint64_t features() const override { return 0; }
   std::vector<std::uint16_t> queue_sizes() const override { return {8}; }
   void read_config(std::uint64_t, std::span<std::byte>) override {}
-  void write_config(std::uint64_t, std::span<const std::byte>) override {}
   void activate(std::uint64_t, std::span<VirtQueue* const>, VirtioInterrupts&) override {}
   void notify(std::uint16_t) override {}
   void reset() override {}

@@ -29,7 +29,6 @@ struct Kernel : VirtioDevice {
   int doorbell(std::uint16_t queue) const override { return queue < 2 ? 100 + queue : -1; }
   std::vector<std::uint16_t> queue_sizes() const override { return {8, 8, 8}; }
   void read_config(std::uint64_t, std::span<std::byte>) override {}
-  void write_config(std::uint64_t, std::span<const std::byte>) override {}
   void activate(std::uint64_t, std::span<VirtQueue* const>, VirtioInterrupts&) override {}
   void notify(std::uint16_t) override {}
   void reset() override {}

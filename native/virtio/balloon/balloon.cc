@@ -10,6 +10,7 @@
 #include "native/error.h"
 #include "native/little_endian.h"
 #include "native/virtio/balloon/state.h"
+#include "native/virtio/config_image.h"
 #include "native/virtio/queue.h"
 
 namespace kvitest {
@@ -66,10 +67,7 @@ class BalloonDevice : public Balloon {
       store_le<std::uint32_t>(image, kHintCommand, state_.hint_command);
       store_le<std::uint32_t>(image, kPoison, state_.poison);
     }
-    std::ranges::fill(data, std::byte{0});
-    if (offset >= image.size()) return;
-    const auto there = std::min<std::uint64_t>(data.size(), image.size() - offset);
-    std::ranges::copy(std::span(image).subspan(offset, there), data.begin());
+    read_image(image, offset, data);
   }
 
   void write_config(std::uint64_t offset, std::span<const std::byte> data) override {

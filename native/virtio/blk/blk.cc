@@ -12,6 +12,7 @@
 #include "native/virtio/blk/request.h"
 #include "native/virtio/blk/state.h"
 #include "native/virtio/blk/uring_io.h"
+#include "native/virtio/config_image.h"
 
 namespace kvitest {
 namespace {
@@ -78,11 +79,7 @@ class BlkDevice : public Blk {
   }
 
   void read_config(std::uint64_t offset, std::span<std::byte> data) override {
-    std::array<std::byte, kConfigBytes> image = config();
-    std::ranges::fill(data, std::byte{0});
-    if (offset >= image.size()) return;
-    const auto there = std::min<std::uint64_t>(data.size(), image.size() - offset);
-    std::ranges::copy(std::span(image).subspan(offset, there), data.begin());
+    read_image(config(), offset, data);
   }
 
   void write_config(std::uint64_t offset, std::span<const std::byte> data) override {

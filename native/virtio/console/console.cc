@@ -7,6 +7,7 @@
 
 #include "native/error.h"
 #include "native/little_endian.h"
+#include "native/virtio/config_image.h"
 #include "native/virtio/console/device.h"
 
 namespace kvitest {
@@ -78,9 +79,7 @@ void ConsoleDevice::read_config(std::uint64_t offset, std::span<std::byte> data)
     write_le(std::span(config).subspan(2, 2), state_.size.rows);
     write_le(std::span(config).subspan(4, 4), state_.ports.size());
   }
-  for (std::size_t i = 0; i < data.size(); ++i) {
-    data[i] = offset + i < config.size() ? config[offset + i] : std::byte{0};
-  }
+  read_image(config, offset, data);
 }
 
 void ConsoleDevice::write_config(std::uint64_t offset, std::span<const std::byte> data) {

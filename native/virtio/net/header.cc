@@ -46,6 +46,16 @@ std::span<const FeatureName> net_feature_names() {
   return kNames;
 }
 
+std::uint64_t net_features_with_needs(std::uint64_t features) {
+  constexpr std::uint64_t kNeedControl =
+      kNetCtrlRx | kNetCtrlVlan | kNetGuestAnnounce | kNetMq | kNetCtrlMacAddr;
+  if ((features & kNetCsum) == 0) features &= ~(kNetHostTso4 | kNetHostTso6);
+  if ((features & kNetGuestCsum) == 0) features &= ~(kNetGuestTso4 | kNetGuestTso6);
+  if ((features & kNetCtrlVq) == 0) features &= ~kNeedControl;
+  if ((features & kNetCtrlRx) == 0) features &= ~kNetCtrlRxExtra;
+  return features;
+}
+
 bool apply_header(std::span<const std::byte, kNetHeader> header, std::uint64_t features,
                   Frame& frame) {
   const auto flags = load_le<std::uint8_t>(header, kFlags);

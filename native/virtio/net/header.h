@@ -33,6 +33,9 @@ inline constexpr std::uint64_t kNetCtrlMacAddr = 1ull << 23;
 
 std::span<const FeatureName> net_feature_names();
 
+// Without those that need one which is not among them (2.2.1, 5.1.3.1).
+std::uint64_t net_features_with_needs(std::uint64_t features);
+
 inline constexpr std::size_t kNetHeader = 12;
 
 // Sets what the header says of the frame. False for one that is not what the features allow, or

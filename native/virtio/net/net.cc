@@ -8,23 +8,14 @@
 #include "native/error.h"
 #include "native/little_endian.h"
 #include "native/net/tap.h"
+#include "native/virtio/config_image.h"
+#include "native/virtio/net/config.h"
 #include "native/virtio/net/device.h"
 
 namespace kvitest {
 namespace {
 
-constexpr std::uint32_t kTypeNet = 1;
-constexpr std::uint16_t kQueueSize = 256;
 constexpr std::uint16_t kControlSize = 64;
-
-// struct virtio_net_config (virtio 1.3, 5.1.4), as far as it is offered.
-constexpr std::size_t kConfigSize = 12;
-constexpr std::size_t kConfigMac = 0;
-constexpr std::size_t kConfigStatus = 6;
-constexpr std::size_t kConfigPairs = 8;
-constexpr std::size_t kConfigMtu = 10;
-constexpr std::uint16_t kStatusLinkUp = 1;
-constexpr std::uint16_t kStatusAnnounce = 2;
 
 NetState initial_state(const NetSpec& spec) {
   NetState state;
@@ -55,42 +46,23 @@ std::uint64_t NetDevice::features() const {
                            kNetCtrlMacAddr;
   if (spec_.mtu != 0) features |= kNetMtu;
   if (spec_.queue_pairs > 1) features |= kNetMq;
-  features &= ~withheld();
-  // 2.2.1: no feature without those that it needs (5.1.3.1).
-  constexpr std::uint64_t kNeedControl =
-      kNetCtrlRx | kNetCtrlVlan | kNetGuestAnnounce | kNetMq | kNetCtrlMacAddr;
-  if ((features & kNetCsum) == 0) features &= ~(kNetHostTso4 | kNetHostTso6);
-  if ((features & kNetGuestCsum) == 0) features &= ~(kNetGuestTso4 | kNetGuestTso6);
-  if ((features & kNetCtrlVq) == 0) features &= ~kNeedControl;
-  if ((features & kNetCtrlRx) == 0) features &= ~kNetCtrlRxExtra;
-  return features;
+  return net_features_with_needs(features & ~withheld());
 }
 
 std::vector<std::uint16_t> NetDevice::queue_sizes() const {
-  std::vector<std::uint16_t> sizes(2u * spec_.queue_pairs, kQueueSize);
+  std::vector<std::uint16_t> sizes(2u * spec_.queue_pairs, kNetQueueSize);
   if ((features() & kNetCtrlVq) != 0) sizes.push_back(kControlSize);
   return sizes;
 }
 
 void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) {
-  std::array<std::byte, kConfigSize> config{};
-  {
-    const std::lock_guard lock(mutex_);
-    std::ranges::copy(std::as_bytes(std::span(state_.mac)), config.begin() + kConfigMac);
-    const int status =
-        (state_.link_up ? kStatusLinkUp : 0) | (state_.announce ? kStatusAnnounce : 0);
-    store_le<std::uint16_t>(config, kConfigStatus, static_cast<std::uint16_t>(status));
-  }
-  store_le<std::uint16_t>(config, kConfigPairs, spec_.queue_pairs);
-  store_le<std::uint16_t>(config, kConfigMtu, spec_.mtu);
-  for (std::size_t i = 0; i < data.size(); ++i) {
-    data[i] = offset + i < config.size() ? config[offset + i] : std::byte{0};
-  }
+  const std::lock_guard lock(mutex_);
+  const int status =
+      (state_.link_up ? kNetStatusLinkUp : 0) | (state_.announce ? kNetStatusAnnounce : 0);
+  read_image(net_config(spec_, state_.mac, static_cast<std::uint16_t>(status)), offset, data);
 }
 
 // All of it is read-only: since virtio 1.0 a driver sets its address through the control queue.
-void NetDevice::write_config(std::uint64_t, std::span<const std::byte>) {}
-
 std::uint8_t NetDevice::config_generation() {
   const std::lock_guard lock(mutex_);
   return state_.config_generation;

@@ -4,23 +4,18 @@
 #define VIRTIO_RING_NO_LEGACY
 #include <linux/vhost.h>
 
-#include <algorithm>
-#include <array>
 #include <memory>
-#include <utility>
 
 #include "native/error.h"
-#include "native/little_endian.h"
 #include "native/net/tap.h"
+#include "native/virtio/config_image.h"
+#include "native/virtio/net/config.h"
 #include "native/virtio/net/header.h"
 
 namespace kvitest {
 namespace {
 
-constexpr std::uint32_t kTypeNet = 1;
-constexpr std::uint16_t kQueueSize = 256;
 constexpr std::uint16_t kVhostQueues = 2;
-constexpr std::uint16_t kStatusLinkUp = 1;
 
 // What the tap does for a driver, and what the kernel that serves the ring must know itself.
 constexpr std::uint64_t kOfTap = kNetCsum | kNetGuestCsum | kNetGuestTso4 | kNetGuestTso6 |
@@ -46,11 +41,7 @@ std::uint32_t VhostNet::type() const {
 std::uint64_t VhostNet::features() const {
   std::uint64_t features = kOfTap | (vhost_.features() & kOfVhost);
   if (spec_.mtu != 0) features |= kNetMtu;
-  features &= ~withheld();
-  // 2.2.1: no feature without those that it needs (5.1.3.1).
-  if ((features & kNetCsum) == 0) features &= ~(kNetHostTso4 | kNetHostTso6);
-  if ((features & kNetGuestCsum) == 0) features &= ~(kNetGuestTso4 | kNetGuestTso6);
-  return features;
+  return net_features_with_needs(features & ~withheld());
 }
 
 std::span<const FeatureName> VhostNet::feature_names() const {
@@ -58,25 +49,13 @@ std::span<const FeatureName> VhostNet::feature_names() const {
 }
 
 std::vector<std::uint16_t> VhostNet::queue_sizes() const {
-  return {kQueueSize, kQueueSize};
+  return {kNetQueueSize, kNetQueueSize};
 }
 
 void VhostNet::read_config(std::uint64_t offset, std::span<std::byte> data) {
-  // struct virtio_net_config (5.1.4): address, status, queue pairs, MTU.
-  std::array<std::byte, 12> config{};
-  {
-    const std::lock_guard lock(mutex_);
-    std::ranges::copy(std::as_bytes(std::span(state_.mac)), config.begin());
-    store_le<std::uint16_t>(config, 6, state_.link_up ? kStatusLinkUp : 0);
-  }
-  store_le<std::uint16_t>(config, 8, 1);
-  store_le<std::uint16_t>(config, 10, spec_.mtu);
-  for (std::size_t i = 0; i < data.size(); ++i) {
-    data[i] = offset + i < config.size() ? config[offset + i] : std::byte{0};
-  }
+  const std::lock_guard lock(mutex_);
+  read_image(net_config(spec_, state_.mac, state_.link_up ? kNetStatusLinkUp : 0), offset, data);
 }
-
-void VhostNet::write_config(std::uint64_t, std::span<const std::byte>) {}
 
 std::uint8_t VhostNet::config_generation() {
   const std::lock_guard lock(mutex_);

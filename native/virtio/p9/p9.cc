@@ -11,6 +11,7 @@
 
 #include "native/error.h"
 #include "native/little_endian.h"
+#include "native/virtio/config_image.h"
 #include "native/virtio/p9/server.h"
 #include "native/virtio/queue.h"
 #include "native/virtio/workers.h"
@@ -44,12 +45,8 @@ class P9Device : public VirtioDevice {
     std::vector<std::byte> image(2 + spec_.tag.size());
     store_le<std::uint16_t>(image, 0, static_cast<std::uint16_t>(spec_.tag.size()));
     std::ranges::copy(std::as_bytes(std::span(spec_.tag)), image.begin() + 2);
-    std::ranges::fill(data, std::byte{0});
-    if (offset >= image.size()) return;
-    const auto there = std::min<std::uint64_t>(data.size(), image.size() - offset);
-    std::ranges::copy(std::span(image).subspan(offset, there), data.begin());
+    read_image(image, offset, data);
   }
-  void write_config(std::uint64_t, std::span<const std::byte>) override {}
 
   void activate(std::uint64_t, std::span<VirtQueue* const> queues,
                 VirtioInterrupts& interrupts) override {

@@ -45,7 +45,6 @@ class Rng : public VirtioDevice {
   void read_config(std::uint64_t, std::span<std::byte> data) override {
     std::ranges::fill(data, std::byte{0});
   }
-  void write_config(std::uint64_t, std::span<const std::byte>) override {}
 
   void activate(std::uint64_t, std::span<VirtQueue* const> queues,
                 VirtioInterrupts& interrupts) override {

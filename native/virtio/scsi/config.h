@@ -1,18 +1,23 @@
-// struct virtio_scsi_config (virtio 1.3, 5.6.4), whoever serves the requests.
+// What virtio-scsi says of itself, whoever serves its requests: struct virtio_scsi_config
+// (virtio 1.3, 5.6.4).
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 #include "native/little_endian.h"
+#include "native/virtio/config_image.h"
 #include "native/virtio/scsi/events.h"
 #include "native/virtio/scsi/scsi.h"
 #include "native/virtio/scsi/state.h"
 
 namespace kvitest {
+
+inline constexpr std::uint32_t kTypeScsi = 8;
+inline constexpr std::uint16_t kScsiControlSize = 32;
+inline constexpr std::uint16_t kScsiEventSize = 64;
 
 inline constexpr std::size_t kScsiConfigBytes = 36;
 inline constexpr std::size_t kConfigSenseSize = 20;
@@ -40,10 +45,7 @@ inline void read_config(const ScsiSpec& spec, const ScsiConfig& config, std::uin
   store_le<std::uint32_t>(image, kConfigCdbSize, config.cdb_size);
   store_le<std::uint16_t>(image, 30, config.max_target);
   store_le<std::uint32_t>(image, 32, config.max_lun);
-  std::ranges::fill(data, std::byte{0});
-  if (offset >= image.size()) return;
-  const auto there = std::min<std::uint64_t>(data.size(), image.size() - offset);
-  std::ranges::copy(std::span(image).subspan(offset, there), data.begin());
+  read_image(image, offset, data);
 }
 
 }  // namespace kvitest

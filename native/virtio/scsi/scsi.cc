@@ -21,9 +21,6 @@
 namespace kvitest {
 namespace {
 
-constexpr std::uint32_t kTypeScsi = 8;
-constexpr std::uint16_t kControlSize = 32;
-constexpr std::uint16_t kEventSize = 64;
 constexpr std::uint16_t kControlQueue = 0;
 constexpr std::uint16_t kFirstRequestQueue = 2;
 // Of the sizes that a driver may set.
@@ -47,7 +44,7 @@ class ScsiDevice : public Scsi {
   std::uint64_t features() const override { return kScsiHotplug | kScsiChange; }
   std::span<const FeatureName> feature_names() const override { return kFeatureNames; }
   std::vector<std::uint16_t> queue_sizes() const override {
-    std::vector<std::uint16_t> sizes{kControlSize, kEventSize};
+    std::vector<std::uint16_t> sizes{kScsiControlSize, kScsiEventSize};
     sizes.insert(sizes.end(), spec_.queues, spec_.queue_size);
     return sizes;
   }

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <memory>
 #include <string>
 
@@ -16,9 +15,6 @@
 namespace kvitest {
 namespace {
 
-constexpr std::uint32_t kTypeScsi = 8;
-constexpr std::uint16_t kControlSize = 32;
-constexpr std::uint16_t kEventSize = 64;
 // Control, event and a first one of requests: Linux takes no more of those than it has CPUs.
 constexpr std::uint16_t kNeeded = 3;
 // Of the kernel's target (VHOST_SCSI_MAX_TARGET, TRANSPORT_MAX_LUNS...): a target's number is that
@@ -67,7 +63,7 @@ std::span<const FeatureName> VhostScsi::feature_names() const {
 }
 
 std::vector<std::uint16_t> VhostScsi::queue_sizes() const {
-  std::vector<std::uint16_t> sizes{kControlSize, kEventSize};
+  std::vector<std::uint16_t> sizes{kScsiControlSize, kScsiEventSize};
   sizes.insert(sizes.end(), spec_.queues, spec_.queue_size);
   return sizes;
 }
@@ -75,9 +71,6 @@ std::vector<std::uint16_t> VhostScsi::queue_sizes() const {
 void VhostScsi::read_config(std::uint64_t offset, std::span<std::byte> data) {
   kvitest::read_config(spec_, kConfig, offset, data);
 }
-
-// The kernel's requests have the sizes that are there by default, and no others.
-void VhostScsi::write_config(std::uint64_t, std::span<const std::byte>) {}
 
 void VhostScsi::call_endpoint(unsigned long request, const char* name) const {
   vhost_scsi_target target{};

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 #include <span>
 #include <vector>
 
@@ -26,7 +25,7 @@ class VhostScsi : public VirtioDevice, private VhostBackend {
   int doorbell(std::uint16_t queue) const override { return vhost_.doorbell(queue); }
   std::vector<std::uint16_t> queue_sizes() const override;
   void read_config(std::uint64_t offset, std::span<std::byte> data) override;
-  void write_config(std::uint64_t offset, std::span<const std::byte> data) override;
+  // write_config() does nothing: the kernel's requests have the sizes that are there by default.
   void activate(std::uint64_t features, std::span<VirtQueue* const> queues,
                 VirtioInterrupts& interrupts) override;
   void notify(std::uint16_t queue) override { vhost_.ring(queue); }

@@ -14,6 +14,7 @@
 
 #include "native/error.h"
 #include "native/little_endian.h"
+#include "native/virtio/config_image.h"
 
 namespace kvitest {
 namespace {
@@ -86,12 +87,8 @@ void VhostVsock::read_config(std::uint64_t offset, std::span<std::byte> data) {
     const std::lock_guard lock(mutex_);
     store_le<std::uint64_t>(config, 0, state_.cid);
   }
-  for (std::size_t i = 0; i < data.size(); ++i) {
-    data[i] = offset + i < config.size() ? config[offset + i] : std::byte{0};
-  }
+  read_image(config, offset, data);
 }
-
-void VhostVsock::write_config(std::uint64_t, std::span<const std::byte>) {}
 
 void VhostVsock::begin(std::uint64_t) {
   int on = 1;

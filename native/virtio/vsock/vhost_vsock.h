@@ -33,7 +33,6 @@ class VhostVsock : public Vsock, private VhostBackend, private StreamSockets::Ow
   int doorbell(std::uint16_t queue) const override { return vhost_.doorbell(queue); }
   std::vector<std::uint16_t> queue_sizes() const override;
   void read_config(std::uint64_t offset, std::span<std::byte> data) override;
-  void write_config(std::uint64_t offset, std::span<const std::byte> data) override;
   void activate(std::uint64_t features, std::span<VirtQueue* const> queues,
                 VirtioInterrupts& interrupts) override;
   void notify(std::uint16_t queue) override;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "native/error.h"
+#include "native/virtio/config_image.h"
 #include "native/virtio/vsock/device.h"
 
 namespace kvitest {
@@ -68,12 +69,8 @@ void VsockDevice::read_config(std::uint64_t offset, std::span<std::byte> data) {
     const std::lock_guard lock(mutex_);
     store_le<std::uint64_t>(config, 0, state_.cid);
   }
-  for (std::size_t i = 0; i < data.size(); ++i) {
-    data[i] = offset + i < config.size() ? config[offset + i] : std::byte{0};
-  }
+  read_image(config, offset, data);
 }
-
-void VsockDevice::write_config(std::uint64_t, std::span<const std::byte>) {}
 
 void VsockDevice::attach(const VirtioActivation& active) {
   queues_.assign(active.queues.begin(), active.queues.end());
