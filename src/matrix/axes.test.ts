@@ -48,5 +48,10 @@ test('tags have the place on each axis, and nothing that an expression of tags w
     'accelerator:kvm',
     'machine:default',
   ])
-  expect(cellTags({ host: 'h', tool: 'a (b) & c|!*' }, ['tool'])).toEqual(['tool:a__b____c___'])
+  expect(cellTags({ host: 'h', tool: 'a (b) & c|!*' })).toEqual([
+    'host:h',
+    'tool:a__b____c___',
+    'accelerator:kvm',
+    'machine:default',
+  ])
 })

@@ -45,8 +45,8 @@ export function cellBlocks(id: string): string[] {
  * Its place on these axes as tags of vitest's: `host:local`, `tool:qemu-7.2`, `machine:default`. A character that an
  * expression of tags reads as its own is `_`.
  */
-export function cellTags(cell: Coordinates, of: readonly Axis[] = axes): string[] {
-  return of.flatMap((axis) => {
+export function cellTags(cell: Coordinates): string[] {
+  return axes.flatMap((axis) => {
     const value = axisValue(cell, axis)
     return value === undefined ? [] : [`${axis}:${value.replaceAll(/[\s!()*|&]/g, '_')}`]
   })

@@ -4,7 +4,7 @@ import { afterAll, describe, type TestContext, test } from 'vitest'
 import { type HostChoice, openMachineHost } from '../host/index.ts'
 import type { MachineHost } from '../host/machine-host.ts'
 import { type CellRecord, cellVerdict, compareCells } from '../matrix/account.ts'
-import { axes, cellBlocks, cellName, cellTags, whereElse } from '../matrix/axes.ts'
+import { cellBlocks, cellName, cellTags, whereElse } from '../matrix/axes.ts'
 import { bisectCell, bisectionLines, rerunCell } from '../matrix/bisect/bisect.ts'
 import { CellRunner, realMeans } from '../matrix/bisect/means.ts'
 import { CellRun, infraError } from '../matrix/cell-run.ts'
@@ -117,7 +117,7 @@ class Matrix {
       const runs = mine.filter(({ cell }) => cell.at.host === host)
       if (runs.length === 0) continue
       // Hosts side by side; in each one cell after the other, so that its lab is started once.
-      describe(host, { concurrent: true, tags: cellTags(runs[0]!.cell.at, ['host']) }, () => {
+      describe(host, { concurrent: true }, () => {
         for (const run of runs) this.#registerCell(run)
         afterAll(async () => {
           const opened = this.#hosts.get(host)
@@ -147,13 +147,10 @@ class Matrix {
   #registerCell(run: CellRun): void {
     const { cell } = run
     const names = cellBlocks(cell.id).slice(1)
-    const tags = cellTags(
-      cell.at,
-      axes.filter((axis) => axis !== 'host'),
-    )
+    const tags = cellTags(cell.at)
     const nested = (at: number): void => {
       if (at < names.length) {
-        describe(names[at]!, { concurrent: false, tags: at === 0 ? tags : [] }, () => nested(at + 1))
+        describe(names[at]!, { concurrent: false, tags }, () => nested(at + 1))
         return
       }
       if (cell.excepted !== undefined) {

@@ -235,7 +235,7 @@ function isWhole(module: TestModule): boolean {
   )
 }
 
-function viewOf(modules: readonly TestModule[]): Omit<Parameters<typeof staleEntries>[1], 'isLeftOut'> {
+function viewOf(modules: readonly TestModule[]): Parameters<typeof staleEntries>[1] {
   const guests = modules.flatMap(metasOf).flatMap(guestsOf)
   return {
     tests: modules.flatMap((module) => [...module.children.allTests()].map(runTest)),
