@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "native/memory/guest_memory.h"
@@ -110,6 +111,23 @@ class Vhost {
   bool paused_ = false;
   bool held_ = false;
   std::thread thread_;
+};
+
+// A device whose rings are in the kernel, as its transport sees it; Base is VirtioDevice, or the
+// interface of its kind.
+template <typename Base>
+class VhostServed : public Base, protected VhostBackend {
+ public:
+  bool rings_are_of_host() const override { return true; }
+  int doorbell(std::uint16_t queue) const override { return vhost_.doorbell(queue); }
+  void notify(std::uint16_t queue) override { vhost_.ring(queue); }
+  void pause() override { vhost_.pause(); }
+  void unpause() override { vhost_.unpause(); }
+
+ protected:
+  VhostServed(VhostSpec spec, const GuestMemory& memory) : vhost_(std::move(spec), memory, *this) {}
+
+  Vhost vhost_;
 };
 
 }  // namespace kvitest

@@ -5,6 +5,7 @@
 #include <linux/vhost.h>
 
 #include <memory>
+#include <utility>
 
 #include "native/error.h"
 #include "native/net/tap.h"
@@ -25,11 +26,14 @@ constexpr std::uint64_t kOfVhost = kNetMrgRxbuf;
 }  // namespace
 
 VhostNet::VhostNet(const NetSpec& spec, const GuestMemory& memory)
-    : spec_(spec),
-      tap_(open_tap_file(spec.tap)),
-      vhost_({spec.name, "/dev/vhost-net", "vhost_net", kVhostQueues, kVhostQueues,
-              "leave vhost out of its backend"},
-             memory, *this) {
+    : VhostNet(spec, memory, open_tap_file(spec.tap)) {}
+
+VhostNet::VhostNet(const NetSpec& spec, const GuestMemory& memory, UniqueFd tap)
+    : VhostServed({spec.name, "/dev/vhost-net", "vhost_net", kVhostQueues, kVhostQueues,
+                   "leave vhost out of its backend"},
+                  memory),
+      spec_(spec),
+      tap_(std::move(tap)) {
   state_.mtu = spec.mtu;
   state_.mac = spec.mac;
 }

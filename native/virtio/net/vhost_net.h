@@ -15,24 +15,19 @@
 
 namespace kvitest {
 
-class VhostNet : public Net, private VhostBackend {
+class VhostNet : public VhostServed<Net> {
  public:
   VhostNet(const NetSpec& spec, const GuestMemory& memory);
 
   std::uint32_t type() const override;
   std::uint64_t features() const override;
   std::span<const FeatureName> feature_names() const override;
-  bool rings_are_of_host() const override { return true; }
-  int doorbell(std::uint16_t queue) const override { return vhost_.doorbell(queue); }
   std::vector<std::uint16_t> queue_sizes() const override;
   void read_config(std::uint64_t offset, std::span<std::byte> data) override;
   std::uint8_t config_generation() override;
   void activate(std::uint64_t features, std::span<VirtQueue* const> queues,
                 VirtioInterrupts& interrupts) override;
-  void notify(std::uint16_t queue) override { vhost_.ring(queue); }
   void reset() override;
-  void pause() override { vhost_.pause(); }
-  void unpause() override { vhost_.unpause(); }
   void save(StateWriter& writer) const override;
   void load(StateReader& reader, const VirtioActivation* active) override;
   void resume() override;
@@ -44,6 +39,9 @@ class VhostNet : public Net, private VhostBackend {
   NetCounts counts() const override { return {}; }
 
  private:
+  // The tap is opened first: it is what a host lacks first.
+  VhostNet(const NetSpec& spec, const GuestMemory& memory, UniqueFd tap);
+
   // With mutex_ held.
   void attach(const VirtioActivation& active);
 
@@ -54,7 +52,6 @@ class VhostNet : public Net, private VhostBackend {
 
   const NetSpec spec_;
   const UniqueFd tap_;
-  Vhost vhost_;
   mutable std::mutex mutex_;
   VhostNetState state_;
   std::uint64_t features_ = 0;

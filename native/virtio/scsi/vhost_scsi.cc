@@ -35,14 +35,14 @@ struct VhostScsiState {
 }  // namespace
 
 VhostScsi::VhostScsi(const ScsiSpec& spec, const GuestMemory& memory)
-    : spec_(spec),
-      vhost_({.device = spec.name,
-              .path = "/dev/vhost-scsi",
-              .module = "vhost_scsi",
-              .queues = static_cast<std::uint16_t>(2 + spec.queues),
-              .needed = kNeeded,
-              .instead = "give it luns instead of its backend"},
-             memory, *this) {
+    : VhostServed({.device = spec.name,
+                   .path = "/dev/vhost-scsi",
+                   .module = "vhost_scsi",
+                   .queues = static_cast<std::uint16_t>(2 + spec.queues),
+                   .needed = kNeeded,
+                   .instead = "give it luns instead of its backend"},
+                  memory),
+      spec_(spec) {
   // Whether the target is there, before a guest's driver needs it. Without a table of memory the
   // kernel finds fault with the rings that it does not have yet.
   vhost_.set_memory();

@@ -14,24 +14,19 @@
 
 namespace kvitest {
 
-class VhostScsi : public VirtioDevice, private VhostBackend {
+class VhostScsi : public VhostServed<VirtioDevice> {
  public:
   VhostScsi(const ScsiSpec& spec, const GuestMemory& memory);
 
   std::uint32_t type() const override;
   std::uint64_t features() const override;
   std::span<const FeatureName> feature_names() const override;
-  bool rings_are_of_host() const override { return true; }
-  int doorbell(std::uint16_t queue) const override { return vhost_.doorbell(queue); }
   std::vector<std::uint16_t> queue_sizes() const override;
   void read_config(std::uint64_t offset, std::span<std::byte> data) override;
   // write_config() does nothing: the kernel's requests have the sizes that are there by default.
   void activate(std::uint64_t features, std::span<VirtQueue* const> queues,
                 VirtioInterrupts& interrupts) override;
-  void notify(std::uint16_t queue) override { vhost_.ring(queue); }
   void reset() override { vhost_.reset(); }
-  void pause() override { vhost_.pause(); }
-  void unpause() override { vhost_.unpause(); }
   // What its units hold is no part of a checkpoint, which therefore has no forks: make_vhost_scsi()
   // refuses them. A checkpoint without forks is a core dump.
   void save(StateWriter& writer) const override;
@@ -45,7 +40,6 @@ class VhostScsi : public VirtioDevice, private VhostBackend {
   void call_endpoint(unsigned long request, const char* name) const;
 
   const ScsiSpec spec_;
-  Vhost vhost_;
 };
 
 }  // namespace kvitest

@@ -39,11 +39,11 @@ std::uint32_t host_port_of(int socket) {
 
 VhostVsock::VhostVsock(const VsockSpec& spec, VsockSink& sink, const GuestMemory& memory,
                        bool claim)
-    : spec_(spec),
+    : VhostServed({spec.name, "/dev/vhost-vsock", "vhost_vsock", kVhostQueues, kVhostQueues,
+                   "leave the device's backend out"},
+                  memory),
+      spec_(spec),
       sink_(sink),
-      vhost_({spec.name, "/dev/vhost-vsock", "vhost_vsock", kVhostQueues, kVhostQueues,
-              "leave the device's backend out"},
-             memory, *this),
       sockets_(spec.name, *this, kVsockWindow) {
   state_.cid = spec.cid;
   if (claim) claim_cid();

@@ -20,7 +20,7 @@
 
 namespace kvitest {
 
-class VhostVsock : public Vsock, private VhostBackend, private StreamSockets::Owner {
+class VhostVsock : public VhostServed<Vsock>, private StreamSockets::Owner {
  public:
   // claim: the CID at once; of a device that is to be restored, in resume().
   VhostVsock(const VsockSpec& spec, VsockSink& sink, const GuestMemory& memory, bool claim);
@@ -29,8 +29,6 @@ class VhostVsock : public Vsock, private VhostBackend, private StreamSockets::Ow
   std::uint32_t type() const override;
   std::uint64_t features() const override;
   std::span<const FeatureName> feature_names() const override;
-  bool rings_are_of_host() const override { return true; }
-  int doorbell(std::uint16_t queue) const override { return vhost_.doorbell(queue); }
   std::vector<std::uint16_t> queue_sizes() const override;
   void read_config(std::uint64_t offset, std::span<std::byte> data) override;
   void activate(std::uint64_t features, std::span<VirtQueue* const> queues,
@@ -38,8 +36,6 @@ class VhostVsock : public Vsock, private VhostBackend, private StreamSockets::Ow
   void notify(std::uint16_t queue) override;
   void reset() override;
   void detach() override;
-  void pause() override { vhost_.pause(); }
-  void unpause() override { vhost_.unpause(); }
   void save(StateWriter& writer) const override;
   void load(StateReader& reader, const VirtioActivation* active) override;
   void resume() override;
@@ -78,7 +74,6 @@ class VhostVsock : public Vsock, private VhostBackend, private StreamSockets::Ow
 
   const VsockSpec spec_;
   VsockSink& sink_;
-  Vhost vhost_;
   mutable std::mutex mutex_;
   VsockState state_;
   VirtQueue* events_ = nullptr;
