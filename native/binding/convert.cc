@@ -128,10 +128,11 @@ ForkOptions fork_options(const Napi::Value& value, const char* operation) {
 }
 
 Napi::Value to_js(Napi::Env env, const std::vector<std::byte>& data) {
-  // Copied into V8's own memory: V8 aborts when two external buffers cover one address.
-  Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, data.size());
-  std::memcpy(buffer.Data(), data.data(), data.size());
-  return Napi::Uint8Array::New(env, data.size(), buffer, 0);
+  // Copied into V8's own memory: V8 aborts when two external buffers cover one address. An
+  // ArrayBuffer is cleared before we have it, the one below a Buffer is not.
+  const auto memory = Napi::Buffer<std::uint8_t>::New(env, data.size());
+  std::memcpy(memory.Data(), data.data(), data.size());
+  return Napi::Uint8Array::New(env, data.size(), memory.ArrayBuffer(), memory.ByteOffset());
 }
 
 Napi::Value to_js(Napi::Env env, const MachineSpec& spec) {

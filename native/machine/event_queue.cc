@@ -9,6 +9,9 @@ namespace {
 // Port events of one channel in a row that the owner has not seen yet.
 constexpr std::size_t kPortEventsInARow = 16;
 
+// From here on consecutive data is a stream.
+constexpr std::size_t kStream = 32 * 1024;
+
 // Serial or debug bytes that the owner is woken for at once.
 constexpr std::size_t kEnoughToWake = 4096;
 
@@ -18,7 +21,12 @@ void EventQueue::append_data(const std::string& channel, std::span<const std::by
   if (!events_.empty()) {
     auto* last = std::get_if<DataEvent>(&events_.back());
     if (last != nullptr && last->channel == channel) {
-      last->data.insert(last->data.end(), data.begin(), data.end());
+      std::vector<std::byte>& bytes = last->data;
+      // A stream that goes on fills its window: room for all of it, before what is there is moved
+      // again and again.
+      const std::size_t all = bytes.size() + data.size();
+      if (all > kStream && all <= kOutputWindow) bytes.reserve(kOutputWindow);
+      bytes.insert(bytes.end(), data.begin(), data.end());
       return;
     }
   }

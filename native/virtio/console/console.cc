@@ -24,7 +24,7 @@ constexpr std::size_t kMaxName = 255;
 constexpr std::size_t kConfigSize = 12;
 constexpr std::uint64_t kConfigEmergencyWrite = 8;
 
-// Data moves through a copy of ours, in pieces of at most this.
+// Data is copied once, to where it waits for the sink, in pieces of at most this.
 constexpr std::size_t kPiece = 32 * 1024;
 // How often one call looks again at rings it had to leave because the sink was behind.
 constexpr int kMaxRounds = 16;
@@ -89,7 +89,7 @@ void ConsoleDevice::write_config(std::uint64_t offset, std::span<const std::byte
   // Works before the driver does, so nobody else holds it back (5.3.4.1): a full window drops it.
   if (!port.host_open || port.unconsumed == port.window || outbox_.full()) return;
   port.unconsumed += 1;
-  outbox_.data(port.spec.name, data.first(1));
+  std::ranges::copy(data.first(1), outbox_.data(port.spec.name, 1).begin());
   deliver(lock);
 }
 
@@ -292,17 +292,17 @@ void ConsoleDevice::pump_receive(std::size_t port) {
 bool ConsoleDevice::transmit_current(std::size_t port) {
   ConsolePortState& state = state_.ports[port];
   DescriptorChain& chain = *transmit_[port].current;
-  std::vector<std::byte> piece;
+  // Nobody listens: the bytes are dropped, as those of a serial line without a terminal.
+  if (!state.host_open) chain.skip(chain.readable());
   while (chain.readable() != 0) {
-    // Nobody listens: the bytes are dropped, as those of a serial line without a terminal.
-    const std::size_t room = state.host_open ? state.window - state.unconsumed : kPiece;
+    const std::size_t room = state.window - state.unconsumed;
     if (room == 0) return false;
-    piece.resize(std::min<std::uint64_t>({chain.readable(), room, kPiece}));
-    piece.resize(chain.read(piece));
-    if (piece.empty()) break;
-    if (!state.host_open) continue;
-    state.unconsumed += piece.size();
-    outbox_.data(state.spec.name, piece);
+    const auto piece =
+        static_cast<std::size_t>(std::min<std::uint64_t>({chain.readable(), room, kPiece}));
+    const std::span<std::byte> data = outbox_.data(state.spec.name, piece);
+    // What was RAM when the chain was popped is RAM.
+    std::ranges::fill(data.subspan(chain.read(data)), std::byte{0});
+    state.unconsumed += piece;
   }
   return true;
 }

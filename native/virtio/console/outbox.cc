@@ -8,15 +8,16 @@ constexpr std::size_t kMaxDataEvent = 64 * 1024;
 
 }  // namespace
 
-void ConsoleOutbox::data(const std::string& port, std::span<const std::byte> bytes) {
+std::span<std::byte> ConsoleOutbox::data(const std::string& port, std::size_t bytes) {
+  Data* last = nullptr;
   if (!events_.empty() && events_.back().port == port) {
-    Data* last = std::get_if<Data>(&events_.back().what);
-    if (last != nullptr && last->bytes.size() + bytes.size() <= kMaxDataEvent) {
-      last->bytes.insert(last->bytes.end(), bytes.begin(), bytes.end());
-      return;
-    }
+    last = std::get_if<Data>(&events_.back().what);
+    if (last != nullptr && last->bytes.size() + bytes > kMaxDataEvent) last = nullptr;
   }
-  events_.push_back({port, Data{{bytes.begin(), bytes.end()}}});
+  if (last == nullptr) last = &std::get<Data>(events_.emplace_back(Event{port, Data{}}).what);
+  const std::size_t at = last->bytes.size();
+  last->bytes.resize(at + bytes);
+  return std::span(last->bytes).subspan(at);
 }
 
 void ConsoleOutbox::open(const std::string& port, bool open) {

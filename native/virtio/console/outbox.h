@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "native/bytes.h"
 #include "native/virtio/console/console.h"
 
 namespace kvitest {
@@ -20,8 +21,9 @@ class ConsoleOutbox {
   bool empty() const { return events_.empty(); }
   bool full() const { return events_.size() >= kMaxEvents; }
 
-  // Consecutive data of one port travels as one event.
-  void data(const std::string& port, std::span<const std::byte> bytes);
+  // Room for more bytes of a port, behind what it said last; all of it is to be written before the
+  // next call. Consecutive data of one port travels as one event.
+  std::span<std::byte> data(const std::string& port, std::size_t bytes);
   void open(const std::string& port, bool open);
   void writable(const std::string& port, std::size_t room);
 
@@ -30,7 +32,7 @@ class ConsoleOutbox {
 
  private:
   struct Data {
-    std::vector<std::byte> bytes;
+    RawBytes bytes;
   };
   struct Open {
     bool open;

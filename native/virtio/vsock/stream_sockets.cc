@@ -18,7 +18,7 @@ namespace kvitest {
 namespace {
 
 constexpr std::uint64_t kWake = ~std::uint64_t{0};
-constexpr std::size_t kReadAtOnce = 64 * 1024;
+constexpr std::size_t kReadAtOnce = 256 * 1024;
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "native/bytes.h"
 #include "native/error.h"
 #include "native/virtio/config_image.h"
 #include "native/virtio/vsock/device.h"
@@ -429,8 +430,8 @@ void VsockDevice::take_data(Streams::iterator found, const VsockHeader& header,
     end(found);
     return;
   }
-  std::vector<std::byte> data(header.length);
-  chain.read(data);
+  RawBytes data(header.length);
+  data.resize(chain.read(data));
   stream.received += header.length;
   const bool dropped = ((stream.shutdown_due | stream.shutdown_sent) & kVsockNoReceive) != 0;
   if (dropped) {
