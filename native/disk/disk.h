@@ -2,6 +2,8 @@
 // over content that never changes.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -46,6 +48,10 @@ class Disk {
   virtual int file() const { return -1; }
   virtual void read(std::uint64_t offset, std::span<std::byte> out) = 0;
   virtual void write(std::uint64_t offset, std::span<const std::byte> in) = 0;
+  // Of a disk with a file(): the host's kernel copies from and to the pieces, one behind the other,
+  // which lie in guest memory. Of another disk they throw ENOTSUP.
+  virtual void read_pieces(std::uint64_t offset, std::span<const iovec> out);
+  virtual void write_pieces(std::uint64_t offset, std::span<const iovec> in);
   // The range reads as zeros from here on; may_free: the room it takes is given back where that is
   // possible.
   virtual void zero(std::uint64_t offset, std::uint64_t length, bool may_free) = 0;

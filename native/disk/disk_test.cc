@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <filesystem>
@@ -66,6 +67,56 @@ struct TestFile {
 
 std::unique_ptr<Disk> in_memory(std::uint64_t bytes) {
   return open_disk(MemoryBacking{bytes}, false);
+}
+
+TEST_CASE("disk file: more pieces than a system call takes are moved as one range") {
+  TestFile file(Bytes(64 * 1024));
+  const auto disk = open_disk(FileBacking{file.path}, false);
+  constexpr std::size_t kPieces = 3000;
+  Bytes memory = pattern(7 * kPieces, 1);
+  std::vector<iovec> pieces;
+  // In an order of their own, with every seventh byte left out.
+  for (std::size_t i = 0; i < kPieces; ++i) {
+    pieces.push_back({&memory[7 * (i * 7919 % kPieces)], 6});
+  }
+  const auto bytes_of = [&pieces] {
+    Bytes all;
+    for (const iovec& piece : pieces) {
+      const auto* at = static_cast<const std::byte*>(piece.iov_base);
+      all.insert(all.end(), at, at + piece.iov_len);
+    }
+    return all;
+  };
+
+  disk->write_pieces(100, pieces);
+  const Bytes written = bytes_of();
+  CHECK(read(*disk, 100, written.size()) == written);
+  CHECK(read(*disk, 0, 100) == Bytes(100));
+  CHECK(read(*disk, 100 + written.size(), 100) == Bytes(100));
+
+  std::ranges::fill(memory, std::byte{0x11});
+  disk->read_pieces(100, pieces);
+  CHECK(bytes_of() == written);
+  CHECK(std::ranges::count(memory, std::byte{0x11}) >= static_cast<std::ptrdiff_t>(kPieces));
+}
+
+TEST_CASE(
+    "disk file: pieces beyond the end or of no memory are errors, and other disks take none") {
+  TestFile file(Bytes(4096));
+  const auto disk = open_disk(FileBacking{file.path}, false);
+  Bytes memory(512);
+  const std::vector<iovec> good{{memory.data(), 512}};
+  const std::vector<iovec> bad{{memory.data(), 512}, {nullptr, 512}};
+  CHECK(error_of([&] { disk->write_pieces(3585, good); }) ==
+        "write disk: 512 bytes at 3585 of a disk of 4096 (Invalid argument)");
+  CHECK(error_of([&] { disk->read_pieces(3585, good); }) ==
+        "read disk: 512 bytes at 3585 of a disk of 4096 (Invalid argument)");
+  CHECK(error_of([&] { disk->write_pieces(0, bad); }).ends_with("(Bad address)"));
+  CHECK(error_of([&] { disk->read_pieces(0, bad); }).ends_with("(Bad address)"));
+  CHECK(file.content().size() == 4096);
+  const auto other = in_memory(4096);
+  CHECK(error_of([&] { other->read_pieces(0, good); }).ends_with("(Operation not supported)"));
+  CHECK(error_of([&] { other->write_pieces(0, good); }).ends_with("(Operation not supported)"));
 }
 
 TEST_CASE("disk: memory is zeros until it is written, and keeps what was written at any offset") {

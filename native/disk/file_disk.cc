@@ -2,10 +2,12 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <mutex>
 #include <shared_mutex>
 #include <utility>
@@ -21,6 +23,38 @@ namespace {
 // A checkpoint copies the content: the machine goes on writing to the file.
 constexpr std::uint64_t kMaxCopiedBytes = std::uint64_t{1} << 30;
 constexpr std::size_t kZeroPiece = 64 * 1024;
+
+// What is left to be moved of a list of pieces.
+class Pieces {
+ public:
+  explicit Pieces(std::span<const iovec> pieces) : left_(pieces.begin(), pieces.end()) {
+    for (const iovec& piece : pieces) bytes_ += piece.iov_len;
+  }
+
+  std::uint64_t bytes() const { return bytes_; }
+  const iovec* data() const { return left_.data() + first_; }
+  // As many as one system call takes.
+  int count() const {
+    return static_cast<int>(std::min<std::size_t>(left_.size() - first_, IOV_MAX));
+  }
+
+  // done <= bytes()
+  void drop(std::size_t done) {
+    bytes_ -= done;
+    for (; done != 0; ++first_) {
+      iovec& piece = left_[first_];
+      const std::size_t part = std::min(done, piece.iov_len);
+      piece = {static_cast<std::byte*>(piece.iov_base) + part, piece.iov_len - part};
+      done -= part;
+      if (piece.iov_len != 0) return;
+    }
+  }
+
+ private:
+  std::vector<iovec> left_;
+  std::size_t first_ = 0;
+  std::uint64_t bytes_ = 0;
+};
 
 class FileDisk : public Disk {
  public:
@@ -46,6 +80,36 @@ class FileDisk : public Disk {
     const std::shared_lock lock(mutex_);
     check_range("write disk", offset, in.size(), size_);
     write_all(offset, in);
+  }
+
+  // A fault of guest memory (EFAULT) is an error like any other.
+  void read_pieces(std::uint64_t offset, std::span<const iovec> out) override {
+    Pieces pieces(out);
+    const std::shared_lock lock(mutex_);
+    check_range("read disk", offset, pieces.bytes(), size_);
+    while (pieces.bytes() != 0) {
+      const ssize_t done =
+          ::preadv(fd_.get(), pieces.data(), pieces.count(), static_cast<off_t>(offset));
+      if (done < 0 && errno == EINTR) continue;
+      if (done < 0) throw Error("read disk", errno, path_);
+      if (done == 0) throw Error("read disk", EIO, path_ + ": the file became shorter");
+      pieces.drop(static_cast<std::size_t>(done));
+      offset += static_cast<std::uint64_t>(done);
+    }
+  }
+
+  void write_pieces(std::uint64_t offset, std::span<const iovec> in) override {
+    Pieces pieces(in);
+    const std::shared_lock lock(mutex_);
+    check_range("write disk", offset, pieces.bytes(), size_);
+    while (pieces.bytes() != 0) {
+      const ssize_t done =
+          ::pwritev(fd_.get(), pieces.data(), pieces.count(), static_cast<off_t>(offset));
+      if (done < 0 && errno == EINTR) continue;
+      if (done < 0) throw Error("write disk", errno, path_);
+      pieces.drop(static_cast<std::size_t>(done));
+      offset += static_cast<std::uint64_t>(done);
+    }
   }
 
   void zero(std::uint64_t offset, std::uint64_t length, bool may_free) override {
@@ -149,6 +213,14 @@ std::shared_ptr<const DiskImage> image_of(const std::string& path) {
 }
 
 }  // namespace
+
+void Disk::read_pieces(std::uint64_t, std::span<const iovec>) {
+  throw Error("read disk", ENOTSUP, "a disk without a file of its own");
+}
+
+void Disk::write_pieces(std::uint64_t, std::span<const iovec>) {
+  throw Error("write disk", ENOTSUP, "a disk without a file of its own");
+}
 
 void check_disk_size(const std::string& operation, std::uint64_t bytes) {
   if (bytes != 0 && bytes <= kMaxDiskBytes && bytes % kSectorSize == 0) return;

@@ -97,14 +97,20 @@ io_uring_sqe* Uring::next(std::uint64_t tag) {
   return entry;
 }
 
-bool Uring::read(int fd, std::uint64_t offset, std::span<std::byte> out, std::uint64_t tag) {
+bool Uring::read(int fd, std::uint64_t offset, std::span<const iovec> out, std::uint64_t tag) {
   io_uring_sqe* entry = next(tag);
   if (entry == nullptr) return false;
-  entry->opcode = IORING_OP_READ;
   entry->fd = fd;
   entry->off = offset;
-  entry->addr = reinterpret_cast<std::uint64_t>(out.data());
-  entry->len = static_cast<std::uint32_t>(out.size());
+  if (out.size() == 1) {
+    entry->opcode = IORING_OP_READ;
+    entry->addr = reinterpret_cast<std::uint64_t>(out.front().iov_base);
+    entry->len = static_cast<std::uint32_t>(out.front().iov_len);
+  } else {
+    entry->opcode = IORING_OP_READV;
+    entry->addr = reinterpret_cast<std::uint64_t>(out.data());
+    entry->len = static_cast<std::uint32_t>(out.size());
+  }
   std::atomic_ref(*sq_tail_).store(*sq_tail_ + 1, std::memory_order_release);
   return true;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <linux/io_uring.h>
+#include <sys/uio.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -32,8 +33,9 @@ class Uring {
   Uring& operator=(const Uring&) = delete;
 
   // Queues an operation for the next submit(); false when there is no room. The
-  // buffer stays in place until it is done.
-  bool read(int fd, std::uint64_t offset, std::span<std::byte> out, std::uint64_t tag);
+  // pieces, at least one and at most IOV_MAX, and their list stay in place until
+  // it is done.
+  bool read(int fd, std::uint64_t offset, std::span<const iovec> out, std::uint64_t tag);
   bool nothing(std::uint64_t tag);  // done at once, to end somebody's wait()
   // Gives the kernel what is queued; what is in the page cache is usually done
   // when it returns. False when it has no memory for all of it now: the rest

@@ -304,6 +304,12 @@ bool GuestMemory::fill(Gpa gpa, std::byte value, std::uint64_t length) {
   return true;
 }
 
+std::optional<iovec> GuestMemory::lend(Gpa gpa, std::uint64_t length) const {
+  void* const at = locate(gpa, length, 1);
+  if (at == nullptr) return std::nullopt;
+  return iovec{at, length};
+}
+
 bool GuestMemory::read_from_fd(Gpa gpa, int fd, std::uint64_t offset, std::uint64_t length) {
   auto* to = static_cast<std::byte*>(locate(gpa, length, 1));
   if (to == nullptr) return false;

@@ -1,6 +1,9 @@
 // Guest RAM. This is the only way to touch guest bytes: every access copies, every access is
-// checked, and no pointer into guest memory leaves this folder except to hand whole regions to KVM.
+// checked, and no pointer into guest memory leaves this folder except to the kernel: whole regions
+// to KVM, buffers to a system call that copies them.
 #pragma once
+
+#include <sys/uio.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -69,6 +72,12 @@ class GuestMemory {
   [[nodiscard]] bool fill(Gpa gpa, std::byte value, std::uint64_t length);
   // pread(2) of a whole file range straight into RAM. False when out of RAM; throws Error on I/O.
   [[nodiscard]] bool read_from_fd(Gpa gpa, int fd, std::uint64_t offset, std::uint64_t length);
+
+  // Where a range of RAM lies in this process, for a system call that copies to or from it itself
+  // (preadv, pwritev, io_uring): we look at none of its bytes, which the guest changes meanwhile.
+  // None unless all of it is RAM. Stays mapped for as long as this object; of a page that is
+  // discarded meanwhile the call finds, or leaves, zeros.
+  [[nodiscard]] std::optional<iovec> lend(Gpa gpa, std::uint64_t length) const;
 
   // One naturally aligned value, read or written once (no tearing, no double fetch).
   template <typename T>

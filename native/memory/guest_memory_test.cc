@@ -57,6 +57,17 @@ TEST_CASE("guest memory: ranges that wrap around 2^64 are refused") {
   CHECK_FALSE(memory.fill(kMax - 7, std::byte{0xff}, 16));
 }
 
+TEST_CASE("guest memory: what is lent is RAM up to the last byte, and nothing beyond it") {
+  GuestMemory memory(kMiB);
+  const auto lent = memory.lend(kMiB - 4, 4);
+  REQUIRE(lent.has_value());
+  CHECK(lent->iov_base == static_cast<std::byte*>(memory.regions()[0].host) + kMiB - 4);
+  CHECK(lent->iov_len == 4);
+  CHECK_FALSE(memory.lend(kMiB - 4, 5).has_value());
+  CHECK_FALSE(memory.lend(kMiB, 1).has_value());
+  CHECK_FALSE(memory.lend(kMax - 7, 16).has_value());
+}
+
 TEST_CASE("guest memory: an empty range is contained at the end of RAM and not beyond it") {
   GuestMemory memory(kMiB);
 

@@ -97,6 +97,38 @@ void DescriptorChain::skip_answer(std::uint64_t bytes) {
   }
 }
 
+std::uint64_t DescriptorChain::lend(Cursor& cursor, std::uint64_t bytes,
+                                    std::vector<iovec>& pieces) {
+  std::uint64_t lent = 0;
+  while (lent != bytes) {
+    const Segment segment = next(cursor, bytes - lent);
+    const auto piece = memory_->lend(segment.gpa, segment.length);
+    if (segment.length == 0 || !piece) break;
+    iovec* const last = pieces.empty() ? nullptr : &pieces.back();
+    if (last != nullptr &&
+        static_cast<std::byte*>(last->iov_base) + last->iov_len == piece->iov_base) {
+      last->iov_len += piece->iov_len;
+    } else {
+      pieces.push_back(*piece);
+    }
+    lent += segment.length;
+  }
+  return lent;
+}
+
+std::uint64_t DescriptorChain::lend_request(std::uint64_t bytes, std::vector<iovec>& pieces) {
+  const std::uint64_t lent = lend(read_, std::min(bytes, readable_), pieces);
+  readable_ -= lent;
+  return lent;
+}
+
+std::uint64_t DescriptorChain::lend_answer(std::uint64_t bytes, std::vector<iovec>& pieces) {
+  const std::uint64_t lent = lend(write_, std::min(bytes, writable_), pieces);
+  writable_ -= lent;
+  if (!skipped_) written_ += static_cast<std::uint32_t>(lent);
+  return lent;
+}
+
 std::uint64_t DescriptorChain::discard_answer() {
   std::uint64_t discarded = 0;
   while (writable_ != 0) {

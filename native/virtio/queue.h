@@ -112,7 +112,8 @@ QueueFault check_packed_layout(const GuestMemory& memory, const QueueLayout& lay
                                std::uint16_t max_size);
 
 // One request: a copied, checked list of buffers, readable ones first. Every segment was RAM when
-// the chain was popped, at most 4 GiB in all. Only read() and write() touch guest bytes.
+// the chain was popped, at most 4 GiB in all. Only read() and write() touch guest bytes, and the
+// host's kernel those that were lent.
 class DescriptorChain {
  public:
   // slots: of a packed ring, how many of its descriptors the request took.
@@ -147,6 +148,11 @@ class DescriptorChain {
   // Moves past the next bytes of the answer, which stay as they are, and which written() counts
   // no more than what follows: a used length covers the bytes from the start only.
   void skip_answer(std::uint64_t bytes);
+  // Moves past the next bytes of the request, or of the answer, which then count as read or
+  // written, and appends where they lie, for a system call that copies them (GuestMemory::lend).
+  // Buffers that follow one another are one. Returns their bytes, fewer at the end of the buffers.
+  [[nodiscard]] std::uint64_t lend_request(std::uint64_t bytes, std::vector<iovec>& pieces);
+  [[nodiscard]] std::uint64_t lend_answer(std::uint64_t bytes, std::vector<iovec>& pieces);
   // Gives the whole pages that the rest of the answer's buffers cover back to the host
   // (GuestMemory::discard); returns their bytes. written() does not count them. Throws Error.
   std::uint64_t discard_answer();
@@ -161,6 +167,8 @@ class DescriptorChain {
   };
   // The piece at the cursor, at most `limit` bytes; the cursor moves past it.
   Segment next(Cursor& cursor, std::size_t limit);
+  // Returns how many bytes it moved past.
+  std::uint64_t lend(Cursor& cursor, std::uint64_t bytes, std::vector<iovec>& pieces);
 
   GuestMemory* memory_;
   std::uint16_t head_;

@@ -64,6 +64,14 @@ std::optional<Transfer> checked_transfer(const DescriptorChain& chain, const Blk
 Status read_sectors(DescriptorChain& chain, const BlkContext& context, std::uint64_t sector) {
   const auto transfer = checked_transfer(chain, context, false, sector);
   if (!transfer) return Status::kIoError;
+  if (context.disk->file() >= 0) {
+    DescriptorChain answered = chain;
+    std::vector<iovec> pieces;
+    if (answered.lend_answer(transfer->length, pieces) != transfer->length) return Status::kIoError;
+    context.disk->read_pieces(transfer->offset, pieces);
+    chain = std::move(answered);
+    return Status::kOk;
+  }
   Piece buffer(transfer->length);
   for (std::uint64_t done = 0; done < transfer->length;) {
     const std::span<std::byte> piece = buffer.first(transfer->length - done);
@@ -77,12 +85,18 @@ Status read_sectors(DescriptorChain& chain, const BlkContext& context, std::uint
 Status write_sectors(DescriptorChain& chain, const BlkContext& context, std::uint64_t sector) {
   const auto transfer = checked_transfer(chain, context, true, sector);
   if (!transfer) return Status::kIoError;
-  Piece buffer(transfer->length);
-  for (std::uint64_t done = 0; done < transfer->length;) {
-    const std::span<std::byte> piece = buffer.first(transfer->length - done);
-    if (chain.read(piece) != piece.size()) return Status::kIoError;
-    context.disk->write(transfer->offset + done, piece);
-    done += piece.size();
+  if (context.disk->file() >= 0) {
+    std::vector<iovec> pieces;
+    if (chain.lend_request(transfer->length, pieces) != transfer->length) return Status::kIoError;
+    context.disk->write_pieces(transfer->offset, pieces);
+  } else {
+    Piece buffer(transfer->length);
+    for (std::uint64_t done = 0; done < transfer->length;) {
+      const std::span<std::byte> piece = buffer.first(transfer->length - done);
+      if (chain.read(piece) != piece.size()) return Status::kIoError;
+      context.disk->write(transfer->offset + done, piece);
+      done += piece.size();
+    }
   }
   if (context.write_through) context.disk->flush();
   return Status::kOk;

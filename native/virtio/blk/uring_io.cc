@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <climits>
 #include <utility>
 
 #include "native/counts.h"
@@ -46,17 +47,21 @@ bool UringIo::begin(RequestQueues::Job& job, const BlkContext& context) {
       transfer->length > kUringMaxBytes) {
     return false;
   }
-  const auto length = static_cast<std::size_t>(transfer->length);
-  auto bytes = std::make_unique_for_overwrite<std::byte[]>(length);
+  DescriptorChain answered = chain;
+  std::vector<iovec> pieces;
+  if (answered.lend_answer(transfer->length, pieces) != transfer->length) return false;
+  if (pieces.size() > IOV_MAX) return false;
 
   const std::lock_guard lock(mutex_);
   if (free_.empty()) return false;
   const std::uint64_t tag = free_.back();
-  if (!ring_->read(file_, transfer->offset, std::span(bytes.get(), length), tag)) return false;
+  // A vector that is moved keeps its place.
+  if (!ring_->read(file_, transfer->offset, pieces, tag)) return false;
   free_.pop_back();
   ++under_way_;
   job.chain = std::move(chain);
-  operations_[tag].emplace(Operation{std::move(job), context.disk, *transfer, std::move(bytes)});
+  operations_[tag].emplace(
+      Operation{std::move(job), std::move(answered), context.disk, *transfer, std::move(pieces)});
   return true;
 }
 
@@ -101,20 +106,18 @@ void UringIo::collect() {
 void UringIo::finish(Operation& operation, std::int32_t result) {
   RequestQueues::Job& job = operation.job;
   const Transfer& transfer = operation.transfer;
-  const auto length = static_cast<std::size_t>(transfer.length);
-  const std::span<std::byte> buffer(operation.bytes.get(), length);
-  bool ok = result >= 0 && static_cast<std::size_t>(result) == length;
+  bool ok = result >= 0 && static_cast<std::uint64_t>(result) == transfer.length;
   if (!ok) {
     // Cut short, or cancelled with the thread that asked (a vCPU that ended):
     // once more, by the disk, which says what is an error.
     try {
-      operation.disk->read(transfer.offset, buffer);
+      operation.disk->read_pieces(transfer.offset, operation.pieces);
       ok = true;
     } catch (const Error&) {
       // The driver's IOERR.
     }
   }
-  if (ok) job.chain.write(buffer);
+  if (ok) job.chain = std::move(operation.answered);
   give_back_(job, answer(job.chain, ok));
 }
 

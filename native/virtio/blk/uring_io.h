@@ -21,7 +21,7 @@
 
 namespace kvitest {
 
-// Larger ones are for threads, which copy piece by piece.
+// Larger ones are for threads: what is in the page cache is copied before the doorbell returns.
 inline constexpr std::uint64_t kUringMaxBytes = 1 << 20;
 inline constexpr unsigned kUringEntries = 64;
 
@@ -46,10 +46,11 @@ class UringIo {
 
  private:
   struct Operation {
-    RequestQueues::Job job;
+    RequestQueues::Job job;  // its chain at the start of the answer
+    DescriptorChain answered;
     Disk* disk;
     Transfer transfer;
-    std::unique_ptr<std::byte[]> bytes;
+    std::vector<iovec> pieces;  // of the answer, in guest memory
   };
 
   void collect();

@@ -213,6 +213,122 @@ TEST_CASE(
   }).join();
 }
 
+// A request whose data lies in buffers of odd lengths, with guest bytes between them.
+struct Scattered {
+  static constexpr std::size_t kPieces = 12;
+  static constexpr std::size_t kGap = 3;
+  static constexpr std::size_t kSectors = 9;
+
+  Scattered(TestBlk& blk, std::uint32_t type, std::uint64_t sector, std::uint16_t first)
+      : blk(blk), at(blk.driver.allocate(2 * kSectors * 512)), status(blk.driver.allocate(1)) {
+    blk.write(at, Bytes(2 * kSectors * 512, std::byte{0x77}));
+    Bytes header(16);
+    store_le<std::uint32_t>(header, 0, type);
+    store_le<std::uint64_t>(header, 8, sector);
+    TestQueue& ring = blk.driver.queue(0);
+    std::uint16_t index = first;
+    const auto add = [&](Gpa gpa, std::size_t length, std::uint16_t flags) {
+      ring.set_descriptor(index, gpa, static_cast<std::uint32_t>(length), flags,
+                          static_cast<std::uint16_t>(index + 1));
+      ++index;
+    };
+    add(blk.put(header), 16, TestQueue::kNext);
+    Gpa next = at;
+    std::size_t left = kSectors * 512;
+    for (std::size_t i = 0; i < kPieces; ++i) {
+      const std::size_t length = i + 1 == kPieces ? left : 1 + 97 * i % 700;
+      add(next, length,
+          TestQueue::kNext | (type == TestBlk::kIn ? TestQueue::kWrite : std::uint16_t{0}));
+      pieces.emplace_back(next, length);
+      // Every third lies right behind the one before.
+      next += length + (i % 3 == 0 ? 0 : kGap);
+      left -= length;
+    }
+    add(status, 1, TestQueue::kWrite);
+    ring.set_available(first);
+  }
+
+  Bytes data() const {
+    Bytes all;
+    for (const auto& [gpa, length] : pieces) {
+      Bytes piece(length);
+      REQUIRE(blk.board.memory.read(gpa, piece));
+      all.insert(all.end(), piece.begin(), piece.end());
+    }
+    return all;
+  }
+  std::uint32_t used_length() const {
+    while (true) {
+      if (const auto used = blk.driver.queue(0).take_used()) return used->length;
+      std::this_thread::yield();
+    }
+  }
+  // Of the guest's bytes those that are in no piece.
+  std::size_t untouched() const {
+    Bytes all(2 * kSectors * 512);
+    REQUIRE(blk.board.memory.read(at, all));
+    for (const auto& [gpa, length] : pieces) {
+      std::ranges::fill(std::span(all).subspan(gpa - at, length), std::byte{0});
+    }
+    return static_cast<std::size_t>(std::ranges::count(all, std::byte{0x77}));
+  }
+
+  TestBlk& blk;
+  Gpa at;
+  Gpa status;
+  std::vector<std::pair<Gpa, std::size_t>> pieces;
+};
+
+TEST_CASE(
+    "blk file: data in buffers of any cut goes there and nowhere else, by "
+    "io_uring and by threads") {
+  for (const FileEngine engine : {FileEngine::kThreads, FileEngine::kAuto}) {
+    CAPTURE(static_cast<int>(engine));
+    const File file;
+    TestBlk blk(spec_of(file, engine));
+    REQUIRE(blk.driver.start(TestBlk::kAll) == 0x0f);
+    constexpr std::size_t kLength = Scattered::kSectors * 512;
+    blk.device->disk().write(512, pattern(kLength, 7));
+
+    const Scattered in(blk, TestBlk::kIn, 1, 0);
+    blk.driver.notify(0);
+    CHECK(in.used_length() == kLength + 1);
+    CHECK(blk.board.memory.load<std::uint8_t>(in.status) == TestBlk::kOk);
+    CHECK(in.data() == pattern(kLength, 7));
+    CHECK(in.untouched() == kLength);
+
+    const Scattered out(blk, TestBlk::kOut, 100, 20);
+    for (std::size_t i = 0; const auto& [gpa, length] : out.pieces) {
+      blk.write(gpa, std::span<const std::byte>(pattern(kLength, 8)).subspan(i, length));
+      i += length;
+    }
+    blk.driver.notify(0);
+    CHECK(out.used_length() == 1);
+    CHECK(blk.board.memory.load<std::uint8_t>(out.status) == TestBlk::kOk);
+    CHECK(blk.on_disk(512 * 100, kLength) == pattern(kLength, 8));
+    CHECK(blk.on_disk(512 * 100 + kLength, 512) == Bytes(512));
+    blk.device->pause();
+  }
+}
+
+TEST_CASE("blk file: of a read that the file cut short nothing but zeros is answered") {
+  for (const FileEngine engine : {FileEngine::kThreads, FileEngine::kAuto}) {
+    CAPTURE(static_cast<int>(engine));
+    const File file;
+    TestBlk blk(spec_of(file, engine));
+    REQUIRE(blk.driver.start(TestBlk::kAll) == 0x0f);
+    blk.device->disk().write(0, pattern(4096, 3));
+    REQUIRE(::truncate(file.path.c_str(), 1000) == 0);
+    const auto in = blk.offer(TestBlk::kIn, 0, {}, 4096);
+    blk.driver.notify(0);
+    const auto answer = blk.wait_for(in);
+    CHECK(answer.status == TestBlk::kIoError);
+    CHECK(answer.used == 4097);
+    CHECK(answer.data == Bytes(4096));
+    blk.device->pause();
+  }
+}
+
 TEST_CASE(
     "uring: operations come back by their tags, errors as errnos, and no "
     "more than fit" *
@@ -225,9 +341,12 @@ TEST_CASE(
   REQUIRE(::pwrite(fd.get(), bytes.data(), bytes.size(), 1024) == 512);
   Bytes back(512);
   Bytes end(512);
-  REQUIRE(ring->read(fd.get(), 1024, back, 1));
-  REQUIRE(ring->read(-1, 0, end, 2));
-  REQUIRE(ring->read(fd.get(), kBytes - 100, end, 3));
+  // One piece, and several.
+  const std::array<iovec, 2> halves{iovec{back.data(), 100}, iovec{&back[100], 412}};
+  const iovec rest{end.data(), end.size()};
+  REQUIRE(ring->read(fd.get(), 1024, halves, 1));
+  REQUIRE(ring->read(-1, 0, std::span(&rest, 1), 2));
+  REQUIRE(ring->read(fd.get(), kBytes - 100, std::span(&rest, 1), 3));
   REQUIRE(ring->nothing(4));
   CHECK_FALSE(ring->nothing(5));
   REQUIRE(ring->submit());
