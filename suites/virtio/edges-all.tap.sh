@@ -1,14 +1,17 @@
 #!/bin/sh
 # virtio-balloon and virtio-rng at their limits, and all devices at once, on each transport and kind of ring: balloons of a page
-# and around what one request has room for, random numbers of every size. The guest is that of edges-net.tap.sh.
+# and around what one request has room for, random numbers of every size.
 # guest:
 #   transport: [pci, mmio]
 #   ring: [split, packed]
 #   bootTimeout: 120s
-#   files: { /bin/talk: ../../build/Release/programs/talk, /bin/blocks: ../../build/Release/programs/blocks }
+#   files:
+#     /bin/talk: ../../build/Release/programs/talk
+#     /bin/blocks: ../../build/Release/programs/blocks
+#     /lib/edges.sh: edges.sh
 #   devices:
 #     - virtio-rng
-#     - virtio-balloon
+#     - { type: virtio-balloon, withoutFeatures: [page_reporting] }
 #     - { type: virtio-blk, memory: 8M, serial: sectors, queueSize: 16 }
 #     - { type: virtio-blk, memory: 8M, serial: direct, blockSize: 4096, queueSize: 16, withoutFeatures: [indirect_desc] }
 #     - type: virtio-scsi
@@ -25,20 +28,15 @@
 #     - { name: test.hold, peer: hold }
 # timeout: 240s
 . /lib/kvitest/tap.sh
+. /lib/edges.sh
 
-work=$(mktemp -d)
-ask() {
-  answer=
-  { echo "$1" >&3 && read -t 60 -r answer <&3; } 3<>/dev/virtio-ports/test.machine
-  echo "$answer"
-}
 field() {
   for one in $2; do [ "${one%%=*}" != "$1" ] || echo "${one#*=}"; done
 }
-balloon() { field "$1" "$(ask "balloon balloon0")"; }
+balloon() { field "$1" "$(ask test.machine "balloon balloon0")"; }
 # reaches PAGES: asks for so many and waits until the driver has given them
 reaches() {
-  ask "balloon balloon0 $(($1 * 4096))" >/dev/null
+  ask test.machine "balloon balloon0 $(($1 * 4096))" >/dev/null
   for try in $(seq 400); do
     [ "$(balloon actual)" != $(($1 * 4096)) ] || return 0
     sleep 0.05
@@ -63,7 +61,7 @@ at_least "all came on the inflate queue" "$(balloon inflated)" $(((1 + 257 + 102
 is "as many came on the deflate queue" "$(balloon deflated)" "$(balloon inflated)"
 is "every page number was one of RAM" "$(balloon ignored)" 0
 before=$(balloon updates)
-statistics() { for round in 1 2 3 4; do [ -n "$(field stat5 "$(ask "balloon balloon0 statistics")")" ] || return 1; done; }
+statistics() { for round in 1 2 3 4; do [ -n "$(field stat5 "$(ask test.machine "balloon balloon0 statistics")")" ] || return 1; done; }
 point "statistics, four times" statistics
 is "each was an update" $(($(balloon updates) - before)) 4
 point "what was kept is whole" kept
@@ -110,7 +108,7 @@ everything() {
   timeout 60 talk burst "$KVITEST_PEER_ADDRESS" 7 1400 400 & pids="$pids $!"
   stream vsock 2 7 & pids="$pids $!"
   port & pids="$pids $!"
-  for pid in $pids; do wait "$pid" || return 1; done
+  all_end $pids
 }
 point "all devices at once" everything
 point "and once more" everything
@@ -119,7 +117,4 @@ is "the kernel log has no complaint of a virtio driver" "$(dmesg | grep -iE 'vir
   grep -iE 'error|fail|bad|bug|timed? ?out|not a head|out of range|abort')" ""
 
 umount "$work/ram"
-# Else a power-off in the next two seconds may be a WARNING of 6.12 (docs/findings.md).
-for path in /sys/bus/virtio/drivers/virtio_balloon/virtio*; do echo "${path##*/}" >"${path%/*}/unbind"; done
-rm -r "$work"
-done_testing
+finish

@@ -1,15 +1,17 @@
 #!/bin/sh
 # virtio-blk and virtio-scsi at their limits, on each transport and kind of ring: rings that are full, requests in many pieces,
 # misaligned, around every limit that the driver has, at the end and behind it, of nothing.
-# The guest is that of edges-net.tap.sh.
 # guest:
 #   transport: [pci, mmio]
 #   ring: [split, packed]
 #   bootTimeout: 120s
-#   files: { /bin/talk: ../../build/Release/programs/talk, /bin/blocks: ../../build/Release/programs/blocks }
+#   files:
+#     /bin/talk: ../../build/Release/programs/talk
+#     /bin/blocks: ../../build/Release/programs/blocks
+#     /lib/edges.sh: edges.sh
 #   devices:
 #     - virtio-rng
-#     - virtio-balloon
+#     - { type: virtio-balloon, withoutFeatures: [page_reporting] }
 #     - { type: virtio-blk, memory: 8M, serial: sectors, queueSize: 16 }
 #     - { type: virtio-blk, memory: 8M, serial: direct, blockSize: 4096, queueSize: 16, withoutFeatures: [indirect_desc] }
 #     - type: virtio-scsi
@@ -26,13 +28,8 @@
 #     - { name: test.hold, peer: hold }
 # timeout: 240s
 . /lib/kvitest/tap.sh
+. /lib/edges.sh
 
-work=$(mktemp -d)
-ask() {
-  answer=
-  { echo "$1" >&3 && read -t 60 -r answer <&3; } 3<>/dev/virtio-ports/test.machine
-  echo "$answer"
-}
 blk() {
   for path in /sys/block/vd*; do
     [ "$(cat "$path/serial")" != "$1" ] || echo "${path##*/}"
@@ -104,7 +101,7 @@ while read -r name disk block host <&4; do
   point "$name: the last 1 MiB" carry "$disk" 7340032 1048576
   point "$name: behind the end" behind_the_end "$disk"
   dd if="$work/noise" of="/dev/$disk" bs=1M count=4 oflag=direct conv=notrunc 2>/dev/null
-  is "$name: the host finds what was written" "$(ask "$host 0 4194304")" "$(sha256sum <"$work/noise" | cut -d ' ' -f 1)"
+  is "$name: the host finds what was written" "$(ask test.machine "$host 0 4194304")" "$(sha256sum <"$work/noise" | cut -d ' ' -f 1)"
 done 4<"$work/all"
 
 # --- SCSI: commands that the block layer does not make ---
@@ -129,11 +126,7 @@ is "an UNMAP of nothing" "$(scsi 42000000000000000000 out 0)" "$good"
 is "an INQUIRY with no room" "$(scsi 120000000000 in 0)" "$good"
 is "an INQUIRY of 36 bytes" "$(scsi 120000002400 in 36)" "$good"
 like "a command there is not" "$(scsi ff0000000000 in 0)" "status=2 sense=5/20/00"
-is "the unit is as it was" "$(ask "scsi scsi0 digest lun0 0 4194304")" "$(sha256sum <"$work/noise" | cut -d ' ' -f 1)"
+is "the unit is as it was" "$(ask test.machine "scsi scsi0 digest lun0 0 4194304")" "$(sha256sum <"$work/noise" | cut -d ' ' -f 1)"
 is "the kernel log has no complaint of a disk" "$(dmesg | grep -E 'virtio_blk|virtio_scsi|scsi host|\[sd[a-z]|I/O error' |
   grep -iE 'error|fail|bad|bug|timed? ?out|abort')" ""
-
-# Else a power-off in the next two seconds may be a WARNING of 6.12 (docs/findings.md).
-for path in /sys/bus/virtio/drivers/virtio_balloon/virtio*; do echo "${path##*/}" >"${path%/*}/unbind"; done
-rm -r "$work"
-done_testing
+finish

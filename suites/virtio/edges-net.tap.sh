@@ -1,14 +1,17 @@
 #!/bin/sh
 # virtio-net at its limits, on each transport and kind of ring: frames around the smallest, the usual and the largest, an
-# empty datagram, frames in many pieces, rings that are full. All of edges-*.tap.sh have one guest, so that it boots once.
+# empty datagram, frames in many pieces, rings that are full.
 # guest:
 #   transport: [pci, mmio]
 #   ring: [split, packed]
 #   bootTimeout: 120s
-#   files: { /bin/talk: ../../build/Release/programs/talk, /bin/blocks: ../../build/Release/programs/blocks }
+#   files:
+#     /bin/talk: ../../build/Release/programs/talk
+#     /bin/blocks: ../../build/Release/programs/blocks
+#     /lib/edges.sh: edges.sh
 #   devices:
 #     - virtio-rng
-#     - virtio-balloon
+#     - { type: virtio-balloon, withoutFeatures: [page_reporting] }
 #     - { type: virtio-blk, memory: 8M, serial: sectors, queueSize: 16 }
 #     - { type: virtio-blk, memory: 8M, serial: direct, blockSize: 4096, queueSize: 16, withoutFeatures: [indirect_desc] }
 #     - type: virtio-scsi
@@ -25,8 +28,8 @@
 #     - { name: test.hold, peer: hold }
 # timeout: 240s
 . /lib/kvitest/tap.sh
+. /lib/edges.sh
 
-work=$(mktemp -d)
 peer=$KVITEST_PEER_ADDRESS
 head -c 1000000 /dev/urandom >"$work/noise"
 for path in /sys/class/net/*; do
@@ -56,7 +59,7 @@ at_once() {
   for n in 1 2 3 4; do
     timeout 60 talk burst "$peer" 7 "$1" "$2" & pids="$pids $!"
   done
-  for pid in $pids; do wait "$pid" || return 1; done
+  all_end $pids
 }
 echoes() { timeout 60 talk tcp "$peer" 7 <"$work/noise" | cmp - "$work/noise"; }
 
@@ -93,8 +96,4 @@ ip link set "$plain" mtu 1500
 point "plain: a stream in pieces of 1 to 1000 bytes" timeout 60 talk scatter "$peer" 7 "$work/noise" 300
 point "plain: more datagrams on their way than the rings have room for" timeout 60 talk burst "$peer" 7 1400 600
 point "plain: a megabyte there and back" echoes
-
-# Else a power-off in the next two seconds may be a WARNING of 6.12 (docs/findings.md).
-for path in /sys/bus/virtio/drivers/virtio_balloon/virtio*; do echo "${path##*/}" >"${path%/*}/unbind"; done
-rm -r "$work"
-done_testing
+finish

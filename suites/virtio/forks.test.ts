@@ -35,6 +35,7 @@ describe.for([
   { transport: 'mmio', ring: 'packed' },
 ] as const)('transport=$transport ring=$ring', { timeout: 300_000 }, ({ transport, ring }) => {
   const shared = { transport, ...(ring === 'packed' ? { withFeatures: ['ring_packed'] } : {}) }
+  // With page reporting a power-off may be a WARNING of 6.12 (docs/findings.md).
   const devices: DeviceSpec[] = [
     {
       type: 'virtio-scsi',
@@ -45,7 +46,7 @@ describe.for([
     },
     { type: 'virtio-net', name: 'net0', backend: { kind: 'peer' }, ...shared },
     { type: 'virtio-vsock', name: 'vsock0', cid: 60, ...shared },
-    { type: 'virtio-balloon', name: 'balloon0', ...shared },
+    { type: 'virtio-balloon', name: 'balloon0', ...shared, withoutFeatures: ['page_reporting'] },
     { type: 'virtio-rng', ...shared },
   ]
   test.override('guestOptions', {
@@ -110,12 +111,16 @@ describe.for([
     await shell(
       guest,
       `ip link set eth0 up && ip addr add 192.0.2.2/24 dev eth0 && talk udp 192.0.2.1 7 100 1
-      head -c 24000000 /dev/urandom >/noise`,
+      head -c 4000000 /dev/urandom >/noise`,
     )
-    const echoes = (name: string) => `talk tcp 192.0.2.1 7 </noise >/tmp/${name} && cmp /noise /tmp/${name}`
+    // It does not end before the fork is there, however fast the host is.
+    const goes = '(cat /noise; while [ ! -e /tmp/go ]; do sleep 0.05; done; cat /noise)'
+    const echoes = (name: string) =>
+      `${goes} | talk tcp 192.0.2.1 7 >/tmp/${name} && cat /noise /noise | cmp - /tmp/${name}`
     await shell(guest, background(echoes('echoed'), 'net'))
     await shell(guest, 'while [ ! -s /tmp/echoed ]; do sleep 0.01; done')
     await using fork = await guest.fork()
+    for (const one of [guest, fork]) await shell(one, ': >/tmp/go')
     expect(await statusOf(guest, 'net')).toBe('0')
     // Its peer knows of no connection.
     expect(await statusOf(fork, 'net')).not.toBe('0')
@@ -130,8 +135,6 @@ describe.for([
       const { actual, ignored } = await one.balloon().inflate(64 * mebibyte)
       expect({ actual, ignored }).toEqual({ actual: 64 * mebibyte, ignored: 0 })
       expect((await one.balloon().inflate(0)).actual).toBe(0)
-      // A power-off while pages are reported is a WARNING of 6.12 (docs/findings.md).
-      await one.stop({ force: true })
     }
   })
 })

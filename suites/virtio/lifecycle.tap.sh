@@ -3,16 +3,18 @@
 # machine, and removed from the bus while requests are in flight. What was written stays, and everything works afterwards.
 # guest:
 #   transport: [pci, mmio]
-#   memory: 192M
+#   memory: 224M
 #   devices:
 #     - { type: virtio-rng }
 #     - { type: virtio-blk, memory: 4M, serial: kept }
 #     - { type: virtio-net, mac: '02:00:00:00:00:c0', backend: peer }
 #     - { type: virtio-vsock, cid: 79 }
-#   ports: [{ name: test.echo, peer: echo }]
+#     - { type: virtio-scsi, luns: [{ memory: 2M }] }
+#     - { type: virtio-balloon, withoutFeatures: [page_reporting] }
+#   ports: [{ name: test.echo, peer: echo }, { name: test.machine, peer: machine }]
 #   files: { /bin/talk: ../../build/Release/programs/talk }
 #   bootTimeout: 120s
-# timeout: 240s
+# timeout: 480s
 . /lib/kvitest/tap.sh
 
 work=$(mktemp -d)
@@ -34,20 +36,28 @@ until_true() {
 }
 block() { ls $bus/"$(of_type 2)"/block 2>/dev/null; }
 has_block() { [ -n "$(block)" ] && [ -b "/dev/$(block)" ]; }
+unit() {
+  for path in /sys/block/sd*; do [ ! -b "/dev/${path##*/}" ] || echo "${path##*/}"; done
+}
+has_unit() { [ -n "$(unit)" ]; }
 interface() { ls $bus/"$(of_type 1)"/net 2>/dev/null; }
 has_interface() { [ -n "$(interface)" ]; }
+# port NAME
 port() {
   for path in /sys/class/virtio-ports/*; do
-    { read -r name <"$path/name"; } 2>/dev/null && [ "$name" = test.echo ] && echo "/dev/${path##*/}" && return
+    { read -r name <"$path/name"; } 2>/dev/null && [ "$name" = "$1" ] && echo "/dev/${path##*/}" && return
   done
   return 1
 }
-has_port() { port >/dev/null; }
+has_port() { port "$1" >/dev/null; }
 
 # --- each by itself ---
 
 kept() {
   until_true has_block && dd if="/dev/$(block)" bs=256k iflag=direct 2>/dev/null | cmp -n 1048576 - "$work/noise"
+}
+kept_unit() {
+  until_true has_unit && dd if="/dev/$(unit)" bs=256k iflag=direct 2>/dev/null | cmp -n 1048576 - "$work/noise"
 }
 random() { [ "$(timeout 20 head -c 512 /dev/hwrng | wc -c)" = 512 ]; }
 network() {
@@ -59,10 +69,20 @@ network() {
 }
 socket() { head -c 100000 "$work/noise" | timeout 20 talk vsock 2 7 | cmp -n 100000 - "$work/noise"; }
 echoes() {
-  until_true has_port || return 1
+  until_true has_port test.echo || return 1
   answer=
-  { echo "$1" >&3 && read -t 20 -r answer <&3; } 3<>"$(port)"
+  { echo "$1" >&3 && read -t 20 -r answer <&3; } 3<>"$(port test.echo)"
   [ "$answer" = "$1" ]
+}
+# The balloon has that many MiB; for one that is asked for anew the driver has to work.
+fills() {
+  until_true has_port test.machine || return 1
+  for try in $(seq 200); do
+    { echo "balloon balloon0 $(($1 * 1048576))" >&3 && read -t 20 -r answer <&3; } 3<>"$(port test.machine)"
+    case " $answer " in *" actual=$(($1 * 1048576)) "*) return 0 ;; esac
+    sleep 0.05
+  done
+  return 1
 }
 all_work() {
   kept || { echo "the disk" && return 1; }
@@ -70,12 +90,15 @@ all_work() {
   network || { echo "the network" && return 1; }
   socket || { echo "the socket" && return 1; }
   echoes "$1" || { echo "the port" && return 1; }
+  kept_unit || { echo "the SCSI disk" && return 1; }
+  fills 8 && fills 4 || { echo "the balloon" && return 1; }
 }
 
 until_true has_block || bail_out "no disk"
-until_true has_port || bail_out "no port test.echo"
-dd if="$work/noise" of="/dev/$(block)" bs=256k oflag=direct 2>/dev/null
-point "all five devices work" all_work "at the start"
+until_true has_port test.echo || bail_out "no port test.echo"
+until_true has_unit || bail_out "no SCSI disk"
+for disk in $(block) $(unit); do dd if="$work/noise" of="/dev/$disk" bs=256k oflag=direct 2>/dev/null; done
+point "all seven devices work" all_work "at the start"
 
 # --- a hundred times ---
 
@@ -92,13 +115,15 @@ rebind() {
 # The console's hold ports of the peers' own: the driver of the agent's is another device's.
 # What virtio-mmio has of its own shows sooner.
 times=$([ "$KVITEST_TRANSPORT" = pci ] && echo 100 || echo 10)
-console=$(basename "$(readlink -f "/sys/class/virtio-ports/$(basename "$(port)")/device")")
+console=$(basename "$(readlink -f "/sys/class/virtio-ports/$(basename "$(port test.echo)")/device")")
 point "the disk: unbound and bound $times times" rebind "$(of_type 2)" $times
 point "entropy: unbound and bound $times times" rebind "$(of_type 4)" $times
 point "the network: unbound and bound $times times" rebind "$(of_type 1)" $times
 point "the socket: unbound and bound $times times" rebind "$(of_type 19)" $times
+point "the balloon: unbound and bound $times times" rebind "$(of_type 5)" $times
+point "the SCSI host: unbound and bound $times times" rebind "$(of_type 8)" $times
 point "the console: unbound and bound $times times" rebind "$console" $times
-point "all work after that, and the disk has what was written" all_work "after rebinds"
+point "all work after that, and the disks have what was written" all_work "after rebinds"
 
 # --- load for the next two ---
 
@@ -110,6 +135,11 @@ load() {
     rm -f "$work/disk"
     mknod "$work/disk" b $(tr : ' ' <"/sys/class/block/$(block)/dev") &&
       dd if="$work/noise" of="$work/disk" bs=64k seek=16 oflag=direct conv=notrunc || sleep 0.1
+  done 2>/dev/null &
+  while [ -e "$work/loading" ]; do
+    rm -f "$work/unit"
+    mknod "$work/unit" b $(tr : ' ' <"/sys/class/block/$(unit)/dev") &&
+      dd if="$work/noise" of="$work/unit" bs=64k seek=16 oflag=direct conv=notrunc || sleep 0.1
   done 2>/dev/null &
   while [ -e "$work/loading" ]; do head -c 64 /dev/hwrng >/dev/null 2>&1 || sleep 0.1; done &
   while [ -e "$work/loading" ]; do talk udp "$KVITEST_PEER_ADDRESS" 7 1000 50 2>/dev/null || sleep 0.1; done &
@@ -150,7 +180,7 @@ is "no device failed to freeze or to restore" "$(grep -iE 'PM: .*(fail|error)|fa
 
 # A virtio-mmio device cannot be removed: there its driver lets go of it.
 pci=/sys/bus/pci/devices
-all=$(for type in 1 2 4 19; do of_type $type; done)
+all=$(for type in 1 2 4 5 8 19; do of_type $type; done)
 functions=$(for one in $all; do basename "$(readlink -f "$bus/$one/..")"; done)
 drivers=$(for one in $all; do readlink -f "$bus/$one/driver"; done)
 leave() {
@@ -175,7 +205,7 @@ return_again() {
 }
 for round in 1 2 3; do
   load
-  point "four devices leave under load, round $round" leave
+  point "six devices leave under load, round $round" leave
   unload
   point "they return, round $round" return_again
   point "all work, round $round" all_work "after round $round"

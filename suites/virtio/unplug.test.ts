@@ -12,7 +12,7 @@ test.override('guestOptions', {
     { type: 'virtio-vsock', name: 'vsock0', cid: 43 },
     { type: 'virtio-scsi', name: 'scsi0', luns: [{ name: 'unit', memory: mebibyte }] },
     { type: 'virtio-console', ports: [{ name: 'test.port' }] },
-    { type: 'virtio-balloon', name: 'balloon0' },
+    { type: 'virtio-balloon', name: 'balloon0', withoutFeatures: ['page_reporting'] },
   ],
   files: { '/bin/talk': 'build/Release/programs/talk' },
   bootTimeout: 120_000,
