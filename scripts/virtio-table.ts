@@ -3,7 +3,7 @@
  * from vitest's JSON report, and which features are withheld where, from the report and from the suite's own text. What stands
  * before its mark stays as it is.
  * Of two reports of one kernel the later one counts for the files that both have.
- * `npx vitest run suites/virtio --reporter=json --outputFile=6.12.json && node scripts/virtio-table.ts 6.12=6.12.json`
+ * `npx vitest run suites/virtio --project 'virtio*' --reporter=json --outputFile=6.12.json && node scripts/virtio-table.ts 6.12=6.12.json`
  */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
@@ -177,7 +177,7 @@ By kernel, transport and kind of ring: \`node scripts/virtio-table.ts\`, from vi
 
 \`\`\`sh
 for k in 6.12 6.1; do
-  KVITEST_KERNEL=debian:$k-cloud npx vitest run suites/virtio --reporter=json --outputFile=$k.json
+  KVITEST_KERNEL=debian:$k-cloud npx vitest run suites/virtio --project 'virtio*' --reporter=json --outputFile=$k.json
 done
 npx node scripts/virtio-table.ts 6.12=6.12.json 6.1=6.1.json
 \`\`\`
