@@ -82,34 +82,12 @@ class FileDisk : public Disk {
     write_all(offset, in);
   }
 
-  // A fault of guest memory (EFAULT) is an error like any other.
   void read_pieces(std::uint64_t offset, std::span<const iovec> out) override {
-    Pieces pieces(out);
-    const std::shared_lock lock(mutex_);
-    check_range("read disk", offset, pieces.bytes(), size_);
-    while (pieces.bytes() != 0) {
-      const ssize_t done =
-          ::preadv(fd_.get(), pieces.data(), pieces.count(), static_cast<off_t>(offset));
-      if (done < 0 && errno == EINTR) continue;
-      if (done < 0) throw Error("read disk", errno, path_);
-      if (done == 0) throw Error("read disk", EIO, path_ + ": the file became shorter");
-      pieces.drop(static_cast<std::size_t>(done));
-      offset += static_cast<std::uint64_t>(done);
-    }
+    move_pieces("read disk", ::preadv, offset, out);
   }
 
   void write_pieces(std::uint64_t offset, std::span<const iovec> in) override {
-    Pieces pieces(in);
-    const std::shared_lock lock(mutex_);
-    check_range("write disk", offset, pieces.bytes(), size_);
-    while (pieces.bytes() != 0) {
-      const ssize_t done =
-          ::pwritev(fd_.get(), pieces.data(), pieces.count(), static_cast<off_t>(offset));
-      if (done < 0 && errno == EINTR) continue;
-      if (done < 0) throw Error("write disk", errno, path_);
-      pieces.drop(static_cast<std::size_t>(done));
-      offset += static_cast<std::uint64_t>(done);
-    }
+    move_pieces("write disk", ::pwritev, offset, in);
   }
 
   void zero(std::uint64_t offset, std::uint64_t length, bool may_free) override {
@@ -183,6 +161,23 @@ class FileDisk : public Disk {
     if (found >= 0) return static_cast<std::uint64_t>(found);
     if (errno == ENXIO) return size_;
     throw Error("seek disk", errno, path_);
+  }
+
+  // By preadv or pwritev. A fault of guest memory (EFAULT) is an error like any other.
+  void move_pieces(const char* operation, decltype(&::preadv) call, std::uint64_t offset,
+                   std::span<const iovec> list) {
+    Pieces pieces(list);
+    const std::shared_lock lock(mutex_);
+    check_range(operation, offset, pieces.bytes(), size_);
+    while (pieces.bytes() != 0) {
+      const ssize_t done =
+          call(fd_.get(), pieces.data(), pieces.count(), static_cast<off_t>(offset));
+      if (done < 0 && errno == EINTR) continue;
+      if (done < 0) throw Error(operation, errno, path_);
+      if (done == 0) throw Error(operation, EIO, path_ + ": the file became shorter");
+      pieces.drop(static_cast<std::size_t>(done));
+      offset += static_cast<std::uint64_t>(done);
+    }
   }
 
   void write_all(std::uint64_t offset, std::span<const std::byte> in) {

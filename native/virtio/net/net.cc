@@ -55,6 +55,7 @@ std::vector<std::uint16_t> NetDevice::queue_sizes() const {
   return sizes;
 }
 
+// All of it is read-only: since virtio 1.0 a driver sets its address through the control queue.
 void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) {
   const std::lock_guard lock(mutex_);
   const int status =
@@ -62,7 +63,6 @@ void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) {
   read_image(net_config(spec_, state_.mac, static_cast<std::uint16_t>(status)), offset, data);
 }
 
-// All of it is read-only: since virtio 1.0 a driver sets its address through the control queue.
 std::uint8_t NetDevice::config_generation() {
   const std::lock_guard lock(mutex_);
   return state_.config_generation;
