@@ -142,7 +142,7 @@ load() {
       dd if="$work/noise" of="$work/unit" bs=64k seek=16 oflag=direct conv=notrunc || sleep 0.1
   done 2>/dev/null &
   while [ -e "$work/loading" ]; do head -c 64 /dev/hwrng >/dev/null 2>&1 || sleep 0.1; done &
-  while [ -e "$work/loading" ]; do talk udp "$KVITEST_PEER_ADDRESS" 7 1000 50 2>/dev/null || sleep 0.1; done &
+  while [ -e "$work/loading" ]; do timeout 3 talk udp "$KVITEST_PEER_ADDRESS" 7 1000 50 2>/dev/null || sleep 0.1; done &
   while [ -e "$work/loading" ]; do timeout 5 talk vsock 2 9 <"$work/noise" 2>/dev/null || sleep 0.1; done &
   sleep 0.3
 }

@@ -25,20 +25,22 @@ export function kernelsToRetire<P extends { hasLabs: boolean; isIdle: boolean }>
 /** To make a checkpoint first costs about as much as to share the lab with so many vCPUs of others. */
 const makingCost = 1
 
+/** A lab that is not there yet: which checkpoints it begins with. */
+export type NewLab = Pick<Load, 'checkpoints'>
+
 /**
- * The least loaded lab; undefined when one more had better be started, which `mayStart` allows. A lab that has the
- * wanted checkpoint may be busier than one that must make it.
+ * The least loaded lab; undefined when one more had better be started, where that is given. A lab that has the wanted
+ * checkpoint may be busier than one that must make it.
  */
 export function placeFor<P extends Load>(
   labs: Iterable<P>,
   want: PlaceRequest,
-  mayStart: boolean,
+  another: NewLab | undefined,
 ): P | undefined {
-  const extra = ({ checkpoints }: Load) =>
+  const extra = ({ checkpoints }: NewLab) =>
     want.checkpoint === undefined || checkpoints.has(want.checkpoint) ? 0 : makingCost
   const cost = (lab: Load) => lab.cpus + extra(lab)
   const [least] = [...labs].sort((a, b) => cost(a) - cost(b) || extra(a) - extra(b) || a.memory - b.memory)
-  if (!least || !mayStart || want.cpus === 0) return least
-  const ofNew = want.checkpoint === undefined ? 0 : makingCost
-  return cost(least) <= ofNew ? least : undefined
+  if (!least || !another || want.cpus === 0) return least
+  return cost(least) <= extra(another) ? least : undefined
 }

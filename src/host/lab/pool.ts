@@ -106,6 +106,8 @@ export class LabPool {
   /** What a lab of this pool has said it has for guests. */
   #room: number | undefined
   #prepared: Promise<PreparedLab> | undefined
+  /** Checkpoints that the last lab had from the start: the next one is of the same saved lab, as long as that is there. */
+  #saved: ReadonlySet<string> = new Set()
   #closed = false
   #started = 0
   #sessions = 0
@@ -281,9 +283,9 @@ export class LabPool {
       const place = this.#named(want.lab)
       return fits(place) ? place : undefined
     }
-    const mayStart = this.#places.size < plan.labs
-    const found = placeFor([...this.#places].filter(fits), want, mayStart)
-    return found ?? (mayStart ? this.#start() : undefined)
+    const another = this.#places.size < plan.labs ? { checkpoints: this.#saved } : undefined
+    const found = placeFor([...this.#places].filter(fits), want, another)
+    return found ?? (another && this.#start())
   }
 
   #place(asking: Asking, place: Place): void {
@@ -327,7 +329,7 @@ export class LabPool {
     const place: Place = {
       starting: this.#boot(++this.#started),
       lab: undefined,
-      checkpoints: new Set(),
+      checkpoints: new Set(this.#saved),
       cpus: 0,
       memory: 0,
       room: this.#room ?? Math.max(0, (this.#planned!.memory - labReserve) / 2 - workSpace),
@@ -340,7 +342,8 @@ export class LabPool {
     place.starting.then((lab) => {
       place.lab = lab
       place.room = lab.description.memory
-      for (const key of lab.restoredCheckpoints) place.checkpoints.add(key)
+      this.#saved = new Set(lab.restoredCheckpoints)
+      for (const key of this.#saved) place.checkpoints.add(key)
       lab.onDrain = () => this.onDrain(lab)
       // A dead lab takes no more guests; the next one that is needed is a new one.
       lab.ended.then(gone)
