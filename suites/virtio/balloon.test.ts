@@ -1,16 +1,11 @@
 /** virtio-balloon from the host: what it says, and what memory the host really has. */
 import type { DeviceSpec, Guest } from 'kvitest'
 import { describe, expect, test } from 'kvitest/test'
+import { shell } from './shell.ts'
 
 const mebibyte = 1024 * 1024
 // Reports would give memory back besides.
 const alone: DeviceSpec = { type: 'virtio-balloon', name: 'balloon0', withoutFeatures: ['page_reporting'] }
-
-async function shell(guest: Guest, script: string): Promise<string> {
-  const result = await guest.exec(['sh', '-c', script], { timeout: 90_000 })
-  expect(result).toExitWith(0)
-  return result.stdout.trim()
-}
 
 /** So much of the host's memory is taken, and free again in the guest. */
 const touch = (guest: Guest, mebibytes: number) =>

@@ -4,14 +4,9 @@ import { once } from 'node:events'
 import type { Duplex } from 'node:stream'
 import type { DeviceSpec, Guest } from 'kvitest'
 import { describe, expect, test } from 'kvitest/test'
+import { shell } from './shell.ts'
 
 const mebibyte = 1024 * 1024
-
-async function shell(guest: Guest, script: string): Promise<string> {
-  const result = await guest.exec(['sh', '-c', script], { timeout: 90_000 })
-  expect(result).toExitWith(0)
-  return result.stdout.trim()
-}
 
 const background = (command: string, name: string) =>
   `(${command}; echo $? >/tmp/${name}.status) >/dev/null 2>/tmp/${name}.error &`

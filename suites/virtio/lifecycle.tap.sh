@@ -53,11 +53,9 @@ has_port() { port "$1" >/dev/null; }
 
 # --- each by itself ---
 
+# kept block|unit
 kept() {
-  until_true has_block && dd if="/dev/$(block)" bs=256k iflag=direct 2>/dev/null | cmp -n 1048576 - "$work/noise"
-}
-kept_unit() {
-  until_true has_unit && dd if="/dev/$(unit)" bs=256k iflag=direct 2>/dev/null | cmp -n 1048576 - "$work/noise"
+  until_true "has_$1" && dd if="/dev/$("$1")" bs=256k iflag=direct 2>/dev/null | cmp -n 1048576 - "$work/noise"
 }
 random() { [ "$(timeout 20 head -c 512 /dev/hwrng | wc -c)" = 512 ]; }
 network() {
@@ -85,12 +83,12 @@ fills() {
   return 1
 }
 all_work() {
-  kept || { echo "the disk" && return 1; }
+  kept block || { echo "the disk" && return 1; }
   random || { echo "entropy" && return 1; }
   network || { echo "the network" && return 1; }
   socket || { echo "the socket" && return 1; }
   echoes "$1" || { echo "the port" && return 1; }
-  kept_unit || { echo "the SCSI disk" && return 1; }
+  kept unit || { echo "the SCSI disk" && return 1; }
   fills 8 && fills 4 || { echo "the balloon" && return 1; }
 }
 
@@ -127,20 +125,19 @@ point "all work after that, and the disks have what was written" all_work "after
 
 # --- load for the next two ---
 
-# Ends when its device does, or with the file that says so.
-load() {
-  : >"$work/loading"
+# writes block|unit, as long as there is the file that says so
+writes() {
   while [ -e "$work/loading" ]; do
     # A node of its own: in place of the kernel's, when that has just gone, dd would leave a plain file.
-    rm -f "$work/disk"
-    mknod "$work/disk" b $(tr : ' ' <"/sys/class/block/$(block)/dev") &&
-      dd if="$work/noise" of="$work/disk" bs=64k seek=16 oflag=direct conv=notrunc || sleep 0.1
-  done 2>/dev/null &
-  while [ -e "$work/loading" ]; do
-    rm -f "$work/unit"
-    mknod "$work/unit" b $(tr : ' ' <"/sys/class/block/$(unit)/dev") &&
-      dd if="$work/noise" of="$work/unit" bs=64k seek=16 oflag=direct conv=notrunc || sleep 0.1
-  done 2>/dev/null &
+    rm -f "$work/$1"
+    mknod "$work/$1" b $(tr : ' ' <"/sys/class/block/$("$1")/dev") &&
+      dd if="$work/noise" of="$work/$1" bs=64k seek=16 oflag=direct conv=notrunc || sleep 0.1
+  done 2>/dev/null
+}
+load() {
+  : >"$work/loading"
+  writes block &
+  writes unit &
   while [ -e "$work/loading" ]; do head -c 64 /dev/hwrng >/dev/null 2>&1 || sleep 0.1; done &
   while [ -e "$work/loading" ]; do timeout 3 talk udp "$KVITEST_PEER_ADDRESS" 7 1000 50 2>/dev/null || sleep 0.1; done &
   while [ -e "$work/loading" ]; do timeout 5 talk vsock 2 9 <"$work/noise" 2>/dev/null || sleep 0.1; done &

@@ -1,5 +1,6 @@
 import type { Guest } from 'kvitest'
 import { expect, test } from 'kvitest/test'
+import { shell } from './shell.ts'
 
 const network = { type: 'virtio-net', name: 'net0', backend: { kind: 'switch', network: 'forks' } } as const
 
@@ -8,12 +9,6 @@ test.override('guestOptions', {
   files: { '/bin/talk': 'build/Release/programs/talk' },
   bootTimeout: 120_000,
 })
-
-async function shell(guest: Guest, script: string): Promise<string> {
-  const result = await guest.exec(['sh', '-c', script], { timeout: 30_000 })
-  expect(result).toExitWith(0)
-  return result.stdout.trim()
-}
 
 test('forks have MAC addresses of their own, and the switch takes frames to each', async ({ guest }) => {
   await shell(guest, 'ip link set eth0 up')

@@ -4,9 +4,9 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Guest } from 'kvitest'
 import { describe, expect, test } from 'kvitest/test'
 import { afterAll } from 'vitest'
+import { shell } from './shell.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'kvitest-p9-edges-'))
 const shared = join(folder, 'shared')
@@ -29,12 +29,6 @@ const content = Buffer.alloc(2_000_003)
 for (let at = 0; at < content.length; at++) content[at] = (at * 31 + (at >> 8)) & 0xff
 writeFileSync(join(shared, 'content'), content)
 writeFileSync(join(shared, 'empty'), '')
-
-async function shell(guest: Guest, script: string): Promise<string> {
-  const result = await guest.exec(['sh', '-c', script], { timeout: 120_000 })
-  expect(result).toExitWith(0)
-  return result.stdout.trim()
-}
 
 const mount = (options = '') =>
   `mkdir -p /mnt && mount -t 9p -o trans=virtio,version=9p2000.L${options} share /mnt && cd /mnt`

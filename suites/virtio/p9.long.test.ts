@@ -7,9 +7,9 @@ import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Guest } from 'kvitest'
 import { describe, expect, test } from 'kvitest/test'
 import { afterAll } from 'vitest'
+import { shell } from './shell.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'kvitest-p9-'))
 const shared = join(folder, 'shared')
@@ -22,12 +22,6 @@ symlinkSync('/etc/passwd', join(shared, 'absolute'))
 symlinkSync('../../../../../../etc/passwd', join(shared, 'relative'))
 symlinkSync('sub/deep', join(shared, 'inside'))
 afterAll(() => rmSync(folder, { recursive: true }))
-
-async function shell(guest: Guest, script: string): Promise<string> {
-  const result = await guest.exec(['sh', '-c', script], { timeout: 90_000 })
-  expect(result).toExitWith(0)
-  return result.stdout.trim()
-}
 
 const mount = (options = '') =>
   `mkdir -p /mnt && mount -t 9p -o trans=virtio,version=9p2000.L${options} share /mnt && cd /mnt`

@@ -10,6 +10,7 @@ import { promisify } from 'node:util'
 import type { Guest, GuestDisk } from 'kvitest'
 import { expect, test } from 'kvitest/test'
 import { onTestFinished } from 'vitest'
+import { shell } from './shell.ts'
 
 const run = promisify(execFile)
 const mebibyte = 1024 * 1024
@@ -27,12 +28,6 @@ test.override('guestOptions', {
     { type: 'virtio-vsock', name: 'vsock0' },
   ],
 })
-
-async function shell(guest: Guest, script: string): Promise<string> {
-  const result = await guest.exec(['sh', '-c', script], { timeout: 90_000 })
-  expect(result).toExitWith(0)
-  return result.stdout.trim()
-}
 
 /** A file of this machine with a disk's bytes. */
 async function copyOf(disk: GuestDisk): Promise<string> {

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { Guest } from 'kvitest'
 import { expect, test } from 'kvitest/test'
+import { shell } from './shell.ts'
 
 const mebibyte = 1024 * 1024
 const sha256 = (data: Uint8Array) => createHash('sha256').update(data).digest('hex')
@@ -20,22 +21,19 @@ test.override('guestOptions', {
   bootTimeout: 120_000,
 })
 
+const functions = `unit() { for path in /sys/block/sd*; do case "$(readlink -f "$path/device")" in *:0:"$1") echo "\${path##*/}";; esac; done; }
+  there() { until [ -b "/dev/$(unit "$1")" ]; do sleep 0.05; done; }
+  gone() { while [ -n "$(unit "$1")" ]; do sleep 0.05; done; }
+  set -e\n`
+
 /** With `unit LUN`, the disk at that number of target 0, and `there LUN` and `gone LUN`, which wait for it. */
-async function shell(guest: Guest, script: string): Promise<string> {
-  const functions = `unit() { for path in /sys/block/sd*; do case "$(readlink -f "$path/device")" in *:0:"$1") echo "\${path##*/}";; esac; done; }
-    there() { until [ -b "/dev/$(unit "$1")" ]; do sleep 0.05; done; }
-    gone() { while [ -n "$(unit "$1")" ]; do sleep 0.05; done; }
-    set -e\n`
-  const result = await guest.exec(['sh', '-c', functions + script], { timeout: 60_000 })
-  expect(result).toExitWith(0)
-  return result.stdout.trim()
-}
+const withUnits = (guest: Guest, script: string) => shell(guest, functions + script)
 
 test('each unit has the same bytes at both ends', async ({ guest }) => {
   const scsi = guest.scsi()
   for (const lun of [0, 5]) {
     const disk = scsi.disk(`lun${lun}`)
-    const written = await shell(
+    const written = await withUnits(
       guest,
       `there ${lun}; head -c 1000000 /dev/urandom >/noise
        dd if=/noise of=/dev/$(unit ${lun}) bs=64k conv=notrunc,fsync 2>/dev/null; sha256sum </noise`,
@@ -44,7 +42,7 @@ test('each unit has the same bytes at both ends', async ({ guest }) => {
 
     const data = Buffer.alloc(100_000, `host ${lun}`)
     await disk.write(mebibyte / 2 + 3, data)
-    const read = await shell(
+    const read = await withUnits(
       guest,
       `dd if=/dev/$(unit ${lun}) bs=512k skip=1 count=1 iflag=direct 2>/dev/null | tail -c +4 | head -c ${data.length} | sha256sum`,
     )
@@ -55,8 +53,8 @@ test('each unit has the same bytes at both ends', async ({ guest }) => {
 
 test('a unit comes and goes while the guest looks', async ({ guest }) => {
   const scsi = guest.scsi()
-  await shell(guest, 'there 0')
-  const arrives = shell(
+  await withUnits(guest, 'there 0')
+  const arrives = withUnits(
     guest,
     'there 9; echo guest | dd of=/dev/$(unit 9) bs=512 conv=sync oflag=direct 2>/dev/null; cat /sys/block/$(unit 9)/size',
   )
@@ -67,7 +65,7 @@ test('a unit comes and goes while the guest looks', async ({ guest }) => {
     code: 'EEXIST',
   })
 
-  const leaves = shell(guest, 'gone 9; unit 0')
+  const leaves = withUnits(guest, 'gone 9; unit 0')
   await scsi.detach('late')
   expect(await leaves).toMatch(/^sd/)
   await expect(disk.read(0, 6)).rejects.toMatchObject({ code: 'ENOENT' })
@@ -77,17 +75,17 @@ test('a unit comes and goes while the guest looks', async ({ guest }) => {
 test('a fork has the units of its checkpoint, and bytes of its own', async ({ guest }) => {
   await guest.scsi().attach({ name: 'late', lun: 9, memory: mebibyte })
   await guest.scsi().disk('late').write(0, 'before')
-  await shell(guest, 'there 9; there 5')
+  await withUnits(guest, 'there 9; there 5')
   await guest.scsi().detach('lun5')
-  await shell(guest, 'gone 5')
+  await withUnits(guest, 'gone 5')
   await using fork = await guest.fork()
 
   await fork.scsi().disk('late').write(0, 'fork..')
   const first = 'dd if=/dev/$(unit 9) bs=512 count=1 iflag=direct 2>/dev/null | head -c 6'
-  expect(await shell(fork, first)).toBe('fork..')
-  expect(await shell(guest, first)).toBe('before')
+  expect(await withUnits(fork, first)).toBe('fork..')
+  expect(await withUnits(guest, first)).toBe('before')
   await expect(fork.scsi().disk('lun5').size()).rejects.toMatchObject({ code: 'ENOENT' })
   await fork.scsi().detach('late')
-  await shell(fork, 'gone 9; [ -z "$(unit 5)" ]')
-  expect(await shell(guest, first)).toBe('before')
+  await withUnits(fork, 'gone 9; [ -z "$(unit 5)" ]')
+  expect(await withUnits(guest, first)).toBe('before')
 })

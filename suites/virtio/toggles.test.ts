@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto'
 import type { DeviceSpec, Guest } from 'kvitest'
 import { describe, expect, test } from 'kvitest/test'
+import { shell } from './shell.ts'
 
 const mebibyte = 1024 * 1024
 
@@ -22,12 +23,6 @@ const toggles = [
   { balloon: 'indirect_desc', vsock: 'stream', transport: 'mmio', ring: 'packed' },
   { balloon: 'event_idx', vsock: 'indirect_desc', transport: 'pci', ring: 'packed' },
 ] as const
-
-async function shell(guest: Guest, script: string): Promise<string> {
-  const result = await guest.exec(['sh', '-c', script], { timeout: 60_000 })
-  expect(result).toExitWith(0)
-  return result.stdout.trim()
-}
 
 /** The bits that a driver negotiated, of the virtio device of a type. */
 async function negotiated(guest: Guest, type: number): Promise<string> {

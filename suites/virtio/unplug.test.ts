@@ -1,6 +1,7 @@
 /** Devices that leave a running guest with requests in flight: ejected by it (ACPI), and by surprise. */
 import type { Guest, GuestDisk } from 'kvitest'
 import { expect, test } from 'kvitest/test'
+import { shell } from './shell.ts'
 
 const mebibyte = 1024 * 1024
 
@@ -17,12 +18,6 @@ test.override('guestOptions', {
   files: { '/bin/talk': 'build/Release/programs/talk' },
   bootTimeout: 120_000,
 })
-
-async function shell(guest: Guest, script: string): Promise<string> {
-  const result = await guest.exec(['sh', '-c', script], { timeout: 60_000 })
-  expect(result).toExitWith(0)
-  return result.stdout.trim()
-}
 
 /**
  * Writers of every device, until it goes (dd makes a file of that name then). The disks' blocks are numbered: block N has N in

@@ -1,14 +1,8 @@
 import { once } from 'node:events'
 import type { Duplex } from 'node:stream'
 import { text } from 'node:stream/consumers'
-import type { Guest } from 'kvitest'
 import { describe, expect, test } from 'kvitest/test'
-
-async function shell(guest: Guest, script: string): Promise<string> {
-  const result = await guest.exec(['sh', '-c', script], { timeout: 90_000 })
-  expect(result).toExitWith(0)
-  return result.stdout.trim()
-}
+import { shell } from './shell.ts'
 
 /** Our own device; and the host's kernel, whose AF_VSOCK sockets the same calls then use. */
 describe.each(['streams', 'vhost'] as const)('%s', (kind) => {
