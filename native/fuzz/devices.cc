@@ -70,10 +70,10 @@ void fuzz_scsi(std::span<const std::byte> bytes) {
     try {
       switch (more.u8() % 3) {
         case 0:
-          device->attach(lun("c", more.u8()), open_disk(MemoryBacking{4096}, false));
+          device->attach_lun(lun("c", more.u8()), open_disk(MemoryBacking{4096}, false));
           break;
         case 1:
-          device->detach((more.u8() & 1) != 0 ? "c" : "b");
+          device->detach_lun((more.u8() & 1) != 0 ? "c" : "b");
           break;
         default:
           device->resize("a", std::uint64_t{more.u16()} * 512);

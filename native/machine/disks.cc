@@ -95,14 +95,14 @@ void Machine::attach_lun(std::string device, ScsiLunSpec lun, Done done) {
         throw Error("attach", EEXIST, "machine " + spec_.name + " has a disk " + lun.name,
                     "give every disk its own name");
       }
-      found.attach(lun, open_disk(lun.backing, lun.read_only));
+      found.attach_lun(lun, open_disk(lun.backing, lun.read_only));
     });
   });
 }
 
 void Machine::detach_lun(std::string device, std::string lun, Done done) {
   loop_.post([this, device = std::move(device), lun = std::move(lun), done = std::move(done)] {
-    answer(done, [&] { scsi(device, "detach").detach(lun); });
+    answer(done, [&] { scsi(device, "detach").detach_lun(lun); });
   });
 }
 

@@ -165,7 +165,7 @@ class ScsiDevice : public Scsi {
     events_.unit_changed(unit->spec, kCapacityChanged);
   }
 
-  void attach(const ScsiLunSpec& lun, std::unique_ptr<Disk> disk) override {
+  void attach_lun(const ScsiLunSpec& lun, std::unique_ptr<Disk> disk) override {
     validate(lun);
     const auto unit = make_unit(lun, std::move(disk));
     const std::lock_guard lock(mutex_);
@@ -185,7 +185,7 @@ class ScsiDevice : public Scsi {
 
   const RequestQueues& requests() const override { return requests_; }
 
-  void detach(const std::string& lun) override {
+  void detach_lun(const std::string& lun) override {
     std::shared_ptr<LogicalUnit> unit;
     {
       const std::lock_guard lock(mutex_);

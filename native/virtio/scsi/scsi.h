@@ -61,8 +61,8 @@ class Scsi : public VirtioDevice {
   virtual void resize(const std::string& lun, std::uint64_t bytes) = 0;
   // A new logical unit, and one that goes; the driver is told by an event (HOTPLUG). Throw Error
   // (EEXIST, ENOENT, EINVAL).
-  virtual void attach(const ScsiLunSpec& lun, std::unique_ptr<Disk> disk) = 0;
-  virtual void detach(const std::string& lun) = 0;
+  virtual void attach_lun(const ScsiLunSpec& lun, std::unique_ptr<Disk> disk) = 0;
+  virtual void detach_lun(const std::string& lun) = 0;
   // Of all units.
   virtual const RequestQueues& requests() const = 0;
 };

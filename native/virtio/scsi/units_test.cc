@@ -22,7 +22,7 @@ TEST_CASE("scsi: units come and go with events, and the others hear of it by att
   Started scsi;
   scsi.offer_event();
   scsi.offer_event();
-  scsi.device->attach(memory_lun("c", 7), open_disk(MemoryBacking{4096}, false));
+  scsi.device->attach_lun(memory_lun("c", 7), open_disk(MemoryBacking{4096}, false));
   CHECK(scsi.take_event() == S::Event{1, 1, 0, 7});
   CHECK(scsi.board.interrupts.take_messages(1 + S::kEvent) == 1);
   CHECK(failed(scsi.command(kTestReady), kReportedLunsChanged));
@@ -30,30 +30,30 @@ TEST_CASE("scsi: units come and go with events, and the others hear of it by att
   CHECK(good(scsi.command(rw10(0x28, 7, 1), 512, {}, 7)));
   CHECK(scsi.device->disks() == std::vector<std::string>{"a", "b", "c"});
   // REPORT LUNS says it all and takes the attention.
-  scsi.device->detach("c");
+  scsi.device->detach_lun("c");
   CHECK(scsi.take_event() == S::Event{1, 2, 0, 7});
   CHECK(good(scsi.command(raw({0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64}), 64)));
   CHECK(good(scsi.command(kTestReady)));
   CHECK(failed(scsi.command(kTestReady, 0, {}, 7), kLunNotSupported));
   CHECK(scsi.device->disk("c") == nullptr);
 
-  CHECK_THROWS_AS(scsi.device->detach("c"), Error);
-  CHECK_THROWS_AS(scsi.device->attach(memory_lun("a", 9), open_disk(MemoryBacking{512}, false)),
+  CHECK_THROWS_AS(scsi.device->detach_lun("c"), Error);
+  CHECK_THROWS_AS(scsi.device->attach_lun(memory_lun("a", 9), open_disk(MemoryBacking{512}, false)),
                   Error);
-  CHECK_THROWS_AS(scsi.device->attach(memory_lun("d", 5), open_disk(MemoryBacking{512}, false)),
+  CHECK_THROWS_AS(scsi.device->attach_lun(memory_lun("d", 5), open_disk(MemoryBacking{512}, false)),
                   Error);
   ScsiLunSpec wide = memory_lun("e", 9);
   wide.block_size = 4096;
-  CHECK_THROWS_AS(scsi.device->attach(wide, open_disk(MemoryBacking{512}, false)), Error);
+  CHECK_THROWS_AS(scsi.device->attach_lun(wide, open_disk(MemoryBacking{512}, false)), Error);
 }
 
 TEST_CASE("scsi: events that find no buffer are told as missed, with the next one") {
   Started scsi;
-  scsi.device->attach(memory_lun("c", 7), open_disk(MemoryBacking{512}, false));
+  scsi.device->attach_lun(memory_lun("c", 7), open_disk(MemoryBacking{512}, false));
   scsi.offer_event();
   CHECK(scsi.take_event() == S::Event{0x8000'0000, 0, 0, 0});
   scsi.offer_event(8);  // too short for one
-  scsi.device->detach("c");
+  scsi.device->detach_lun("c");
   CHECK_FALSE(scsi.take_event().has_value());
   scsi.offer_event();
   CHECK(scsi.take_event() == S::Event{0x8000'0000, 0, 0, 0});
@@ -64,9 +64,9 @@ TEST_CASE("scsi: without HOTPLUG and CHANGE there are no events") {
   scsi.driver.start(TestDriver::kTransportFeatures);
   scsi.settle();
   scsi.offer_event();
-  scsi.device->attach(memory_lun("c", 7), open_disk(MemoryBacking{512}, false));
+  scsi.device->attach_lun(memory_lun("c", 7), open_disk(MemoryBacking{512}, false));
   scsi.device->resize("a", 1024);
-  scsi.device->detach("c");
+  scsi.device->detach_lun("c");
   CHECK_FALSE(scsi.take_event().has_value());
   CHECK(failed(scsi.command(kTestReady), kReportedLunsChanged));
 }
@@ -176,8 +176,8 @@ TEST_CASE("scsi: threads serve a unit that is a file, and task management waits 
   // Each of these is an attention for the unit, and a command that fails.
   std::thread host([&] {
     for (int i = 0; i < 20; ++i) {
-      scsi.device->attach(memory_lun("c", 7), open_disk(MemoryBacking{512}, false));
-      scsi.device->detach("c");
+      scsi.device->attach_lun(memory_lun("c", 7), open_disk(MemoryBacking{512}, false));
+      scsi.device->detach_lun("c");
     }
   });
   constexpr unsigned kRounds = 20;
@@ -222,8 +222,8 @@ void fork(S& child, S& parent) {
 TEST_CASE("scsi checkpoint: a fork has the units that there are, their content and attentions") {
   Started parent;
   REQUIRE(good(parent.command(rw10(0x2a, 0, 1), 0, letters(512, 1))));
-  parent.device->attach(memory_lun("c", 7), open_disk(MemoryBacking{4096}, false));
-  parent.device->detach("b");
+  parent.device->attach_lun(memory_lun("c", 7), open_disk(MemoryBacking{4096}, false));
+  parent.device->detach_lun("b");
   parent.device->resize("a", 2 << 20);
   const OpenLun images = [&](const ScsiLunSpec& lun) {
     return make_overlay(parent.device->disk(lun.name)->image());
