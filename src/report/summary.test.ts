@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { summaryLines as linesOf, type RunSummary } from './summary.ts'
+import { summaryLines as linesOf, type RunSummary, withoutScript } from './summary.ts'
 
 function summaryLines(some: Partial<RunSummary>): string[] {
   const none: RunSummary = {
@@ -19,7 +19,7 @@ function summaryLines(some: Partial<RunSummary>): string[] {
 test('guests by verdict, the worst first, and points by result', () => {
   expect(
     summaryLines({
-      verdicts: ['pass', 'panic', 'pass', 'skip'],
+      verdicts: ['pass', 'panic', 'pass', withoutScript, 'skip'],
       points: ['pass', 'fail', 'pass', 'skip', 'todo'],
       forks: 3,
       boots: 1,
@@ -27,7 +27,7 @@ test('guests by verdict, the worst first, and points by result', () => {
       leases: { count: 4, waited: 1, longestWait: 1540, stalled: 0 },
     }),
   ).toEqual([
-    '4 guests: 1 panic, 1 skip, 2 pass',
+    '5 guests: 1 panic, 1 skip, 2 pass, 1 without a script',
     '3 forks, 1 boot, 2 resets, 4 leases (1 waited, 1.5 s at most)',
     '5 points: 1 failed, 2 ok, 1 skipped, 1 to do',
   ])

@@ -11,10 +11,12 @@ export interface LeaseCount {
   stalled: number
 }
 
+export const withoutScript = 'without a script'
+
 /** What a run came to, beyond vitest's own count of tests. */
 export interface RunSummary {
-  /** One a guest. */
-  verdicts: Verdict[]
+  /** One a guest: its verdict, or that only a test worked with it, whose result counts and not the guest's. */
+  verdicts: (Verdict | typeof withoutScript)[]
   /** How many of the guests were forked from a checkpoint, and how many booted. */
   forks: number
   boots: number
@@ -37,7 +39,7 @@ export interface RunSummary {
 }
 
 /** In the order of what a person must look at first. */
-const verdictOrder: Verdict[] = [
+const verdictOrder: RunSummary['verdicts'] = [
   'vmm-crash',
   'infra',
   'panic',
@@ -48,6 +50,7 @@ const verdictOrder: Verdict[] = [
   'fail',
   'skip',
   'pass',
+  withoutScript,
 ]
 
 const pointNames = {

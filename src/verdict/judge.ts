@@ -1,6 +1,6 @@
 import { allowanceFor, describeEntry, type SplatAllowance } from './expectations.ts'
 import { findSplats, type Splat } from './splat.ts'
-import type { Judgement, Verdict } from './types.ts'
+import { type Judgement, noScript, type Verdict } from './types.ts'
 
 /** The end of a machine, as native/contract.ts tells it. */
 export interface MachineEvidence {
@@ -224,7 +224,7 @@ function scripts({ phase, stopped, stayed, machine, scripts }: GuestEvidence): N
   if (machine && !orderly.includes(machine.reason)) {
     return { verdict: 'fail', reason: `${describeEnd(machine)} when it was asked to power off` }
   }
-  if (scripts.length === 0) return { verdict: 'skip', reason: 'no script ran' }
+  if (scripts.length === 0) return { verdict: 'skip', reason: noScript }
   const skipped = scripts.map(skipReason)
   if (skipped.every((reason) => reason !== undefined)) return { verdict: 'skip', reason: skipped[0]! }
   const points = scripts.flatMap(({ tap }) => tap.points)

@@ -12,6 +12,9 @@ export type Verdict =
   | 'vmm-crash'
   | 'infra'
 
+/** Reason of a `skip`: of a guest that a test worked with by commands alone there is nothing else to judge. */
+export const noScript = 'no script ran'
+
 export interface Judgement {
   verdict: Verdict
   /** One line: why. */

@@ -1,6 +1,7 @@
 import type { Reporter, TestCase, TestModule, TestRunEndReason, TestSpecification, Vitest } from 'vitest/node'
 import { accountLines, differenceLines } from '../matrix/account.ts'
-import { type RunSummary, summaryLines } from '../report/summary.ts'
+import { type RunSummary, summaryLines, withoutScript } from '../report/summary.ts'
+import { noScript } from '../verdict/types.ts'
 import { takeLeases } from './global-setup.ts'
 import { onInterruption } from './interruption.ts'
 import { type WrittenReport, writeMatrixReports } from './matrix-report.ts'
@@ -70,7 +71,7 @@ function summarise(
   for (const module of modules) {
     const blocks = [module, ...module.children.allSuites(), ...module.children.allTests()]
     for (const guest of blocks.flatMap((block) => guestsOf(block.meta()))) {
-      summary.verdicts.push(guest.verdict)
+      summary.verdicts.push(guest.reason === noScript ? withoutScript : guest.verdict)
       if (guest.start === 'fork') summary.forks++
       if (guest.start === 'boot') summary.boots++
       summary.resets += guest.resets ?? 0
