@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -44,6 +45,9 @@ constexpr std::size_t kDeltaPart = 4;
 // Copying a page back costs about as much as the fault that brings it anew; many of them are given
 // back to the host instead.
 constexpr std::size_t kMostPagesCopiedBack = 4096;
+
+// Runs of huge pages for which a fork leaves its image at once: each can cost it two mappings.
+constexpr std::size_t kMostEmptyRuns = 32;
 
 // Runs of pages that one fork may take out of its mapping: each can cost two of the 65530 mappings
 // that a process may have.
@@ -95,6 +99,12 @@ GuestMemory::GuestMemory(std::shared_ptr<const MemoryImage> image)
     throw error;
   }
   set_regions();
+  try {
+    map_empty_runs();
+  } catch (const Error&) {
+    ::munmap(mapping_, mapped_size_);
+    throw;
+  }
   copy_delta();
 }
 
@@ -128,6 +138,38 @@ std::span<std::byte> GuestMemory::page(std::uint32_t number) const {
   return {host_ + number * kPageSize, kPageSize};
 }
 
+// Where the image has nothing, a guest on 4 KiB pages of the memfd would pay a nested page fault
+// and a copy of zeros for each page that it begins to use: ten times the price of its share of a
+// huge page. Linux begins with such memory whenever it needs more than it had.
+void GuestMemory::map_empty_runs() {
+  if (size_ < kHugePagesFrom) return;
+  constexpr auto kBlock = static_cast<std::uint32_t>(kHugePageSize / kPageSize);
+  std::vector<Run> runs;
+  const auto add = [&runs](std::uint32_t used, std::uint32_t next) {
+    const std::uint32_t first = (used + kBlock - 1) / kBlock * kBlock;
+    const std::uint32_t end = next / kBlock * kBlock;
+    if (first < end) runs.push_back({first, end});
+  };
+  std::uint32_t behind = 0;
+  for (const std::uint32_t number : image_->pages()) {
+    add(behind, number);
+    behind = number + 1;
+  }
+  add(behind, static_cast<std::uint32_t>(size_ / kPageSize));
+  std::ranges::sort(runs, std::greater(), [](const Run& run) { return run.end - run.first; });
+  runs.resize(std::min(runs.size(), kMostEmptyRuns));
+  for (const Run& run : runs) {
+    map_nothing(run);
+    ::madvise(page(run.first).data(), (run.end - run.first) * kPageSize, MADV_HUGEPAGE);
+  }
+  empty_runs_ = std::move(runs);
+}
+
+bool GuestMemory::is_in_empty_run(std::uint32_t number) const {
+  return std::ranges::any_of(
+      empty_runs_, [number](const Run& run) { return run.first <= number && number < run.end; });
+}
+
 void GuestMemory::copy_delta() {
   const std::span<const std::uint32_t> pages = image_->delta_pages();
   for (std::size_t i = 0; i < pages.size(); ++i) {
@@ -154,6 +196,10 @@ std::shared_ptr<const MemoryImage> GuestMemory::image() const {
     changed.clear();
     std::ranges::set_union(touched, emptied, std::back_inserter(changed));
   }
+  // Of a huge page a guest may have used but a few.
+  std::erase_if(changed, [this](std::uint32_t number) {
+    return is_in_empty_run(number) && is_zero_page(page(number));
+  });
   if (changed.size() <= image_->base_pages().size() / kDeltaPart) {
     return MemoryImage::make_delta(*image_, changed, source);
   }
@@ -181,10 +227,13 @@ std::size_t GuestMemory::restore() {
   // A page of the delta that was discarded is the memfd's now.
   std::vector<std::uint32_t> changed;
   std::ranges::set_union(own, image_->delta_pages(), std::back_inserter(changed));
+  const std::size_t taken_back = changed.size();
+  for (const Run& run : empty_runs_) drop(run.first, run.end);
+  std::erase_if(changed, [this](std::uint32_t number) { return is_in_empty_run(number); });
   if (changed.size() > kMostPagesCopiedBack) {
     if (::madvise(host_, size_, MADV_DONTNEED) != 0) throw Error("MADV_DONTNEED", errno, "a fork");
     copy_delta();
-    return changed.size();
+    return taken_back;
   }
   for (std::size_t i = 0; i < changed.size();) {
     std::size_t run = 1;
@@ -193,7 +242,7 @@ std::size_t GuestMemory::restore() {
                  {page(changed[i]).data(), run * kPageSize});
     i += run;
   }
-  return changed.size();
+  return taken_back;
 }
 
 bool GuestMemory::discard(Gpa gpa, std::uint64_t length) {
@@ -237,13 +286,7 @@ void GuestMemory::discard_of_fork(std::uint32_t first, std::uint32_t end) {
     }
     return;
   }
-  std::byte* const from = page(first).data();
-  const std::uint64_t bytes = (end - first) * kPageSize;
-  if (::mmap(from, bytes, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
-    throw map_error(bytes);
-  }
-  advise(from, bytes);
+  map_nothing({first, end});
   // With the runs that it touches it is one.
   auto at = taken_out_.upper_bound(first);
   if (at != taken_out_.begin() && std::prev(at)->second >= first) --at;
@@ -253,6 +296,16 @@ void GuestMemory::discard_of_fork(std::uint32_t first, std::uint32_t end) {
     at = taken_out_.erase(at);
   }
   taken_out_[first] = end;
+}
+
+void GuestMemory::map_nothing(const Run& run) {
+  std::byte* const from = page(run.first).data();
+  const std::uint64_t bytes = (run.end - run.first) * kPageSize;
+  if (::mmap(from, bytes, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+    throw map_error(bytes);
+  }
+  advise(from, bytes);
 }
 
 void GuestMemory::map_image(std::uint32_t first, std::uint32_t end) {

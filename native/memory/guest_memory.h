@@ -101,6 +101,13 @@ class GuestMemory {
   std::span<std::byte> page(std::uint32_t number) const;
   void copy_delta();
   // Pages of a fork, [first, end).
+  struct Run {
+    std::uint32_t first;
+    std::uint32_t end;
+  };
+  void map_empty_runs();
+  bool is_in_empty_run(std::uint32_t number) const;
+  void map_nothing(const Run& run);
   void discard_of_fork(std::uint32_t first, std::uint32_t end);
   void drop(std::uint32_t first, std::uint32_t end);
   bool is_zero_below(std::uint32_t number) const;
@@ -113,6 +120,9 @@ class GuestMemory {
   void* mapping_ = nullptr;
   std::uint64_t mapped_size_ = 0;
   std::shared_ptr<const MemoryImage> image_;  // null for a machine that was booted
+
+  // Of huge pages that the image has nothing in, and which a fork does not map of it.
+  std::vector<Run> empty_runs_;
 
   std::mutex discards_;
   // Runs of pages that a discard took out of the image's mapping, first page to end; they lie

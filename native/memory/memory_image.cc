@@ -20,10 +20,6 @@ namespace {
 // Of neighbouring pages written with one call.
 constexpr std::size_t kMostPagesAtOnce = 256;
 
-bool is_zero(std::span<const std::byte> page) {
-  return page[0] == std::byte{0} && std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
-}
-
 void write_all(int fd, std::span<const std::byte> bytes, std::uint64_t offset) {
   while (!bytes.empty()) {
     // write(2) and not a mapping: a host without memory answers an errno here, and SIGBUS there.
@@ -62,6 +58,10 @@ UniqueFd new_memfd(std::uint64_t bytes) {
 
 }  // namespace
 
+bool is_zero_page(std::span<const std::byte> page) {
+  return page[0] == std::byte{0} && std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
+}
+
 std::shared_ptr<const MemoryImage> MemoryImage::make(std::uint64_t bytes,
                                                      std::span<const std::uint32_t> pages,
                                                      const PageSource& source) {
@@ -80,7 +80,7 @@ std::shared_ptr<const MemoryImage> MemoryImage::make(std::uint64_t bytes,
     if (run_pages == 0) run_start = page;
     const std::span<std::byte> slot = std::span(run).subspan(run_pages * kPageSize, kPageSize);
     source(page, slot);
-    if (is_zero(slot)) continue;  // the next page then begins a run of its own
+    if (is_zero_page(slot)) continue;  // the next page then begins a run of its own
     base->pages.push_back(page);
     ++run_pages;
   }

@@ -19,6 +19,8 @@ namespace kvitest {
 // Reads page `page` (numbered over all RAM) into 4096 bytes.
 using PageSource = std::function<void(std::uint32_t page, std::span<std::byte> out)>;
 
+bool is_zero_page(std::span<const std::byte> page);
+
 // Immutable once made, so any thread may use it.
 class MemoryImage {
  public:

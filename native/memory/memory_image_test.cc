@@ -208,6 +208,71 @@ std::uint64_t at(std::uint64_t page) {
   return page * kPageSize;
 }
 
+TEST_CASE("empty runs: a fork's own, from its image's zeros and back to them") {
+  constexpr std::uint64_t kUsed = 5000;  // between two runs of huge pages with nothing in them
+  GuestMemory memory(64 * kMiB);
+  REQUIRE(memory.store(at(kUsed), std::uint64_t{7}));
+  const auto image = memory.image();
+  GuestMemory fork(image);
+
+  for (int round = 0; round < 2; ++round) {
+    CHECK(value(fork, 600) == 0);
+    REQUIRE(fork.store(at(600), std::uint64_t{1}));
+    REQUIRE(fork.store(at(9000), std::uint64_t{2}));
+    REQUIRE(fork.store(at(9001), std::uint64_t{3}));
+    REQUIRE(fork.store(at(9001), std::uint64_t{0}));
+    REQUIRE(fork.store(at(kUsed), std::uint64_t{4}));
+    REQUIRE(fork.store(at(kUsed + 1), std::uint64_t{5}));  // in a huge page that is not empty
+
+    const auto second = fork.image();
+    CHECK(second->pages() == std::vector<std::uint32_t>{600, kUsed, kUsed + 1, 9000});
+    GuestMemory grandchild(second);
+    CHECK(value(grandchild, 600) == 1);
+    CHECK(value(grandchild, kUsed) == 4);
+    CHECK(value(grandchild, 9000) == 2);
+    CHECK(value(grandchild, 9001) == 0);
+    REQUIRE(grandchild.store(at(600), std::uint64_t{9}));
+    REQUIRE(grandchild.store(at(700), std::uint64_t{9}));
+    grandchild.restore();
+    CHECK(value(grandchild, 600) == 1);
+    CHECK(value(grandchild, 700) == 0);
+
+    fork.restore();
+    CHECK(value(fork, 600) == 0);
+    CHECK(value(fork, kUsed) == 7);
+    CHECK(value(fork, kUsed + 1) == 0);
+    CHECK(value(fork, 9000) == 0);
+    CHECK(fork.private_pages() <= 2);
+  }
+  CHECK(value(GuestMemory(image), 600) == 0);
+}
+
+TEST_CASE("empty runs: discards in them and across their ends") {
+  constexpr std::uint64_t kUsed = 5000;
+  GuestMemory memory(64 * kMiB);
+  REQUIRE(memory.store(at(kUsed), std::uint64_t{7}));
+  GuestMemory fork(memory.image());
+
+  for (int round = 0; round < 2; ++round) {
+    for (const std::uint64_t page : {600, 601, 4600, 5000, 5001, 6000}) {
+      REQUIRE(fork.store(at(page), page));
+    }
+    REQUIRE(fork.discard(at(601), kPageSize));
+    CHECK(value(fork, 600) == 600);
+    CHECK(value(fork, 601) == 0);
+    REQUIRE(fork.discard(at(4000), 2000 * kPageSize));
+    for (const std::uint64_t page : {4600, 5000, 5001}) CHECK(value(fork, page) == 0);
+    CHECK(value(fork, 6000) == 6000);
+    const auto image = fork.image();
+    CHECK(value(GuestMemory(image), kUsed) == 0);
+    CHECK(value(GuestMemory(image), 6000) == 6000);
+    fork.restore();
+    CHECK(value(fork, 600) == 0);
+    CHECK(value(fork, kUsed) == 7);
+    CHECK(value(fork, 6000) == 0);
+  }
+}
+
 TEST_CASE("discard: RAM that was booted reads zeros and is no longer held") {
   GuestMemory memory(8 * kMiB);
   for (std::uint64_t page = 0; page < 64; ++page) REQUIRE(memory.store(at(page), page + 1));
