@@ -86,7 +86,8 @@ GuestMemory::GuestMemory(std::shared_ptr<const MemoryImage> image)
       ::mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (space == MAP_FAILED) throw map_error(size_);
   host_ = align_to_huge_page(space);
-  // The ends are given back, so that a fork costs one mapping of the 65530 a process may have.
+  // The ends are given back: of the 65530 mappings a process may have, a fork costs one, and two
+  // for each of its empty runs.
   const auto before = static_cast<std::size_t>(host_ - static_cast<std::byte*>(space));
   if (before != 0) ::munmap(space, before);
   if (before != kHugePageSize) ::munmap(host_ + size_, kHugePageSize - before);

@@ -139,6 +139,7 @@ load() {
   writes block &
   writes unit &
   while [ -e "$work/loading" ]; do head -c 64 /dev/hwrng >/dev/null 2>&1 || sleep 0.1; done &
+  # A datagram that goes with its device has no answer, for which talk would wait 40 s.
   while [ -e "$work/loading" ]; do timeout 3 talk udp "$KVITEST_PEER_ADDRESS" 7 1000 50 2>/dev/null || sleep 0.1; done &
   while [ -e "$work/loading" ]; do timeout 5 talk vsock 2 9 <"$work/noise" 2>/dev/null || sleep 0.1; done &
   sleep 0.3
