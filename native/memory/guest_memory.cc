@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -20,7 +19,6 @@
 namespace kvitest {
 namespace {
 
-constexpr std::uint64_t kHugePageSize = 2 << 20;
 constexpr std::uint64_t kHugePagesFrom = 32 << 20;
 
 std::string mebibytes(std::uint64_t bytes) {
@@ -45,9 +43,6 @@ constexpr std::size_t kDeltaPart = 4;
 // Copying a page back costs about as much as the fault that brings it anew; many of them are given
 // back to the host instead.
 constexpr std::size_t kMostPagesCopiedBack = 4096;
-
-// Runs of huge pages for which a fork leaves its image at once: each can cost it two mappings.
-constexpr std::size_t kMostEmptyRuns = 32;
 
 // Runs of pages that one fork may take out of its mapping: each can cost two of the 65530 mappings
 // that a process may have.
@@ -144,31 +139,17 @@ std::span<std::byte> GuestMemory::page(std::uint32_t number) const {
 // huge page. Linux begins with such memory whenever it needs more than it had.
 void GuestMemory::map_empty_runs() {
   if (size_ < kHugePagesFrom) return;
-  constexpr auto kBlock = static_cast<std::uint32_t>(kHugePageSize / kPageSize);
-  std::vector<Run> runs;
-  const auto add = [&runs](std::uint32_t used, std::uint32_t next) {
-    const std::uint32_t first = (used + kBlock - 1) / kBlock * kBlock;
-    const std::uint32_t end = next / kBlock * kBlock;
-    if (first < end) runs.push_back({first, end});
-  };
-  std::uint32_t behind = 0;
-  for (const std::uint32_t number : image_->pages()) {
-    add(behind, number);
-    behind = number + 1;
-  }
-  add(behind, static_cast<std::uint32_t>(size_ / kPageSize));
-  std::ranges::sort(runs, std::greater(), [](const Run& run) { return run.end - run.first; });
-  runs.resize(std::min(runs.size(), kMostEmptyRuns));
-  for (const Run& run : runs) {
+  empty_runs_ = image_->empty_runs();
+  for (const PageRun& run : empty_runs_) {
     map_nothing(run);
     ::madvise(page(run.first).data(), (run.end - run.first) * kPageSize, MADV_HUGEPAGE);
   }
-  empty_runs_ = std::move(runs);
 }
 
 bool GuestMemory::is_in_empty_run(std::uint32_t number) const {
-  return std::ranges::any_of(
-      empty_runs_, [number](const Run& run) { return run.first <= number && number < run.end; });
+  return std::ranges::any_of(empty_runs_, [number](const PageRun& run) {
+    return run.first <= number && number < run.end;
+  });
 }
 
 void GuestMemory::copy_delta() {
@@ -229,7 +210,7 @@ std::size_t GuestMemory::restore() {
   std::vector<std::uint32_t> changed;
   std::ranges::set_union(own, image_->delta_pages(), std::back_inserter(changed));
   const std::size_t taken_back = changed.size();
-  for (const Run& run : empty_runs_) drop(run.first, run.end);
+  for (const PageRun& run : empty_runs_) drop(run.first, run.end);
   std::erase_if(changed, [this](std::uint32_t number) { return is_in_empty_run(number); });
   if (changed.size() > kMostPagesCopiedBack) {
     if (::madvise(host_, size_, MADV_DONTNEED) != 0) throw Error("MADV_DONTNEED", errno, "a fork");
@@ -299,7 +280,7 @@ void GuestMemory::discard_of_fork(std::uint32_t first, std::uint32_t end) {
   taken_out_[first] = end;
 }
 
-void GuestMemory::map_nothing(const Run& run) {
+void GuestMemory::map_nothing(const PageRun& run) {
   std::byte* const from = page(run.first).data();
   const std::uint64_t bytes = (run.end - run.first) * kPageSize;
   if (::mmap(from, bytes, PROT_READ | PROT_WRITE,

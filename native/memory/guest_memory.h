@@ -22,6 +22,7 @@ namespace kvitest {
 using Gpa = std::uint64_t;  // guest physical address
 
 inline constexpr std::uint64_t kPageSize = 4096;
+inline constexpr std::uint64_t kHugePageSize = 2 << 20;
 // RAM below 4 GiB ends here at the latest; the rest goes above 4 GiB (LAPIC, IOAPIC, PCI windows
 // live in the hole).
 inline constexpr Gpa kLowRamLimit = 0xC000'0000;
@@ -100,14 +101,9 @@ class GuestMemory {
   void set_regions();
   std::span<std::byte> page(std::uint32_t number) const;
   void copy_delta();
-  // Pages of a fork, [first, end).
-  struct Run {
-    std::uint32_t first;
-    std::uint32_t end;
-  };
   void map_empty_runs();
   bool is_in_empty_run(std::uint32_t number) const;
-  void map_nothing(const Run& run);
+  void map_nothing(const PageRun& run);
   void discard_of_fork(std::uint32_t first, std::uint32_t end);
   void drop(std::uint32_t first, std::uint32_t end);
   bool is_zero_below(std::uint32_t number) const;
@@ -121,8 +117,8 @@ class GuestMemory {
   std::uint64_t mapped_size_ = 0;
   std::shared_ptr<const MemoryImage> image_;  // null for a machine that was booted
 
-  // Of huge pages that the image has nothing in, and which a fork does not map of it.
-  std::vector<Run> empty_runs_;
+  // The image's, none of which a fork maps of it.
+  std::span<const PageRun> empty_runs_;
 
   std::mutex discards_;
   // Runs of pages that a discard took out of the image's mapping, first page to end; they lie

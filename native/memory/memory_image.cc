@@ -44,6 +44,28 @@ void read_all(int fd, std::span<std::byte> bytes, std::uint64_t offset) {
   }
 }
 
+// Each can cost a fork two of the 65530 mappings that a process may have.
+constexpr std::size_t kMostEmptyRuns = 32;
+
+std::vector<PageRun> longest_empty_runs(std::span<const std::uint32_t> pages, std::uint64_t bytes) {
+  constexpr auto kBlock = static_cast<std::uint32_t>(kHugePageSize / kPageSize);
+  std::vector<PageRun> runs;
+  const auto add = [&runs](std::uint32_t behind, std::uint32_t next) {
+    const std::uint32_t first = (behind + kBlock - 1) / kBlock * kBlock;
+    const std::uint32_t end = next / kBlock * kBlock;
+    if (first < end) runs.push_back({first, end});
+  };
+  std::uint32_t behind = 0;
+  for (const std::uint32_t page : pages) {
+    add(behind, page);
+    behind = page + 1;
+  }
+  add(behind, static_cast<std::uint32_t>(bytes / kPageSize));
+  std::ranges::sort(runs, std::greater(), [](const PageRun& run) { return run.end - run.first; });
+  runs.resize(std::min(runs.size(), kMostEmptyRuns));
+  return runs;
+}
+
 UniqueFd new_memfd(std::uint64_t bytes) {
   UniqueFd fd(::memfd_create("kvitest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd) {
@@ -90,20 +112,27 @@ std::shared_ptr<const MemoryImage> MemoryImage::make(std::uint64_t bytes,
               F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     throw Error("F_ADD_SEALS", errno, "the memory image of a checkpoint");
   }
-  return std::make_shared<const MemoryImage>(std::move(base));
+  return std::make_shared<const MemoryImage>(std::move(base), std::vector<std::uint32_t>(),
+                                             std::vector<std::byte>());
 }
 
 std::shared_ptr<const MemoryImage> MemoryImage::make_delta(const MemoryImage& base,
                                                            std::span<const std::uint32_t> pages,
                                                            const PageSource& source) {
-  const auto image = std::make_shared<MemoryImage>(base.base_);
-  image->delta_pages_.assign(pages.begin(), pages.end());
-  image->delta_.resize(pages.size() * kPageSize);
+  std::vector<std::byte> delta(pages.size() * kPageSize);
   for (std::size_t i = 0; i < pages.size(); ++i) {
-    source(pages[i], std::span(image->delta_).subspan(i * kPageSize, kPageSize));
+    source(pages[i], std::span(delta).subspan(i * kPageSize, kPageSize));
   }
-  return image;
+  return std::make_shared<const MemoryImage>(base.base_, std::vector(pages.begin(), pages.end()),
+                                             std::move(delta));
 }
+
+MemoryImage::MemoryImage(std::shared_ptr<const Base> base, std::vector<std::uint32_t> delta_pages,
+                         std::vector<std::byte> delta)
+    : base_(std::move(base)),
+      delta_pages_(std::move(delta_pages)),
+      delta_(std::move(delta)),
+      empty_runs_(longest_empty_runs(pages(), base_->size)) {}
 
 std::uint64_t MemoryImage::bytes_held() const {
   return (base_->pages.size() + delta_pages_.size()) * kPageSize;

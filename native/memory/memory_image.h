@@ -19,6 +19,12 @@ namespace kvitest {
 // Reads page `page` (numbered over all RAM) into 4096 bytes.
 using PageSource = std::function<void(std::uint32_t page, std::span<std::byte> out)>;
 
+// Pages from `first` up to, not including, `end`.
+struct PageRun {
+  std::uint32_t first;
+  std::uint32_t end;
+};
+
 bool is_zero_page(std::span<const std::byte> page);
 
 // Immutable once made, so any thread may use it.
@@ -49,6 +55,9 @@ class MemoryImage {
   std::span<const std::uint32_t> base_pages() const { return base_->pages; }
   // All pages that may be other than zero, ascending.
   std::vector<std::uint32_t> pages() const;
+  // Runs of whole huge pages that it has nothing in, the longest first, and no more of them than a
+  // fork can afford mappings for.
+  std::span<const PageRun> empty_runs() const { return empty_runs_; }
   // Copies `count` pages from `page` on.
   void read(std::uint32_t page, std::uint32_t count, std::span<std::byte> out) const;
 
@@ -58,12 +67,14 @@ class MemoryImage {
     std::uint64_t size = 0;
     std::vector<std::uint32_t> pages;
   };
-  explicit MemoryImage(std::shared_ptr<const Base> base) : base_(std::move(base)) {}
+  MemoryImage(std::shared_ptr<const Base> base, std::vector<std::uint32_t> delta_pages,
+              std::vector<std::byte> delta);
 
  private:
   std::shared_ptr<const Base> base_;
   std::vector<std::uint32_t> delta_pages_;
   std::vector<std::byte> delta_;
+  std::vector<PageRun> empty_runs_;
 };
 
 }  // namespace kvitest

@@ -79,8 +79,10 @@ interface LabPlan {
 interface Place {
   starting: Promise<Lab>
   lab: Lab | undefined
-  /** Keys of the checkpoints that sessions were sent there to fork: it has them, or is making them. */
+  /** Keys of the checkpoints that it has or is making; until it has started, those too that it is expected to begin with. */
   checkpoints: Set<string>
+  /** Keys of those that sessions were sent there to fork. */
+  asked: Set<string>
   /** vCPUs and bytes of the guests placed there. */
   cpus: number
   memory: number
@@ -290,7 +292,10 @@ export class LabPool {
 
   #place(asking: Asking, place: Place): void {
     const { checkpoint, cpus, memory } = asking.want
-    if (checkpoint !== undefined) place.checkpoints.add(checkpoint)
+    if (checkpoint !== undefined) {
+      place.asked.add(checkpoint)
+      place.checkpoints.add(checkpoint)
+    }
     asking.place = place
     place.cpus += cpus
     place.memory += memory
@@ -330,6 +335,7 @@ export class LabPool {
       starting: this.#boot(++this.#started),
       lab: undefined,
       checkpoints: new Set(this.#saved),
+      asked: new Set(),
       cpus: 0,
       memory: 0,
       room: this.#room ?? Math.max(0, (this.#planned!.memory - labReserve) / 2 - workSpace),
@@ -343,7 +349,8 @@ export class LabPool {
       place.lab = lab
       place.room = lab.description.memory
       this.#saved = new Set(lab.restoredCheckpoints)
-      for (const key of this.#saved) place.checkpoints.add(key)
+      // One that booted after all, because what was saved did not work, has none of the expected ones.
+      place.checkpoints = new Set([...place.asked, ...lab.restoredCheckpoints])
       lab.onDrain = () => this.onDrain(lab)
       // A dead lab takes no more guests; the next one that is needed is a new one.
       lab.ended.then(gone)
