@@ -29,12 +29,12 @@ const isShort = process.env.KVITEST_SUITE === 'short'
 
 /** What these have no time for. `npm run test:long` runs all of suites/virtio on both kernels. */
 const longest =
-  'balloon boot edges forks intx lifecycle net.test personality programs scsi.test toggles unplug vsock.test'.split(
+  'balloon boot console edges forks intx lifecycle net.test personality programs scsi.test toggles unplug vsock.test'.split(
     ' ',
   )
 
 /** What they run on the first guest kernel only. */
-const lengthy = 'blk console memory net pci scsi vsock'.split(' ')
+const lengthy = 'blk memory net pci rings scsi vsock'.split(' ')
 
 function shortened(project: TestProjectInlineConfiguration, at: number): TestProjectInlineConfiguration {
   if (!isShort) return project

@@ -42,8 +42,12 @@ bool Msix::enabled() const {
   return state_.enabled;
 }
 
+bool Msix::may_send(const MsixEntry& entry) const {
+  return state_.enabled && !state_.function_masked && !entry.masked();
+}
+
 bool Msix::take(MsixEntry& entry) {
-  if (!state_.enabled || state_.function_masked || entry.masked() || !entry.pending) return false;
+  if (!may_send(entry) || !entry.pending) return false;
   entry.pending = false;
   return true;
 }
@@ -60,6 +64,7 @@ void Msix::set_control(std::uint16_t control) {
       if (!state_.enabled) entry.pending = false;
       if (take(entry)) due.push_back({entry.address, entry.data});
     }
+    update_irqfds();
   }
   for (const MsiMessage& message : due) controller_.signal_msi(message);
 }
@@ -117,6 +122,7 @@ void Msix::table_write(std::uint64_t offset, std::span<const std::byte> data) {
     for (std::size_t i = 0; i < data.size(); i += 4) {
       store(offset + i, static_cast<std::uint32_t>(read_le(data.subspan(i, 4))));
     }
+    update_irqfds();
     const std::uint64_t index = offset / kMsixEntrySize;
     if (index >= state_.table.size() || !take(state_.table[index])) return;
     message = {state_.table[index].address, state_.table[index].data};
@@ -149,6 +155,38 @@ void Msix::raise(std::uint16_t vector) {
   controller_.signal_msi(message);
 }
 
+void Msix::add_irqfd(std::uint16_t vector, int eventfd) {
+  const std::lock_guard lock(mutex_);
+  if (vector >= state_.table.size()) return;
+  irqfds_.push_back({eventfd, vector, false, {}});
+  update_irqfds();
+}
+
+void Msix::remove_irqfd(int eventfd) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(irqfds_, [this, eventfd](const Irqfd& one) {
+    if (one.eventfd == eventfd && one.on) controller_.remove_irqfd(eventfd);
+    return one.eventfd == eventfd;
+  });
+}
+
+void Msix::update_irqfds() {
+  for (Irqfd& one : irqfds_) {
+    const MsixEntry& entry = state_.table[one.vector];
+    if (!may_send(entry)) {
+      if (std::exchange(one.on, false)) controller_.remove_irqfd(one.eventfd);
+      continue;
+    }
+    const MsiMessage message{entry.address, entry.data};
+    if (one.on && one.message == message) continue;
+    const bool was_on = one.on;
+    one.message = message;
+    one.on = controller_.add_irqfd(one.eventfd, message);
+    // It would go on with the message from before.
+    if (was_on && !one.on) controller_.remove_irqfd(one.eventfd);
+  }
+}
+
 void Msix::save(StateWriter& writer) const {
   const std::lock_guard lock(mutex_);
   writer.save(state_);
@@ -166,6 +204,7 @@ void Msix::load(StateReader& reader) {
     if ((entry.address & 3) != 0 || entry.control > 1) reader.fail("a vector that cannot be");
   }
   state_ = std::move(state);
+  update_irqfds();
 }
 
 }  // namespace kvitest

@@ -39,7 +39,8 @@ struct MsixState {
   }
 };
 
-// Locks itself. Messages leave with no lock held, so a controller may call back.
+// Locks itself. Messages leave with no lock held, so a controller may call back; not from
+// add_irqfd() and remove_irqfd().
 class Msix {
  public:
   // vectors: 1..2048. Throws Error (EINVAL). controller must outlive this.
@@ -64,6 +65,12 @@ class Msix {
   // happens for a vector out of range or while MSI-X is disabled.
   void raise(std::uint16_t vector);
 
+  // While the vector's message may be sent, and the controller can, whatever signals the eventfd
+  // sends it without us; else who reads the eventfd is to raise() the vector. Until remove_irqfd(),
+  // which comes before the eventfd is closed. Nothing happens for a vector out of range.
+  void add_irqfd(std::uint16_t vector, int eventfd);
+  void remove_irqfd(int eventfd);
+
   void save(StateWriter& writer) const;
   // Sends nothing. Throws Error (EBADMSG).
   void load(StateReader& reader);
@@ -72,10 +79,20 @@ class Msix {
   std::uint32_t load(std::uint64_t offset) const;
   void store(std::uint64_t offset, std::uint32_t value);
   bool take(MsixEntry& entry);
+  bool may_send(const MsixEntry& entry) const;
+  void update_irqfds();
+
+  struct Irqfd {
+    int eventfd;
+    std::uint16_t vector;
+    bool on;  // the controller has it, with this message
+    MsiMessage message;
+  };
 
   mutable std::mutex mutex_;
   InterruptController& controller_;
   MsixState state_;
+  std::vector<Irqfd> irqfds_;
 };
 
 }  // namespace kvitest

@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "native/bus/test_irqfds.h"
 #include "native/error.h"
 #include "native/little_endian.h"
 #include "native/state/test_checkpoint.h"
@@ -201,6 +202,52 @@ TEST_CASE("msix checkpoint: the function mask holds back in the fork too") {
   CHECK(after.sent.empty());
   fork.set_control(kEnable);
   CHECK(after.sent.size() == 1);
+}
+
+TEST_CASE("msix: an irqfd is the controller's as long as its vector may be sent") {
+  using There = TestIrqfds::There;
+  TestIrqfds controller;
+  Msix msix(2, controller);
+  fill(msix, 0, false);
+  fill(msix, 1, true);
+  msix.add_irqfd(0, 7);
+  msix.add_irqfd(1, 8);
+  msix.add_irqfd(2, 9);  // no such vector
+  CHECK(controller.there.empty());
+  msix.set_control(kEnable);
+  CHECK(controller.there == There{{7, 0x40}});
+  fill(msix, 1, false);
+  CHECK(controller.there == There{{7, 0x40}, {8, 0x41}});
+  write(msix, 8, 4, 0x99);
+  CHECK(controller.there == There{{7, 0x99}, {8, 0x41}});
+  fill(msix, 0, true);
+  CHECK(controller.there == There{{8, 0x41}});
+  msix.set_control(kEnable | kFunctionMask);
+  CHECK(controller.there.empty());
+  msix.set_control(kEnable);
+  CHECK(controller.there == There{{8, 0x41}});
+  msix.remove_irqfd(8);
+  msix.remove_irqfd(8);
+  CHECK(controller.there.empty());
+  fill(msix, 0, false);
+  CHECK(controller.there == There{{7, 0x40}});
+  msix.set_control(0);
+  CHECK(controller.there.empty());
+}
+
+TEST_CASE("msix: an irqfd that cannot have its new message has none") {
+  TestIrqfds controller;
+  Msix msix(1, controller);
+  fill(msix, 0, false);
+  msix.set_control(kEnable);
+  msix.add_irqfd(0, 7);
+  REQUIRE(controller.there.size() == 1);
+  controller.refuses = true;
+  write(msix, 8, 4, 0x99);
+  CHECK(controller.there.empty());
+  controller.refuses = false;
+  write(msix, 8, 4, 0x98);
+  CHECK(controller.there == TestIrqfds::There{{7, 0x98}});
 }
 
 TEST_CASE(

@@ -22,4 +22,12 @@ void SharedLines::Source::signal_msi(const MsiMessage& message) {
   lines_.controller_.signal_msi(message);
 }
 
+bool SharedLines::Source::add_irqfd(int eventfd, const MsiMessage& message) {
+  return lines_.controller_.add_irqfd(eventfd, message);
+}
+
+void SharedLines::Source::remove_irqfd(int eventfd) {
+  lines_.controller_.remove_irqfd(eventfd);
+}
+
 }  // namespace kvitest

@@ -25,6 +25,8 @@ class SharedLines {
     Source& operator=(const Source&) = delete;
     void set_irq_line(std::uint32_t gsi, bool level) override;
     void signal_msi(const MsiMessage& message) override;
+    bool add_irqfd(int eventfd, const MsiMessage& message) override;
+    void remove_irqfd(int eventfd) override;
 
    private:
     SharedLines& lines_;

@@ -5,6 +5,8 @@
 #include <map>
 #include <memory>
 
+#include "native/bus/test_irqfds.h"
+
 namespace kvitest {
 namespace {
 
@@ -64,6 +66,19 @@ TEST_CASE("shared lines: a device that went away asserts nothing any more") {
   goes.reset();
   stays.set_irq_line(17, false);
   CHECK_FALSE(inputs.levels[17]);
+}
+
+TEST_CASE("shared lines: a device's irqfds are the controller's") {
+  TestIrqfds controller;
+  SharedLines lines(controller);
+  SharedLines::Source source(lines);
+
+  CHECK(source.add_irqfd(7, {0xfee0'0000, 0x41}));
+  CHECK(controller.there == TestIrqfds::There{{7, 0x41}});
+  source.remove_irqfd(7);
+  CHECK(controller.there.empty());
+  controller.refuses = true;
+  CHECK_FALSE(source.add_irqfd(7, {0xfee0'0000, 0x41}));
 }
 
 }  // namespace

@@ -48,9 +48,11 @@ class FlexibleTable {
 using CpuidTable = FlexibleTable<kvm_cpuid_entry2, 8>;
 using MsrTable = FlexibleTable<kvm_msr_entry, 8>;
 using MsrIndexTable = FlexibleTable<std::uint32_t, 4>;
+using IrqRoutingTable = FlexibleTable<kvm_irq_routing_entry, 8>;
 
 inline constexpr unsigned long kGetMsrIndexList = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x02, 4);
 inline constexpr unsigned long kGetSupportedCpuid = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x05, 8);
+inline constexpr unsigned long kSetGsiRouting = _IOC(_IOC_WRITE, KVMIO, 0x6a, 8);
 inline constexpr unsigned long kGetMsrs = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x88, 8);
 inline constexpr unsigned long kSetMsrs = _IOC(_IOC_WRITE, KVMIO, 0x89, 8);
 inline constexpr unsigned long kSetCpuid2 = _IOC(_IOC_WRITE, KVMIO, 0x90, 8);

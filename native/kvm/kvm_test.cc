@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include "native/kvm/system.h"
 #include "native/kvm/vcpu.h"
 #include "native/kvm/vm.h"
+#include "native/unique_fd.h"
 
 namespace kvitest {
 namespace {
@@ -213,6 +215,48 @@ TEST_CASE("kvm vm: a message that no LAPIC takes is not an error") {
   CHECK_NOTHROW(bench.vm.signal_msi(0xfee0'0000, 0x31));
   CHECK_NOTHROW(bench.vm.signal_msi(0, 0));
   CHECK_NOTHROW(bench.vm.signal_msi(~0ull, ~0u));
+}
+
+// The LAPIC takes no message until it is on, by its spurious-interrupt register. An irqfd's message
+// may come a moment after the signal.
+std::vector<std::uint8_t> vectors_after_signal(Bench& bench, int eventfd, std::size_t expected) {
+  constexpr std::size_t kIrr = 0x200;
+  REQUIRE(::eventfd_write(eventfd, 1) == 0);
+  for (int i = 0; i < 1000 && bench.vcpu.lapic_vectors(kIrr).size() < expected; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return bench.vcpu.lapic_vectors(kIrr);
+}
+
+TEST_CASE("kvm vm: a signal of an irqfd is its message, the last one that was said") {
+  constexpr std::size_t kSpurious = 0xf0;
+  using Vectors = std::vector<std::uint8_t>;
+  Bench bench("\xf4", true);
+  bench.vcpu.set_lapic_register(kSpurious, 0x1ff);
+  const UniqueFd one(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  const UniqueFd other(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!bench.vm.add_irqfd(one.get(), 0xfee0'0000, 0x41)) {
+    MESSAGE("this host has no irqfd");
+    return;
+  }
+  REQUIRE(bench.vm.add_irqfd(other.get(), 0xfee0'0000, 0x51));
+
+  CHECK(vectors_after_signal(bench, one.get(), 1) == Vectors{0x41});
+  CHECK(vectors_after_signal(bench, other.get(), 2) == Vectors{0x41, 0x51});
+  REQUIRE(bench.vm.add_irqfd(one.get(), 0xfee0'0000, 0x42));
+  CHECK(vectors_after_signal(bench, one.get(), 3) == Vectors{0x41, 0x42, 0x51});
+  // The kernel took each signal out of its eventfd.
+  eventfd_t count = 0;
+  CHECK(::eventfd_read(one.get(), &count) != 0);
+
+  // The pins are where they were: 4 is the IOAPIC's and the PIC's.
+  CHECK_NOTHROW(bench.vm.set_irq_line(4, true));
+  CHECK_NOTHROW(bench.vm.set_irq_line(23, true));
+
+  bench.vm.remove_irqfd(one.get());
+  bench.vm.remove_irqfd(one.get());
+  REQUIRE(::eventfd_write(one.get(), 1) == 0);
+  CHECK(::eventfd_read(one.get(), &count) == 0);
 }
 
 TEST_CASE("kvm vm: an interrupt line that does not exist names itself") {

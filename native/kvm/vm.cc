@@ -3,10 +3,12 @@
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <string>
 
 #include "native/error.h"
+#include "native/kvm/flexible_table.h"
 #include "native/kvm/ioctl.h"
 
 namespace kvitest {
@@ -16,6 +18,11 @@ namespace {
 // below 4 GiB between the IOAPIC/LAPIC and the top, where no RAM and no device of ours is.
 constexpr std::uint64_t kIdentityMapAddress = 0xfffb'c000;
 constexpr unsigned long kTssAddress = kIdentityMapAddress + kPageSize;
+
+// Of the GSIs of an irqchip's own routing: all of them are pins of the IOAPIC, these of the PIC
+// too.
+constexpr std::uint32_t kIoapicPins = 24;
+constexpr std::uint32_t kPicPins = 16;
 
 }  // namespace
 
@@ -71,6 +78,78 @@ bool Vm::set_ioeventfd(std::uint64_t address, int eventfd, bool on) {
   // Length 0 is any (KVM_CAP_IOEVENTFD_ANY_LENGTH).
   if (!on) request.flags = KVM_IOEVENTFD_FLAG_DEASSIGN;
   return ::ioctl(fd(), KVM_IOEVENTFD, &request) == 0;
+}
+
+bool Vm::add_irqfd(int eventfd, std::uint64_t address, std::uint32_t data) {
+  const std::lock_guard lock(routes_mutex_);
+  const auto found = routes_.find(eventfd);
+  if (found != routes_.end()) {
+    const MsiRoute before = found->second;
+    found->second = {before.gsi, address, data};
+    if (set_routes()) return true;
+    found->second = before;
+    return false;
+  }
+  const MsiRoute route{free_gsi(), address, data};
+  routes_[eventfd] = route;
+  if (set_routes() && set_irqfd(eventfd, route.gsi, true)) return true;
+  routes_.erase(eventfd);
+  return false;
+}
+
+void Vm::remove_irqfd(int eventfd) {
+  const std::lock_guard lock(routes_mutex_);
+  const auto found = routes_.find(eventfd);
+  if (found == routes_.end()) return;
+  set_irqfd(eventfd, found->second.gsi, false);
+  // Its route goes with the next one that is set: nothing uses it.
+  routes_.erase(found);
+}
+
+std::uint32_t Vm::free_gsi() const {
+  std::uint32_t gsi = kIoapicPins;
+  const auto is_taken = [this](std::uint32_t one) {
+    return std::ranges::any_of(routes_,
+                               [one](const auto& entry) { return entry.second.gsi == one; });
+  };
+  while (is_taken(gsi)) ++gsi;
+  return gsi;
+}
+
+bool Vm::set_irqfd(int eventfd, std::uint32_t gsi, bool on) const {
+  kvm_irqfd request{};
+  request.fd = static_cast<std::uint32_t>(eventfd);
+  request.gsi = gsi;
+  if (!on) request.flags = KVM_IRQFD_FLAG_DEASSIGN;
+  return ::ioctl(fd(), KVM_IRQFD, &request) == 0;
+}
+
+// The table replaces the one that KVM_CREATE_IRQCHIP made, which has the pins.
+bool Vm::set_routes() const {
+  IrqRoutingTable table(kIoapicPins + kPicPins + routes_.size());
+  std::size_t at = 0;
+  const auto add_pin = [&](std::uint32_t gsi, std::uint32_t chip, std::uint32_t pin) {
+    kvm_irq_routing_entry entry{};
+    entry.gsi = gsi;
+    entry.type = KVM_IRQ_ROUTING_IRQCHIP;
+    entry.u.irqchip.irqchip = chip;
+    entry.u.irqchip.pin = pin;
+    table.set(at++, entry);
+  };
+  for (std::uint32_t gsi = 0; gsi < kIoapicPins; ++gsi) add_pin(gsi, KVM_IRQCHIP_IOAPIC, gsi);
+  for (std::uint32_t gsi = 0; gsi < kPicPins; ++gsi) {
+    add_pin(gsi, gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, gsi % 8);
+  }
+  for (const auto& [eventfd, route] : routes_) {
+    kvm_irq_routing_entry entry{};
+    entry.gsi = route.gsi;
+    entry.type = KVM_IRQ_ROUTING_MSI;
+    entry.u.msi.address_lo = static_cast<std::uint32_t>(route.address);
+    entry.u.msi.address_hi = static_cast<std::uint32_t>(route.address >> 32);
+    entry.u.msi.data = route.data;
+    table.set(at++, entry);
+  }
+  return ::ioctl(fd(), kSetGsiRouting, table.data()) == 0;
 }
 
 }  // namespace kvitest

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <mutex>
 
 #include "native/kvm/system.h"
 #include "native/memory/guest_memory.h"
@@ -31,11 +33,29 @@ class Vm {
   // KVM_IOEVENTFD for MMIO writes of any size at this address, on or off. False when the host does
   // not: the writes are then exits, as any other. Any thread.
   bool set_ioeventfd(std::uint64_t address, int eventfd, bool on);
+  // KVM_IRQFD: what signals the eventfd delivers this MSI; asked again, this other one. False when
+  // the host does not. Any thread.
+  bool add_irqfd(int eventfd, std::uint64_t address, std::uint32_t data);
+  // Does nothing for one that was not added.
+  void remove_irqfd(int eventfd);
 
  private:
+  // An irqfd names a route, not a message.
+  struct MsiRoute {
+    std::uint32_t gsi;
+    std::uint64_t address;
+    std::uint32_t data;
+  };
+  // With routes_mutex_ held.
+  bool set_routes() const;
+  bool set_irqfd(int eventfd, std::uint32_t gsi, bool on) const;
+  std::uint32_t free_gsi() const;
+
   const System& system_;
   UniqueFd fd_;
   bool irqchip_;
+  std::mutex routes_mutex_;
+  std::map<int, MsiRoute> routes_;  // by eventfd
 };
 
 }  // namespace kvitest

@@ -179,6 +179,7 @@ std::string device_name(const DeviceSpec& device) {
   if (const auto* vsock = std::get_if<VsockSpec>(&device)) return vsock->name;
   if (const auto* balloon = std::get_if<BalloonSpec>(&device)) return balloon->name;
   if (const auto* scsi = std::get_if<ScsiSpec>(&device)) return scsi->name;
+  if (const auto* share = std::get_if<P9Spec>(&device)) return share->tag;
   return type_name(device);
 }
 

@@ -38,7 +38,7 @@ struct DeviceSpec : AnyDeviceSpec {
 
 // "virtio-blk"
 const char* type_name(const DeviceSpec& device);
-// What its owner calls it: the name, a console's first port, else the type.
+// What its owner calls it: the name, a console's first port, a directory's tag, else the type.
 std::string device_name(const DeviceSpec& device);
 // For a person, and to tell devices that are not the same: virtio-console(results, log)
 std::string describe(const DeviceSpec& device);

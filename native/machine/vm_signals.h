@@ -19,6 +19,10 @@ class VmInterrupts : public InterruptController {
   void signal_msi(const MsiMessage& message) override {
     if (vm_.has_irqchip()) vm_.signal_msi(message.address, message.data);
   }
+  bool add_irqfd(int eventfd, const MsiMessage& message) override {
+    return vm_.has_irqchip() && vm_.add_irqfd(eventfd, message.address, message.data);
+  }
+  void remove_irqfd(int eventfd) override { vm_.remove_irqfd(eventfd); }
 
  private:
   Vm& vm_;

@@ -22,6 +22,11 @@ class VirtioInterrupts {
   virtual void queue_interrupt(std::uint16_t queue) = 0;  // used buffer notification
   virtual void config_interrupt() = 0;                    // configuration change notification
   virtual void needs_reset() = 0;                         // sets DEVICE_NEEDS_RESET (2.1.2)
+  // Whatever signals the eventfd is queue_interrupt() for this queue, where the transport can have
+  // that without us; who reads the eventfd finds the rest, and passes it on. Until
+  // remove_queue_irqfd(), or a reset of the device.
+  virtual void add_queue_irqfd(std::uint16_t, int) {}
+  virtual void remove_queue_irqfd(std::uint16_t) {}
 };
 
 // What activate() hands a device, for one that is restored.

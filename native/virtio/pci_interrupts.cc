@@ -12,6 +12,7 @@ VirtioPciInterrupts::VirtioPciInterrupts(InterruptController& controller, std::u
       intx_gsi_(intx_gsi),
       msix_(static_cast<std::uint16_t>(queues + 1), controller) {
   state_.queue_vectors.assign(queues, kNoVector);
+  irqfds_.assign(queues, -1);
 }
 
 void VirtioPciInterrupts::queue_interrupt(std::uint16_t queue) {
@@ -55,7 +56,23 @@ std::uint16_t VirtioPciInterrupts::config_vector() const {
 
 void VirtioPciInterrupts::set_queue_vector(std::uint16_t queue, std::uint16_t vector) {
   const std::lock_guard lock(mutex_);
-  if (queue < state_.queue_vectors.size()) state_.queue_vectors[queue] = assignable(vector);
+  if (queue >= state_.queue_vectors.size()) return;
+  state_.queue_vectors[queue] = assignable(vector);
+  if (irqfds_[queue] < 0) return;
+  msix_.remove_irqfd(irqfds_[queue]);
+  msix_.add_irqfd(state_.queue_vectors[queue], irqfds_[queue]);
+}
+
+void VirtioPciInterrupts::add_queue_irqfd(std::uint16_t queue, int eventfd) {
+  const std::lock_guard lock(mutex_);
+  irqfds_[queue] = eventfd;
+  msix_.add_irqfd(state_.queue_vectors[queue], eventfd);
+}
+
+void VirtioPciInterrupts::remove_queue_irqfd(std::uint16_t queue) {
+  const std::lock_guard lock(mutex_);
+  const int eventfd = std::exchange(irqfds_[queue], -1);
+  if (eventfd >= 0) msix_.remove_irqfd(eventfd);
 }
 
 std::uint16_t VirtioPciInterrupts::queue_vector(std::uint16_t queue) const {
@@ -94,6 +111,9 @@ void VirtioPciInterrupts::reset() {
     state_.isr = 0;
     state_.config_vector = kNoVector;
     std::ranges::fill(state_.queue_vectors, kNoVector);
+    for (int& eventfd : irqfds_) {
+      if (eventfd >= 0) msix_.remove_irqfd(std::exchange(eventfd, -1));
+    }
   }
   set_status(0);
   update_line();

@@ -35,6 +35,9 @@ class VirtioPciInterrupts : public TransportInterrupts {
 
   void queue_interrupt(std::uint16_t queue) override;
   void config_interrupt() override;
+  // While MSI-X is on and the queue's vector is not masked.
+  void add_queue_irqfd(std::uint16_t queue, int eventfd) override;
+  void remove_queue_irqfd(std::uint16_t queue) override;
 
   Msix& msix() { return msix_; }
   const Msix& msix() const { return msix_; }
@@ -71,6 +74,7 @@ class VirtioPciInterrupts : public TransportInterrupts {
   Msix msix_;
 
   mutable std::mutex mutex_;
+  std::vector<int> irqfds_;     // by queue; none below 0
   VirtioInterruptState state_;  // but for the status, which is the base class's
 
   // Taken before mutex_, and held over set_irq_line(): two threads must not set levels in another

@@ -159,6 +159,10 @@ void Vhost::run() {
     if (queues_[i] != nullptr) set_ring(i, *queues_[i]);
   }
   running_ = true;
+  // Beside the thread, to which KVM leaves what it cannot deliver itself.
+  for (std::uint16_t i = 0; i < spec_.queues; ++i) {
+    if (queues_[i] != nullptr) interrupts_->add_queue_irqfd(i, rings_[i].call.get());
+  }
   try {
     backend_.begin(driver_features_);
   } catch (const Error&) {
@@ -180,6 +184,7 @@ void Vhost::run_or_tell() {
 
 void Vhost::halt() {
   if (!std::exchange(running_, false)) return;
+  for (std::uint16_t i = 0; i < spec_.queues; ++i) interrupts_->remove_queue_irqfd(i);
   try {
     backend_.end();
     take_rings_back();

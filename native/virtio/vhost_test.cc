@@ -2,13 +2,17 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cerrno>
 #include <set>
 #include <utility>
 
 #include "native/bus/doorbells.h"
+#include "native/bus/test_irqfds.h"
 #include "native/error.h"
+#include "native/little_endian.h"
 #include "native/virtio/features.h"
+#include "native/virtio/pci_interrupts.h"
 #include "native/virtio/test_driver.h"
 
 namespace kvitest {
@@ -84,6 +88,37 @@ TEST_CASE("doorbells: they leave with the function") {
   Kernel device;
   make_virtio_pci(device, memory, bus, interrupts, kBar, 5);
   CHECK(doorbells.there.empty());
+}
+
+TEST_CASE("irqfds: a queue's goes where its vector goes, until the device is reset") {
+  using There = TestIrqfds::There;
+  constexpr std::uint16_t kMsixEnable = 0x8000;
+  TestIrqfds controller;
+  VirtioPciInterrupts interrupts(controller, 5, 2);
+  for (std::uint32_t vector = 0; vector < 3; ++vector) {
+    std::array<std::byte, 8> data{};
+    write_le(data, 0x40u + vector);  // and not masked
+    interrupts.msix().table_write(kMsixEntrySize * vector + 8, data);
+  }
+  interrupts.set_msix_control(kMsixEnable);
+  interrupts.add_queue_irqfd(0, 7);
+  CHECK(controller.there.empty());
+  interrupts.set_queue_vector(0, 1);
+  CHECK(controller.there == There{{7, 0x41}});
+  interrupts.set_queue_vector(1, 2);
+  interrupts.add_queue_irqfd(1, 8);
+  interrupts.set_queue_vector(0, 2);
+  CHECK(controller.there == There{{7, 0x42}, {8, 0x42}});
+  interrupts.remove_queue_irqfd(1);
+  interrupts.remove_queue_irqfd(1);
+  CHECK(controller.there == There{{7, 0x42}});
+  interrupts.set_queue_vector(0, 3);  // none of the three
+  CHECK(controller.there.empty());
+  interrupts.set_queue_vector(0, 1);
+  interrupts.reset();
+  CHECK(controller.there.empty());
+  interrupts.set_queue_vector(0, 1);
+  CHECK(controller.there.empty());
 }
 
 TEST_CASE("vhost: packed rings are not to be asked for") {

@@ -308,9 +308,10 @@ export interface Guest extends AsyncDisposable {
   /** Plugs the cable of a virtio-net device in or out. */
   setLink(device: string, up: boolean): Promise<void>
   /**
-   * Takes a PCI device out of the running guest, by its name, a console by its first port's, virtio-rng by its type.
-   * Asks for it as a hotplug slot's button does and resolves when the guest ejected it; with `surprise` it is gone at
-   * once and the guest finds out. Its disk can still be read. Rejects with EPIPE when the guest ends first.
+   * Takes a PCI device out of the running guest, by its name, a console by its first port's, a virtio-9p by its tag,
+   * virtio-rng by its type. Asks for it as a hotplug slot's button does and resolves when the guest ejected it; with
+   * `surprise` it is gone at once and the guest finds out. Its disk can still be read. Rejects with EPIPE when the guest
+   * ends first.
    */
   unplug(device: string, options?: { surprise?: boolean }): Promise<void>
   /** The virtio-balloon device of that name, default `balloon0`. Throws ENOENT when there is none. */

@@ -1,37 +1,23 @@
 /** virtio-9p at its limits through Linux's client, on both transports and both kinds of ring; as p9.long.test.ts not part of npm test. */
-import { createHash } from 'node:crypto'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { describe, expect, test } from 'kvitest/test'
-import { afterAll } from 'vitest'
+import { makeShare, mount, pattern, sha256 } from './p9.ts'
 import { shell } from './shell.ts'
 
-const folder = mkdtempSync(join(tmpdir(), 'kvitest-p9-edges-'))
-const shared = join(folder, 'shared')
-await mkdir(join(shared, 'many'), { recursive: true })
 // Names from 1 to 255 bytes, which is the longest: a listing takes many messages of any size.
 const names = new Set(Array.from({ length: 1500 }, (_, n) => String(n).padStart(1 + ((n * 7) % 255), 'n')))
-for (const name of names) writeFileSync(join(shared, 'many', name), '')
-afterAll(() => rmSync(folder, { recursive: true }))
-
-const sha256 = (data: Uint8Array) => createHash('sha256').update(data).digest('hex')
 const listing = sha256(
-  Buffer.from(
-    [...names]
-      .sort()
-      .map((name) => `${name}\n`)
-      .join(''),
-  ),
+  [...names]
+    .sort()
+    .map((name) => `${name}\n`)
+    .join(''),
 )
-const content = Buffer.alloc(2_000_003)
-for (let at = 0; at < content.length; at++) content[at] = (at * 31 + (at >> 8)) & 0xff
-writeFileSync(join(shared, 'content'), content)
-writeFileSync(join(shared, 'empty'), '')
+const content = pattern(2_000_003)
+const shared = makeShare({
+  content,
+  empty: '',
+  ...Object.fromEntries([...names].map((name) => [`many/${name}`, ''])),
+})
 
-const mount = (options = '') =>
-  `mkdir -p /mnt && mount -t 9p -o trans=virtio,version=9p2000.L${options} share /mnt && cd /mnt`
 /** What a message of `msize` has beside the data, for Linux. */
 const header = 24
 const around = (size: number) => [size - 1, size, size + 1]

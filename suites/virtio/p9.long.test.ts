@@ -2,29 +2,21 @@
  * virtio-9p through Linux's client. Debian's cloud kernels have no 9p and those that have are 70 and 107 MB to fetch, so it
  * is not part of npm test.
  */
-import { createHash } from 'node:crypto'
-import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'kvitest/test'
-import { afterAll } from 'vitest'
+import { makeShare, mount, pattern, sha256 } from './p9.ts'
 import { shell } from './shell.ts'
 
-const folder = mkdtempSync(join(tmpdir(), 'kvitest-p9-'))
-const shared = join(folder, 'shared')
-const content = Buffer.alloc(1_000_003, 'content of a file on the host. ')
-await mkdir(join(shared, 'sub'), { recursive: true })
-writeFileSync(join(shared, 'file'), content)
-writeFileSync(join(shared, 'sub/deep'), 'deep')
-for (let n = 0; n < 200; n++) writeFileSync(join(shared, 'sub', `file-${n}`), '')
+const content = pattern(1_000_003)
+const shared = makeShare({
+  file: content,
+  'sub/deep': 'deep',
+  ...Object.fromEntries(Array.from({ length: 200 }, (_, n) => [`sub/file-${n}`, ''])),
+})
 symlinkSync('/etc/passwd', join(shared, 'absolute'))
 symlinkSync('../../../../../../etc/passwd', join(shared, 'relative'))
 symlinkSync('sub/deep', join(shared, 'inside'))
-afterAll(() => rmSync(folder, { recursive: true }))
-
-const mount = (options = '') =>
-  `mkdir -p /mnt && mount -t 9p -o trans=virtio,version=9p2000.L${options} share /mnt && cd /mnt`
 
 describe.for(['debian:6.12-generic', 'debian:6.1-generic'])('%s', (kernel) => {
   describe('read only', () => {
@@ -36,7 +28,7 @@ describe.for(['debian:6.12-generic', 'debian:6.1-generic'])('%s', (kernel) => {
 
     test('the guest has the bytes of the host, and cannot change them', async ({ guest }) => {
       const sum = await shell(guest, `${mount()} && sha256sum <file`)
-      expect(sum.split(' ')[0]).toBe(createHash('sha256').update(content).digest('hex'))
+      expect(sum.split(' ')[0]).toBe(sha256(content))
       expect(await shell(guest, 'cat /mnt/inside && ls /mnt/sub | wc -l')).toBe('deep201')
       for (const attempt of ['echo x >/mnt/new', 'echo x >>/mnt/file', 'rm /mnt/file', 'mkdir /mnt/d']) {
         const result = await guest.exec(['sh', '-c', attempt])
@@ -60,7 +52,7 @@ describe.for(['debian:6.12-generic', 'debian:6.1-generic'])('%s', (kernel) => {
       await shell(guest, 'while ! grep -q 9p /proc/mounts; do sleep 0.1; done')
       await using fork = await guest.fork()
       const sum = await shell(fork, 'sha256sum </mnt/file')
-      expect(sum.split(' ')[0]).toBe(createHash('sha256').update(content).digest('hex'))
+      expect(sum.split(' ')[0]).toBe(sha256(content))
       expect(await shell(guest, 'cat /mnt/sub/deep')).toBe('deep')
     })
   })
