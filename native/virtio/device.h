@@ -74,6 +74,9 @@ class VirtioDevice {
   // without us; none below 0. As long as the device lives.
   virtual int doorbell(std::uint16_t) const { return -1; }
   virtual std::vector<std::uint16_t> queue_sizes() const = 0;
+  // The MSI-X vectors for its queues: one each, or, of queues that interrupt together, fewer, which
+  // a driver then shares between them.
+  virtual std::size_t queue_vectors() const { return queue_sizes().size(); }
   // Bytes beyond the config space read as 0 and are not written.
   virtual void read_config(std::uint64_t offset, std::span<std::byte> data) = 0;
   virtual void write_config(std::uint64_t, std::span<const std::byte>) {}

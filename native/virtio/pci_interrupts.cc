@@ -7,10 +7,10 @@
 namespace kvitest {
 
 VirtioPciInterrupts::VirtioPciInterrupts(InterruptController& controller, std::uint32_t intx_gsi,
-                                         std::uint16_t queues)
+                                         std::size_t queues, std::size_t queue_vectors)
     : controller_(controller),
       intx_gsi_(intx_gsi),
-      msix_(static_cast<std::uint16_t>(queues + 1), controller) {
+      msix_(static_cast<std::uint16_t>(queue_vectors + 1), controller) {
   state_.queue_vectors.assign(queues, kNoVector);
   irqfds_.assign(queues, -1);
 }

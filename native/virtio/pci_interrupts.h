@@ -30,8 +30,9 @@ struct VirtioInterruptState {
 // Locks itself; its locks are never held while a device works.
 class VirtioPciInterrupts : public TransportInterrupts {
  public:
-  VirtioPciInterrupts(InterruptController& controller, std::uint32_t intx_gsi,
-                      std::uint16_t queues);
+  // queue_vectors: in the table, beside the one for changes of the configuration.
+  VirtioPciInterrupts(InterruptController& controller, std::uint32_t intx_gsi, std::size_t queues,
+                      std::size_t queue_vectors);
 
   void queue_interrupt(std::uint16_t queue) override;
   void config_interrupt() override;

@@ -96,7 +96,7 @@ class VirtioPci : public PciFunction, public IoDevice {
             std::uint64_t bar_address, std::uint32_t intx_gsi)
       : device_(device),
         mmio_(mmio),
-        interrupts_(interrupts, intx_gsi, static_cast<std::uint16_t>(device.queue_sizes().size())),
+        interrupts_(interrupts, intx_gsi, device.queue_sizes().size(), device.queue_vectors()),
         common_(device, memory, interrupts_),
         config_(identity(device, intx_gsi)) {
     config_.add_memory_bar64(0, kBarSize, bar_address);

@@ -259,6 +259,16 @@ TEST_CASE("virtio-pci: a queue that breaks at work sets NEEDS_RESET and interrup
   CHECK(bench.driver.queue(0).take_used().has_value());
 }
 
+TEST_CASE("virtio-pci: queues that share a vector have a table of two") {
+  class Together : public EchoDevice {
+   public:
+    std::size_t queue_vectors() const override { return 1; }
+  };
+  Together device;
+  TestBoard board(device);
+  CHECK(board.config(board.find_capability(0x11) + 2, 2) == 1);
+}
+
 TEST_CASE("virtio-pci: vectors beyond the table read back as none") {
   Bench bench;
   bench.driver.select(0);

@@ -94,7 +94,7 @@ TEST_CASE("irqfds: a queue's goes where its vector goes, until the device is res
   using There = TestIrqfds::There;
   constexpr std::uint16_t kMsixEnable = 0x8000;
   TestIrqfds controller;
-  VirtioPciInterrupts interrupts(controller, 5, 2);
+  VirtioPciInterrupts interrupts(controller, 5, 2, 2);
   for (std::uint32_t vector = 0; vector < 3; ++vector) {
     std::array<std::byte, 8> data{};
     write_le(data, 0x40u + vector);  // and not masked

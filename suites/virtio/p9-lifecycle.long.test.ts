@@ -44,6 +44,10 @@ describe.for([
       `${mount(',msize=262144')}; ip link set eth0 up; ip addr add 192.0.2.2/24 dev eth0
       until [ -b /dev/sda ] && [ -e /dev/virtio-ports/test.port ]; do sleep 0.05; done`,
     )
+    let heard = 0
+    void (async () => {
+      for await (const data of guest.port('test.port')) heard += data.length
+    })().catch(() => {}) // It ends with its guest.
     // What each does is checked, and it counts its rounds as the files' worker does.
     const others = {
       vda: 'dd if=/mnt/content of=/dev/vda bs=4096 oflag=direct conv=sync 2>/dev/null && head -c 700001 /dev/vda | cmp - /mnt/content',
@@ -53,7 +57,7 @@ describe.for([
       port: 'head -c 50000 /dev/zero >/dev/virtio-ports/test.port',
     }
     for (const [name, command] of Object.entries(others)) {
-      const loop = `(n=0; while [ ! -e /tmp/stop ]; do ${command} || exit 1; n=$((n + 1)); done; echo $n >/tmp/done-${name}) >/dev/null 2>&1 &`
+      const loop = `(n=0; while [ ! -e /tmp/stop ]; do ${command} || { echo failed in round $n >/tmp/done-${name}; exit 1; }; n=$((n + 1)); done; echo $n >/tmp/done-${name}) >/dev/null 2>&1 &`
       await shell(guest, loop)
     }
     await shell(guest, work)
@@ -64,7 +68,8 @@ describe.for([
         guest,
         `until [ -s /tmp/done-${name} ]; do sleep 0.1; done; cat /tmp/done-${name}`,
       )
-      expect(Number(rounds), name).toBeGreaterThan(0)
+      expect(Number(rounds), `${name}: ${rounds}`).toBeGreaterThan(0)
+      if (name === 'port') await expect.poll(() => heard).toBe(Number(rounds) * 50_000)
     }
   })
 

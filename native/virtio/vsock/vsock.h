@@ -66,6 +66,8 @@ inline constexpr std::size_t kVsockWindow = 256 * 1024;
 
 class Vsock : public VirtioDevice {
  public:
+  // A packet out and the credit for it that comes in are one interrupt, where two vectors are two.
+  std::size_t queue_vectors() const override { return 1; }
   // Of a device that was restored, before resume().
   virtual void set_cid(std::uint32_t cid) = 0;
   // Whether connections of the guest to a port of the host are accepted.
