@@ -149,7 +149,12 @@ bool Vm::set_routes() const {
     entry.u.msi.data = route.data;
     table.set(at++, entry);
   }
-  return ::ioctl(fd(), kSetGsiRouting, table.data()) == 0;
+  try {
+    kvm_ioctl(fd(), kSetGsiRouting, "KVM_SET_GSI_ROUTING", table.data());
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 }  // namespace kvitest
