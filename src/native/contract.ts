@@ -222,7 +222,8 @@ export interface NativeMachine {
   /**
    * Takes a PCI device away, by its name, a console by its first port's, a virtio-9p by its tag, another by its type.
    * Asks the guest to let go of it; with `surprise`, it is gone at once. An 'unplugged' event says when it is. A disk's
-   * content can still be read. Rejects with ENOENT for no such device, EINVAL for one of virtio-mmio, ENODEV for one that is gone.
+   * content can still be read. Rejects with ENOENT for no such device, EINVAL for one of virtio-mmio, ENODEV for one that
+   * is gone.
    */
   unplug(device: string, surprise: boolean): Promise<void>
   /**

@@ -84,9 +84,9 @@ describe.each(['streams', 'vhost'] as const)('%s', (kind) => {
 
 /** Where KVM cannot turn what the host's kernel says of a ring into an interrupt by itself: our transport does. */
 describe.each([
-  { name: 'on virtio-mmio', transport: 'mmio', cmdline: '', interrupts: 'virtio' },
-  { name: 'by INTx', transport: 'pci', cmdline: 'pci=nomsi', interrupts: 'IO-APIC.*virtio' },
-] as const)('vhost $name', ({ transport, cmdline, interrupts }) => {
+  { name: 'on virtio-mmio', transport: 'mmio', cmdline: '' },
+  { name: 'by INTx', transport: 'pci', cmdline: 'pci=nomsi' },
+] as const)('vhost $name', ({ transport, cmdline }) => {
   test.override('guestOptions', {
     cmdline,
     devices: [{ type: 'virtio-vsock', name: 'vsock0', cid: 42, backend: { kind: 'vhost' }, transport }],
@@ -95,7 +95,8 @@ describe.each([
   })
 
   test('a stream goes both ways, in a fork too', async ({ guest }) => {
-    expect(await shell(guest, `grep -Ec '${interrupts}' /proc/interrupts`)).not.toBe('0')
+    // By its line, and not by MSI-X.
+    await shell(guest, 'grep IO-APIC.*virtio /proc/interrupts')
     await using fork = await guest.fork({ devices: { vsock0: { cid: 43 } } })
     for (const one of [guest, fork]) {
       await using _listener = await one.vsock().listen(7, (socket) => socket.pipe(socket))
