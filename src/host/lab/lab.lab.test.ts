@@ -1,51 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { builtFile } from '../../image/initramfs.ts'
-import type { MachineEnd, MachineEvent, MachineSpec } from '../../native/contract.ts'
+import type { MachineSpec } from '../../native/contract.ts'
 import { startLabs } from '../index.ts'
 import type { HostMachine, MakerPlace } from '../machine-host.ts'
 import { LabHost } from './client.ts'
 import { LabConnection } from './connection.ts'
-
-async function bare(guest: string, ring: 0 | 3 = 0): Promise<MachineSpec> {
-  const elf = await builtFile(`guests/${guest}.elf`)
-  return { name: guest, cpus: 1, memory: 4 << 20, payload: { kind: 'bare', elf, ring }, devices: [] }
-}
-
-interface Run {
-  machine: HostMachine
-  events: MachineEvent[]
-  text(): string
-}
-
-/** Starts a bare guest. */
-function start(host: LabHost, spec: MachineSpec): Promise<Run> {
-  return follow((onEvent) => host.createMachine(spec, onEvent))
-}
-
-/** Starts a machine; what it prints is taken at once. */
-async function follow(
-  create: (onEvent: (event: MachineEvent) => void) => Promise<HostMachine>,
-): Promise<Run> {
-  const events: MachineEvent[] = []
-  const machine: HostMachine = await create((event) => {
-    events.push(event)
-    if (event.type === 'data') machine.consumed(event.channel, event.data.length)
-  })
-  onTestFinished(async () => {
-    await machine.stop().catch(() => {})
-  })
-  await machine.start()
-  const text = () =>
-    events.map((event) => (event.type === 'data' ? Buffer.from(event.data).toString('latin1') : '')).join('')
-  return { machine, events, text }
-}
-
-async function finish(run: Run): Promise<MachineEnd> {
-  await run.machine.ended
-  return run.machine.stop()
-}
+import { bare, finish, follow, type Run, start } from './testing/bare-run.ts'
 
 /** QEMU processes below a process. */
 function qemuChildren(parent: number): number[] {
