@@ -101,7 +101,7 @@ Napi::Promise Session::create(Napi::Function on_event) {
   pending_.at(operation.number).on_event = Napi::Persistent(on_event);
   machine_.create([this, number = operation.number](std::exception_ptr error) {
     if (error) {
-      settle_when_released(number, error);
+      settle_when_released(number, std::move(error));
     } else {
       post([this, number](Napi::Env env) { make_object(env, number); });
     }

@@ -17,9 +17,7 @@ Balloon& Machine::balloon(const std::string& name) const {
 void Machine::balloon(std::string device, BalloonRequest request,
                       std::function<void(BalloonReport, std::exception_ptr)> done) {
   loop_.post([this, device = std::move(device), request, done = std::move(done)] {
-    BalloonReport report;
-    std::exception_ptr error;
-    try {
+    answer(done, [&] {
       Balloon& found = balloon(device);
       if (request.target) found.set_target(*request.target);
       if (request.hints) found.ask_hints();
@@ -27,11 +25,8 @@ void Machine::balloon(std::string device, BalloonRequest request,
       if (request.interval) {
         ask_balloon_later(device, *request.interval, ++balloon_rounds_[device]);
       }
-      report = found.report();
-    } catch (...) {
-      error = std::current_exception();
-    }
-    done(std::move(report), error);
+      return found.report();
+    });
   });
 }
 

@@ -31,16 +31,12 @@ Disk& Machine::disk(const std::string& name, const char* operation) const {
 void Machine::read_disk(std::string name, std::uint64_t offset, std::uint64_t length,
                         std::function<void(Bytes, std::exception_ptr)> done) {
   loop_.post([this, name = std::move(name), offset, length, done = std::move(done)] {
-    Bytes bytes;
-    std::exception_ptr error;
-    try {
+    answer(done, [&] {
       check_length(kRead, length);
-      bytes.resize(length);
+      Bytes bytes(length);
       disk(name, kRead).read(offset, bytes);
-    } catch (...) {
-      error = std::current_exception();
-    }
-    done(std::move(bytes), error);
+      return bytes;
+    });
   });
 }
 
@@ -66,17 +62,11 @@ void Machine::resize_disk(std::string name, std::uint64_t bytes, Done done) {
 void Machine::disk_report(std::string name,
                           std::function<void(DiskReport, std::exception_ptr)> done) {
   loop_.post([this, name = std::move(name), done = std::move(done)] {
-    DiskReport report;
-    std::exception_ptr error;
-    try {
-      report.bytes = disk(name, "disk").size();
+    answer(done, [&] {
+      const std::uint64_t bytes = disk(name, "disk").size();
       const RequestQueues& requests = *board_->requests_of_disk(name);
-      report.server = requests.server();
-      report.served = requests.served();
-    } catch (...) {
-      error = std::current_exception();
-    }
-    done(report, error);
+      return DiskReport{bytes, requests.server(), requests.served()};
+    });
   });
 }
 

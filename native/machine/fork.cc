@@ -51,14 +51,9 @@ void Machine::checkpoint(
   }
   loop_.post([this, done = std::move(done)] {
     std::shared_ptr<const Checkpoint> checkpoint;
-    std::exception_ptr error;
-    try {
-      checkpoint = take_checkpoint();
-    } catch (...) {
-      error = std::current_exception();
-    }
+    std::exception_ptr error = thrown_by([&] { checkpoint = take_checkpoint(); });
     saving_ = false;
-    done(std::move(checkpoint), error);
+    done(std::move(checkpoint), std::move(error));
   });
 }
 
@@ -163,14 +158,9 @@ void Machine::reset(ForkOptions options, Done done) {
     return;
   }
   loop_.post([this, options = std::move(options), done = std::move(done)] {
-    std::exception_ptr error;
-    try {
-      take_back(options);
-    } catch (...) {
-      error = std::current_exception();
-    }
+    std::exception_ptr error = thrown_by([&] { take_back(options); });
     saving_ = false;
-    done(error);
+    done(std::move(error));
   });
 }
 
@@ -189,8 +179,7 @@ void Machine::take_back(const ForkOptions& options) {
   require_running("reset");
   // What the guest wrote before is the owner's.
   drain_consoles();
-  writes_.fail(std::make_exception_ptr(
-      Error("write", ECANCELED, "machine " + spec_.name + " was reset to its checkpoint")));
+  writes_.fail(Error("write", ECANCELED, "machine " + spec_.name + " was reset to its checkpoint"));
   events_.push(MarkEvent{true});
   try {
     board_.reset();

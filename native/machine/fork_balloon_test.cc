@@ -37,20 +37,14 @@ void step(TestMachine& machine, const std::string& steps, const std::string& pri
 }
 
 std::uint64_t memory(TestMachine& machine) {
-  std::promise<std::uint64_t> done;
-  machine.machine().private_memory([&](std::uint64_t bytes, std::exception_ptr error) {
-    error ? done.set_exception(error) : done.set_value(bytes);
-  });
-  return done.get_future().get();
+  return awaited<std::uint64_t>(
+      [&](auto done) { machine.machine().private_memory(std::move(done)); });
 }
 
 BalloonReport report(TestMachine& machine, Machine::BalloonRequest request = {},
                      const std::string& name = "balloon0") {
-  std::promise<BalloonReport> done;
-  machine.machine().balloon(name, request, [&](BalloonReport answer, std::exception_ptr error) {
-    error ? done.set_exception(error) : done.set_value(std::move(answer));
-  });
-  return done.get_future().get();
+  return awaited<BalloonReport>(
+      [&](auto done) { machine.machine().balloon(name, request, std::move(done)); });
 }
 
 Machine::BalloonRequest wanting(std::uint64_t target) {

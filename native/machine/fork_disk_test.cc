@@ -51,44 +51,30 @@ MachineSpec with_disk(Backing backing, bool read_only = false) {
   return spec;
 }
 
-Machine::Done settles(std::promise<void>& promise) {
-  return [&promise](std::exception_ptr error) {
-    error ? promise.set_exception(error) : promise.set_value();
-  };
-}
-
 void write(TestMachine& machine, std::uint64_t offset, const std::string& text,
            const std::string& disk = "disk0") {
-  std::promise<void> done;
   const auto bytes = std::as_bytes(std::span(text));
-  machine.machine().write_disk(disk, offset, {bytes.begin(), bytes.end()}, settles(done));
-  done.get_future().get();
+  await([&](Machine::Done done) {
+    machine.machine().write_disk(disk, offset, {bytes.begin(), bytes.end()}, std::move(done));
+  });
 }
 
 std::string read(TestMachine& machine, std::uint64_t offset, std::uint64_t length,
                  const std::string& disk = "disk0") {
-  std::promise<std::string> done;
-  machine.machine().read_disk(
-      disk, offset, length, [&](const Machine::Bytes& bytes, std::exception_ptr error) {
-        error ? done.set_exception(error)
-              : done.set_value({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-      });
-  return done.get_future().get();
+  const auto bytes = awaited<Machine::Bytes>(
+      [&](auto done) { machine.machine().read_disk(disk, offset, length, std::move(done)); });
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 std::uint64_t size(TestMachine& machine) {
-  std::promise<std::uint64_t> done;
-  machine.machine().disk_report("disk0",
-                                [&](const Machine::DiskReport& report, std::exception_ptr error) {
-                                  error ? done.set_exception(error) : done.set_value(report.bytes);
-                                });
-  return done.get_future().get();
+  return awaited<Machine::DiskReport>(
+             [&](auto done) { machine.machine().disk_report("disk0", std::move(done)); })
+      .bytes;
 }
 
 void resize(TestMachine& machine, std::uint64_t bytes) {
-  std::promise<void> done;
-  machine.machine().resize_disk("disk0", bytes, settles(done));
-  done.get_future().get();
+  await(
+      [&](Machine::Done done) { machine.machine().resize_disk("disk0", bytes, std::move(done)); });
 }
 
 std::string error_of(auto action) {

@@ -40,10 +40,10 @@ std::map<std::string, std::vector<std::byte>> HostWrites::pending() const {
   return pending;
 }
 
-void HostWrites::fail(std::exception_ptr reason) {
+void HostWrites::fail(const Error& reason) {
   const auto writes = std::exchange(writes_, {});
   for (const auto& [channel, queue] : writes) {
-    for (const Write& write : queue) write.done(reason);
+    for (const Write& write : queue) write.done(std::make_exception_ptr(reason));
   }
 }
 

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "native/error.h"
+
 namespace kvitest {
 
 // Used on one thread only, the device loop's.
@@ -28,7 +30,7 @@ class HostWrites {
   // The bytes that no device took yet, by channel.
   std::map<std::string, std::vector<std::byte>> pending() const;
   // Every write that is not done fails.
-  void fail(std::exception_ptr reason);
+  void fail(const Error& reason);
 
  private:
   struct Write {

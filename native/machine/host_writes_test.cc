@@ -88,8 +88,8 @@ TEST_CASE("host writes: all that wait fail, those that are done do not") {
   bench.add("a", "second");
   bench.add("b", "third");
 
-  bench.writes.fail(std::make_exception_ptr(std::runtime_error("ended")));
-  bench.writes.fail(std::make_exception_ptr(std::runtime_error("again")));
+  bench.writes.fail(Error("write", 0, "ended"));
+  bench.writes.fail(Error("write", 0, "again"));
 
   CHECK(bench.done == std::vector<std::string>{"first"});
   CHECK(bench.failed == std::vector<std::string>{"second", "third"});

@@ -73,23 +73,16 @@ void Machine::join() {
 // ---- the owner's calls
 
 void Machine::answer(const Done& done, const std::function<void()>& action) {
-  std::exception_ptr error;
-  try {
-    action();
-  } catch (...) {
-    error = std::current_exception();
-  }
-  done(error);
+  done(thrown_by(action));
 }
 
 void Machine::create(Done done) {
   loop_.post([this, done = std::move(done)] {
-    std::exception_ptr error;
-    try {
+    std::exception_ptr error = thrown_by([this] {
       origin_ == nullptr ? build() : build_fork();
       state_ = State::kCreated;
-    } catch (...) {
-      error = std::current_exception();
+    });
+    if (error) {
       ending_ = true;
       state_ = State::kEnded;
       end_.reason = "vmm-error";
@@ -97,7 +90,7 @@ void Machine::create(Done done) {
       release();
       loop_.finish();
     }
-    done(error);
+    done(std::move(error));
   });
 }
 
@@ -129,17 +122,17 @@ void Machine::stop(std::function<void(const MachineEnd&)> done) {
 void Machine::write(std::string channel, std::vector<std::byte> data, Done done) {
   loop_.post([this, channel = std::move(channel), data = std::move(data),
               done = std::move(done)]() mutable {
-    try {
+    std::exception_ptr error = thrown_by([&] {
       require_running("write");
-      if (channel == kDebugChannel || !board_->has_channel(channel)) {
-        std::string known;
-        for (const std::string& name : board_->channels()) known += " " + name;
-        throw Error("write", channel == kDebugChannel ? EPERM : ENOENT,
-                    "machine " + spec_.name + " takes no bytes on channel \"" + channel + "\"",
-                    "its channels:" + known);
-      }
-    } catch (...) {
-      done(std::current_exception());
+      if (channel != kDebugChannel && board_->has_channel(channel)) return;
+      std::string known;
+      for (const std::string& name : board_->channels()) known += " " + name;
+      throw Error("write", channel == kDebugChannel ? EPERM : ENOENT,
+                  "machine " + spec_.name + " takes no bytes on channel \"" + channel + "\"",
+                  "its channels:" + known);
+    });
+    if (error) {
+      done(std::move(error));
       return;
     }
     writes_.add(channel, std::move(data), std::move(done));
@@ -175,28 +168,16 @@ void Machine::resize(std::string channel, std::uint16_t columns, std::uint16_t r
 
 void Machine::inspect(std::function<void(std::vector<VcpuState>, std::exception_ptr)> done) {
   loop_.post([this, done = std::move(done)] {
-    std::vector<VcpuState> states;
-    std::exception_ptr error;
-    try {
-      states = state_ == State::kEnded ? end_.vcpus : sample_vcpus();
-    } catch (...) {
-      error = std::current_exception();
-    }
-    done(std::move(states), error);
+    answer(done, [this] { return state_ == State::kEnded ? end_.vcpus : sample_vcpus(); });
   });
 }
 
 void Machine::private_memory(std::function<void(std::uint64_t, std::exception_ptr)> done) {
   loop_.post([this, done = std::move(done)] {
-    std::uint64_t bytes = 0;
-    std::exception_ptr error;
-    try {
+    answer(done, [this] {
       require_running("privateMemory");
-      bytes = memory_->private_pages() * kPageSize;
-    } catch (...) {
-      error = std::current_exception();
-    }
-    done(bytes, error);
+      return memory_->private_pages() * kPageSize;
+    });
   });
 }
 
@@ -346,8 +327,7 @@ void Machine::finish() {
   }
   if (keeps_end_) save_end();
   state_ = State::kEnded;
-  writes_.fail(std::make_exception_ptr(
-      Error("write", EPIPE, "machine " + spec_.name + " ended: " + end_.detail)));
+  writes_.fail(Error("write", EPIPE, "machine " + spec_.name + " ended: " + end_.detail));
   events_.push(EndEvent{end_});
   release();
   for (const auto& waiter : std::exchange(stop_waiters_, {})) waiter(end_);

@@ -33,6 +33,7 @@
 #include "native/machine/task_loop.h"
 #include "native/machine/vcpu_thread.h"
 #include "native/memory/guest_memory.h"
+#include "native/thrown.h"
 
 namespace kvitest {
 
@@ -193,7 +194,14 @@ class Machine : private BoardOwner {
                          std::uint64_t round);
   Console& console_port(const std::string& channel, const char* operation);
   void require_running(const char* operation) const;
+  // Calls done with what the action returns or throws.
   void answer(const Done& done, const std::function<void()>& action);
+  template <typename Value, typename Action>
+  void answer(const std::function<void(Value, std::exception_ptr)>& done, Action action) {
+    Value value{};
+    std::exception_ptr error = thrown_by([&] { value = action(); });
+    done(std::move(value), std::move(error));
+  }
 
   std::shared_ptr<const Checkpoint> origin_;  // null for a machine that is booted, and at the end
   const ForkOptions fork_options_;

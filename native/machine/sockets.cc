@@ -23,14 +23,9 @@ void Machine::vsock_listen(std::string device, std::uint32_t host_port, bool on,
 void Machine::vsock_connect(std::string device, std::uint32_t guest_port,
                             std::function<void(std::string channel, std::exception_ptr)> done) {
   loop_.post([this, device = std::move(device), guest_port, done = std::move(done)] {
-    std::string channel;
-    std::exception_ptr error;
-    try {
-      channel = vsock_channel(device, vsock(device, "connect vsock").connect(guest_port));
-    } catch (...) {
-      error = std::current_exception();
-    }
-    done(std::move(channel), error);
+    answer(done, [&] {
+      return vsock_channel(device, vsock(device, "connect vsock").connect(guest_port));
+    });
   });
 }
 

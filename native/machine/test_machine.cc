@@ -18,23 +18,6 @@ MachineSpec bare(const std::string& guest, int ring) {
   spec.payload = BarePayload{KVITEST_GUESTS "/" + guest + ".elf", ring};
   return spec;
 }
-namespace {
-
-// Runs an asynchronous call and waits for its answer.
-template <typename Call>
-void await(Call call) {
-  std::promise<void> promise;
-  call([&promise](std::exception_ptr error) {
-    if (error) {
-      promise.set_exception(error);
-    } else {
-      promise.set_value();
-    }
-  });
-  promise.get_future().get();
-}
-
-}  // namespace
 
 TestMachine::TestMachine(MachineSpec spec)
     : machine_(
@@ -93,28 +76,12 @@ void TestMachine::write(const std::string& channel, const std::string& text) {
 }
 
 std::vector<VcpuState> TestMachine::inspect() {
-  std::promise<std::vector<VcpuState>> promise;
-  machine_->inspect([&promise](std::vector<VcpuState> states, std::exception_ptr error) {
-    if (error) {
-      promise.set_exception(error);
-    } else {
-      promise.set_value(std::move(states));
-    }
-  });
-  return promise.get_future().get();
+  return awaited<std::vector<VcpuState>>([this](auto done) { machine_->inspect(std::move(done)); });
 }
 
 std::shared_ptr<const Checkpoint> TestMachine::checkpoint() {
-  std::promise<std::shared_ptr<const Checkpoint>> promise;
-  machine_->checkpoint(
-      [&promise](std::shared_ptr<const Checkpoint> checkpoint, std::exception_ptr error) {
-        if (error) {
-          promise.set_exception(error);
-        } else {
-          promise.set_value(std::move(checkpoint));
-        }
-      });
-  return promise.get_future().get();
+  return awaited<std::shared_ptr<const Checkpoint>>(
+      [this](auto done) { machine_->checkpoint(std::move(done)); });
 }
 
 void TestMachine::keep_end() {

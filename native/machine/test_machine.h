@@ -3,10 +3,13 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <future>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "native/machine/machine.h"
@@ -18,6 +21,24 @@ bool no_kvm();
 
 // A bare guest of fixtures/guests with one vCPU and 2 MiB, without irqchip.
 MachineSpec bare(const std::string& guest, int ring = 0);
+
+// What an asynchronous call answers, which is waited for; throws what it answers with.
+template <typename Value, typename Call>
+Value awaited(Call call) {
+  std::promise<std::pair<Value, std::exception_ptr>> promise;
+  call([&promise](Value value, std::exception_ptr error) {
+    promise.set_value({std::move(value), std::move(error)});
+  });
+  auto [value, error] = promise.get_future().get();
+  if (error) std::rethrow_exception(std::move(error));
+  return std::move(value);
+}
+template <typename Call>
+void await(Call call) {
+  awaited<std::monostate>([&call](auto done) {
+    call([done](std::exception_ptr error) { done({}, std::move(error)); });
+  });
+}
 
 class TestMachine {
  public:

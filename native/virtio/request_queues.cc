@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "native/thrown.h"
 #include "native/virtio/negotiation.h"
 
 namespace kvitest {
@@ -208,13 +209,11 @@ void RequestQueues::give_back(Job& job, std::uint32_t length) {
 }
 
 void RequestQueues::finish(Job& job, std::uint32_t length, std::uint64_t Served::*by) {
-  try {
-    answer(job, length, by);
-  } catch (...) {
-    // An interrupt that cannot be raised ends the machine; the next doorbell's thread can say so.
-    const std::lock_guard lock(mutex_);
-    failure_ = std::current_exception();
-  }
+  // An interrupt that cannot be raised ends the machine; the next doorbell's thread can say so.
+  std::exception_ptr error = thrown_by([&] { answer(job, length, by); });
+  if (!error) return;
+  const std::lock_guard lock(mutex_);
+  failure_ = std::move(error);
 }
 
 // One request of any queue; on the workers.

@@ -129,8 +129,8 @@ void Session::give_up(const std::shared_ptr<Job>& job) {
           const std::shared_ptr<Thread> next = start_thread();
           core_->threads.add(job->call.thread, next);
           for (auto& waits : waiting) next->submit(std::move(waits));
-        } catch (const Error&) {
-          for (const auto& waits : waiting) waits->settle({}, std::current_exception());
+        } catch (const Error& error) {
+          for (const auto& waits : waiting) waits->settle({}, std::make_exception_ptr(error));
         }
       }
     }

@@ -32,18 +32,30 @@ bool no_kvm() {
   return ::access("/dev/kvm", R_OK | W_OK) != 0;
 }
 
-std::future<Result> begin(Session& session, Operation operation, const std::string& thread = "main",
-                          milliseconds deadline = std::chrono::seconds{20}) {
-  auto promise = std::make_shared<std::promise<Result>>();
+// A call's answer, once.
+class Answer {
+ public:
+  explicit Answer(std::future<std::pair<Result, std::exception_ptr>> future)
+      : future_(std::move(future)) {}
+
+  Result get() {
+    auto [result, error] = future_.get();
+    if (error) std::rethrow_exception(std::move(error));
+    return std::move(result);
+  }
+
+ private:
+  std::future<std::pair<Result, std::exception_ptr>> future_;
+};
+
+Answer begin(Session& session, Operation operation, const std::string& thread = "main",
+             milliseconds deadline = std::chrono::seconds{20}) {
+  auto promise = std::make_shared<std::promise<std::pair<Result, std::exception_ptr>>>();
   session.submit({std::move(operation), thread, deadline},
                  [promise](Result result, std::exception_ptr error) {
-                   if (error) {
-                     promise->set_exception(error);
-                   } else {
-                     promise->set_value(std::move(result));
-                   }
+                   promise->set_value({std::move(result), std::move(error)});
                  });
-  return promise->get_future();
+  return Answer(promise->get_future());
 }
 
 Result call(Session& session, Operation operation) {
@@ -166,13 +178,13 @@ TEST_CASE("the deadline ends a run" * doctest::skip(no_kvm())) {
 TEST_CASE("a call that does not come back is given up, and holds nobody else up" *
           doctest::skip(no_kvm())) {
   Bench bench(kSpin, milliseconds{100});
-  std::future<Result> running = begin(bench.session, kRun, "vcpu");
+  Answer running = begin(bench.session, kRun, "vcpu");
   CHECK(call(bench.session, Signal{"vcpu", 0}).value == 0);  // it runs by now
 
   // KVM_RUN holds the vCPU's mutex, which only a deadly signal gets a waiter out of.
-  std::future<Result> stuck = begin(bench.session, Ioctl{kVcpu, KVM_GET_REGS, bytes(kvm_regs{})},
-                                    "other", milliseconds{50});
-  std::future<Result> behind =
+  Answer stuck = begin(bench.session, Ioctl{kVcpu, KVM_GET_REGS, bytes(kvm_regs{})}, "other",
+                       milliseconds{50});
+  Answer behind =
       begin(bench.session, Ioctl{.fd = kSystem, .request = KVM_GET_API_VERSION}, "other");
 
   CHECK(stuck.get().hung);
@@ -187,7 +199,7 @@ TEST_CASE("signals take a vCPU out of KVM_RUN, as often as they come" * doctest:
   Run run = kRun;
   run.repeat = 100;
 
-  std::future<Result> running = begin(bench.session, run, "vcpu");
+  Answer running = begin(bench.session, run, "vcpu");
   const Result storm = call(bench.session, Signal{"vcpu", kMaxRepeat});
 
   const Result result = running.get();
@@ -264,7 +276,7 @@ TEST_CASE("a child may be left without room for another fd" * doctest::skip(no_k
 
 TEST_CASE("an fd is closed while a call uses it" * doctest::skip(no_kvm())) {
   Bench bench(kSpin);
-  std::future<Result> running = begin(bench.session, kRun, "vcpu");
+  Answer running = begin(bench.session, kRun, "vcpu");
   call(bench.session, Signal{"vcpu", 0});
 
   CHECK(has_open_vcpu());
@@ -308,11 +320,11 @@ TEST_CASE("closing answers every call") {
   call(session, Map{.fd = {}, .bytes = 4096, .as = 1});
   // Of a thread that is never there: a call of one that is, however short, would be interrupted,
   // and the wait over.
-  std::future<Result> waits = begin(session, Signal{"nobody", 1}, "sender", std::chrono::hours{1});
+  Answer waits = begin(session, Signal{"nobody", 1}, "sender", std::chrono::hours{1});
   call(session, Read{1, 0, 1});
   begin(session, Read{1, 0, 1}, "idle").get();
 
-  std::future<Result> behind = begin(session, Read{1, 0, 1}, "sender");
+  Answer behind = begin(session, Read{1, 0, 1}, "sender");
 
   session.close();
 

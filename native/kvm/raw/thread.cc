@@ -8,6 +8,7 @@
 
 #include "native/kvm/kick_signal.h"
 #include "native/quiet_thread.h"
+#include "native/thrown.h"
 
 namespace kvitest::raw {
 namespace {
@@ -137,14 +138,11 @@ void Thread::loop(const Execute& execute, const Around& around) {
     lock.unlock();
 
     Result result;
-    std::exception_ptr error;
     around(job, true);
-    try {
+    std::exception_ptr error = thrown_by([&] {
       const Kickable kickable;
       result = execute(*job);
-    } catch (...) {
-      error = std::current_exception();
-    }
+    });
     around(job, false);
     lock.lock();
     current_ = nullptr;

@@ -11,6 +11,7 @@
 
 #include "native/error.h"
 #include "native/little_endian.h"
+#include "native/thrown.h"
 #include "native/virtio/config_image.h"
 #include "native/virtio/p9/server.h"
 #include "native/virtio/queue.h"
@@ -125,24 +126,18 @@ class P9Device : public VirtioDevice {
       if (!chain) return false;
       busy_ = true;
     }
-    try {
-      answer(*chain);
-    } catch (...) {
-      fail();
-    }
+    std::exception_ptr failure = thrown_by([&] { answer(*chain); });
     const std::lock_guard lock(mutex_);
+    if (failure) failure_ = std::move(failure);
     busy_ = false;
     idle_.notify_all();
     // A reset meanwhile took the queue away: the driver does not wait for this one.
     if (queue_ == nullptr) return false;
     queue_->push_used(*chain, chain->written());
     if (!queue_->needs_interrupt()) return true;
-    try {
-      interrupts_->queue_interrupt(0);
-    } catch (...) {
-      // It ends the machine; the next doorbell's thread can say so.
-      failure_ = std::current_exception();
-    }
+    // It ends the machine; the next doorbell's thread can say so.
+    failure = thrown_by([this] { interrupts_->queue_interrupt(0); });
+    if (failure) failure_ = std::move(failure);
     return true;
   }
 
@@ -152,11 +147,6 @@ class P9Device : public VirtioDevice {
     request.resize(chain.read(request));
     const auto room = std::min<std::uint64_t>(chain.writable(), kP9MaxMessage);
     chain.write(server_.answer(request, room));
-  }
-
-  void fail() {
-    const std::lock_guard lock(mutex_);
-    failure_ = std::current_exception();
   }
 
   const P9Spec spec_;
