@@ -9,8 +9,8 @@ import { openMachineHost } from '../../src/host/index.ts'
 import type { ProgramPlace } from '../../src/host/program/contract.ts'
 import { KvitestError } from '../../src/native/error.ts'
 import { virtioBenchPack } from './pack.ts'
-import type { LoadResult, SideRequest } from './request.ts'
-import { type Measured, printComparison, withVhost } from './table.ts'
+import type { LoadResult, SideRequest, VsockBackend } from './request.ts'
+import { behind, type Measured, printComparison } from './table.ts'
 
 const need = { cpus: 1, memory: 900 * 2 ** 20 }
 const deadline = 600_000
@@ -62,10 +62,9 @@ async function runSide(programs: ProgramPlace, request: SideRequest): Promise<Me
   return results
 }
 
-/** Of these loads those that vhost can serve, as patterns. */
-function vhostLoads(only = ''): string[] {
-  return ['vsock'].filter((load) => load.startsWith(only) || only.startsWith(load))
-}
+/** What else can be behind our vsock; vhost has no packed rings. */
+const otherVsocks: readonly VsockBackend[] = ['unix', 'vhost']
+const isVsockAsked = (only = '') => 'vsock'.startsWith(only) || only.startsWith('vsock')
 
 export async function bench(argv: string[]): Promise<void> {
   const { values } = parseArgs({
@@ -84,13 +83,12 @@ export async function bench(argv: string[]): Promise<void> {
   await using host = await openMachineHost(`lab:${values.kernel}`)
   const programs = await host.openPrograms(await virtioBenchPack(values.kernel, values.kernel), need)
   const results = { kvitest: [] as Measured[], qemu: [] as Measured[] }
-  const sides: Pick<SideRequest, 'vmm' | 'vhost' | 'only'>[] = [
-    { vmm: 'kvitest', vhost: false },
-    { vmm: 'qemu', vhost: false },
+  const sides: Pick<SideRequest, 'vmm' | 'vsock' | 'only'>[] = [
+    { vmm: 'kvitest', vsock: 'streams' },
+    { vmm: 'qemu', vsock: 'vhost' },
   ]
-  // The same loads again, served by the lab's kernel, which has no packed rings.
-  if (!values.packed)
-    for (const only of vhostLoads(values.only)) sides.push({ vmm: 'kvitest', vhost: true, only })
+  for (const vsock of isVsockAsked(values.only) ? otherVsocks : [])
+    if (!values.packed || vsock !== 'vhost') sides.push({ vmm: 'kvitest', vsock, only: 'vsock' })
   for (let round = 0; round < Number(values.rounds); round++) {
     for (const side of sides) {
       const lease = await leaseGuest({ guest: `bench of ${side.vmm}`, ...need })
@@ -103,7 +101,7 @@ export async function bench(argv: string[]): Promise<void> {
           packed: values.packed,
           ...side,
         })
-        if (side.vhost) for (const one of measured) one.load += withVhost
+        if (side.vmm === 'kvitest') for (const one of measured) one.load += behind(side.vsock)
         if (values.raw) for (const one of measured) console.log(side.vmm, JSON.stringify(one))
         results[side.vmm].push(...measured)
       } finally {

@@ -1,5 +1,11 @@
 /** What the two sides of `npm run bench -- virtio` say to each other. */
 
+/**
+ * `streams`: Node of the VMM's process takes the bytes; `unix`: a C program at a Unix socket; `vhost`: the lab's kernel has
+ * the device, and the C program an AF_VSOCK socket, as with QEMU.
+ */
+export type VsockBackend = 'streams' | 'unix' | 'vhost'
+
 export interface SideRequest {
   vmm: 'kvitest' | 'qemu'
   /** Milliseconds of each load. */
@@ -10,8 +16,8 @@ export interface SideRequest {
   disk: 'file' | 'memory'
   /** With packed rings, both. */
   packed: boolean
-  /** Of kvitest: devices that vhost of the lab's kernel can serve, it serves. */
-  vhost: boolean
+  /** Of kvitest: what is behind its vsock. */
+  vsock: VsockBackend
 }
 
 export interface LoadResult {

@@ -14,6 +14,7 @@ const megabytes = 192
 const diskBytes = 256 * 2 ** 20
 const disk = '/tmp/disk'
 const vsockPort = 9
+const vsockPath = '/run/vsock'
 const mac = (last: number) => `02:00:00:00:00:0${last}`
 
 const cmdline = (role: string) =>
@@ -77,8 +78,8 @@ class Loads {
   }
 }
 
-const vsockSink = () =>
-  spawn('/usr/bin/virtio_bench', ['vsock-sink', String(vsockPort)], { stdio: 'inherit' })
+const sinkOf = (...argv: string[]) => spawn('/usr/bin/virtio_bench', argv, { stdio: 'inherit' })
+const kernelSink = () => sinkOf('vsock-sink', String(vsockPort))
 
 async function ours(loads: Loads): Promise<void> {
   const addon = createRequire(import.meta.url)('/kvitest.node') as NativeAddon
@@ -133,14 +134,20 @@ async function ours(loads: Loads): Promise<void> {
         type: 'virtio-vsock',
         name: 'vsock',
         cid: 77,
-        ...(request.vhost ? { backend: { kind: 'vhost' } } : withFeatures),
+        ...(request.vsock === 'vhost' ? { backend: { kind: 'vhost' } } : withFeatures),
+        ...(request.vsock === 'unix' ? { backend: { kind: 'unix', path: vsockPath } } : {}),
       },
       { type: 'virtio-rng', ...withFeatures },
     ],
     (data) => loads.take(data),
   )
-  // As QEMU's: a program of the host listens.
-  const sink = request.vhost ? vsockSink() : undefined
+  // A program of the host listens, as with QEMU, or Node does.
+  const sinks = {
+    streams: () => undefined,
+    unix: () => sinkOf('unix-sink', `${vsockPath}_${vsockPort}`),
+    vhost: kernelSink,
+  }
+  const sink = sinks[request.vsock]()
   if (!sink) await client.vsockListen('vsock', vsockPort, true)
   await server.start()
   await client.start()
@@ -170,7 +177,7 @@ function qemu(role: string, last: number, devices: string[]): ChildProcess {
 }
 
 async function theirs(loads: Loads): Promise<void> {
-  const sink = vsockSink()
+  const sink = kernelSink()
   const server = qemu('server', 2, [])
   server.stdout!.pipe(process.stderr)
   const client = qemu('client', 1, [

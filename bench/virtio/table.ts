@@ -1,4 +1,4 @@
-import type { LoadResult } from './request.ts'
+import type { LoadResult, VsockBackend } from './request.ts'
 
 export type Measured = LoadResult & {
   /** CPU time of the lab. */
@@ -46,8 +46,12 @@ function figures(all: Measured[], idle: Idle) {
   }
 }
 
-/** What a load is called that the lab's kernel serves: it stands beside the same one of QEMU. */
-export const withVhost = ', vhost'
+const names: Record<VsockBackend, string> = { streams: '', unix: ', Unix socket', vhost: ', vhost' }
+
+/** What is added to a load's name for what is behind our device: it stands beside the same load of QEMU. */
+export const behind = (backend: VsockBackend) => names[backend]
+
+const ofQemu = (load: string) => load.replace(/, (Unix socket|vhost)$/, '')
 
 /** Medians; exits and interrupts of one request, without those of an idle machine. */
 export function printComparison(title: string, results: { kvitest: Measured[]; qemu: Measured[] }): void {
@@ -58,7 +62,7 @@ export function printComparison(title: string, results: { kvitest: Measured[]; q
   const idle = { kvitest: idleOf(results.kvitest), qemu: idleOf(results.qemu) }
   for (const load of new Set(results.kvitest.map((one) => one.load))) {
     const own = results.kvitest.filter((one) => one.load === load)
-    const other = results.qemu.filter((one) => one.load === load.replace(withVhost, ''))
+    const other = results.qemu.filter((one) => one.load === ofQemu(load))
     if (load === 'nothing' || other.length === 0) continue
     const a = figures(own, idle.kvitest)
     const b = figures(other, idle.qemu)

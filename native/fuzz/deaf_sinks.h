@@ -28,8 +28,10 @@ class DeafVsock : public VsockSink {
                   std::uint32_t) override {
     connection = opened;
   }
-  void vsock_data(const std::string&, VsockConnection, std::span<const std::byte> data) override {
-    waiting += data.size();
+  std::size_t vsock_data(const std::string&, VsockConnection,
+                         std::span<const iovec> pieces) override {
+    for (const iovec& piece : pieces) waiting += piece.iov_len;
+    return 0;
   }
   void vsock_end(const std::string&, VsockConnection) override {}
   void vsock_close(const std::string&, VsockConnection) override {}

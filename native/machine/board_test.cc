@@ -39,7 +39,9 @@ struct Owner : BoardOwner {
   }
   void port_writable(const std::string&, std::size_t) override {}
   void vsock_open(const std::string&, VsockConnection, std::uint32_t, std::uint32_t) override {}
-  void vsock_data(const std::string&, VsockConnection, std::span<const std::byte>) override {}
+  std::size_t vsock_data(const std::string&, VsockConnection, std::span<const iovec>) override {
+    return 0;
+  }
   void vsock_end(const std::string&, VsockConnection) override {}
   void vsock_close(const std::string&, VsockConnection) override {}
   void vsock_writable(const std::string&, VsockConnection) override {}

@@ -45,11 +45,17 @@ void EventQueue::call(Urgency urgency) {
 }
 
 void EventQueue::push_data(const std::string& channel, std::span<const std::byte> data) {
-  if (data.empty()) return;
+  const iovec piece{const_cast<std::byte*>(data.data()), data.size()};
+  if (!data.empty()) push_data(channel, std::span(&piece, 1));
+}
+
+void EventQueue::push_data(const std::string& channel, std::span<const iovec> pieces) {
   Urgency urgency = Urgency::kNone;
   {
     const std::lock_guard lock(mutex_);
-    append_data(channel, data);
+    for (const iovec& piece : pieces) {
+      append_data(channel, std::span(static_cast<const std::byte*>(piece.iov_base), piece.iov_len));
+    }
     urgency = raise(Urgency::kNow);
   }
   call(urgency);

@@ -2,6 +2,8 @@
 // bounded by credit.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -73,6 +75,7 @@ class EventQueue {
 
   // Consecutive data of one channel travels as one event.
   void push_data(const std::string& channel, std::span<const std::byte> data);
+  void push_data(const std::string& channel, std::span<const iovec> pieces);
   // As push_data, but first waits until the channel has credit, so that a slow owner slows the
   // guest and no byte is lost. Returns at once after cancel_waits().
   void push_data_with_credit(const std::string& channel, std::span<const std::byte> data);

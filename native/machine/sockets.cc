@@ -45,9 +45,10 @@ void Machine::vsock_open(const std::string& device, VsockConnection connection,
                           host_port, guest_port});
 }
 
-void Machine::vsock_data(const std::string& device, VsockConnection connection,
-                         std::span<const std::byte> data) {
-  events_.push_data(vsock_channel(device, connection), data);
+std::size_t Machine::vsock_data(const std::string& device, VsockConnection connection,
+                                std::span<const iovec> pieces) {
+  events_.push_data(vsock_channel(device, connection), pieces);
+  return 0;
 }
 
 void Machine::vsock_end(const std::string& device, VsockConnection connection) {

@@ -99,6 +99,8 @@ class VsockDevice : public Vsock {
   VsockConnection add(Stream stream);
   void end(Streams::iterator stream);
   void refuse(const VsockHeader& header);
+  // So many bytes of the guest need no credit any more.
+  static void forward(Stream& stream, std::size_t bytes);
   VsockHeader header_of(Stream& stream, VsockOperation operation);
   // Writes the next packet of a stream into the chain.
   void send(Stream& stream, VsockConnection connection, DescriptorChain& chain);

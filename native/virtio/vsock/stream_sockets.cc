@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <utility>
 
 #include "native/counts.h"
@@ -88,20 +89,44 @@ std::size_t StreamSockets::waiting(Id id) const {
   return found == sockets_.end() ? 0 : found->second.waiting();
 }
 
-void StreamSockets::write(Id id, std::span<const std::byte> data) {
+// An error is the thread's to find.
+std::size_t StreamSockets::send_at_once(const Socket& socket, std::span<const iovec> pieces) {
+  if (socket.connects || socket.removed || socket.waiting() != 0) return 0;
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(pieces.data());
+  message.msg_iovlen = std::min<std::size_t>(pieces.size(), IOV_MAX);
+  const ssize_t sent = ::sendmsg(socket.fd.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  return static_cast<std::size_t>(std::max<ssize_t>(sent, 0));
+}
+
+std::size_t StreamSockets::write(Id id, std::span<const std::byte> data) {
+  const iovec piece{const_cast<std::byte*>(data.data()), data.size()};
+  return write(id, std::span(&piece, 1));
+}
+
+std::size_t StreamSockets::write(Id id, std::span<const iovec> pieces) {
   const std::lock_guard lock(mutex_);
   const auto found = sockets_.find(id);
-  if (found == sockets_.end() || found->second.broken || found->second.shut_asked) return;
+  if (found == sockets_.end() || found->second.broken || found->second.shut_asked) return 0;
   Socket& socket = found->second;
+  const std::size_t sent = send_at_once(socket, pieces);
   // What was sent makes room before the buffer grows.
   if (socket.out_at != 0) {
     socket.out.erase(socket.out.begin(),
                      socket.out.begin() + static_cast<std::ptrdiff_t>(socket.out_at));
     socket.out_at = 0;
   }
-  socket.out.insert(socket.out.end(), data.begin(), data.end());
+  std::size_t skipped = 0;
+  for (const iovec& piece : pieces) {
+    const std::size_t begin = std::min(sent - skipped, piece.iov_len);
+    skipped += begin;
+    const auto* const bytes = static_cast<const std::byte*>(piece.iov_base);
+    socket.out.insert(socket.out.end(), bytes + begin, bytes + piece.iov_len);
+  }
+  if (socket.waiting() == 0) return sent;
   changed_.push_back(id);
   wake();
+  return sent;
 }
 
 void StreamSockets::taken(Id id, std::size_t bytes) {

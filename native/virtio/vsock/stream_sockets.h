@@ -2,6 +2,8 @@
 // as, over AF_VSOCK or AF_UNIX.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -31,7 +33,7 @@ class StreamSockets {
     virtual void connected(Id) {}
     // At most a window of bytes, until taken().
     virtual void received(Id socket, std::span<const std::byte> data) = 0;
-    // Bytes that were written went on their way.
+    // Bytes that were written and had to wait went on their way.
     virtual void sent(Id socket, std::size_t bytes) = 0;
     // The other side sends no more.
     virtual void ended(Id socket) = 0;
@@ -54,7 +56,9 @@ class StreamSockets {
   bool has(Id socket) const;
   // Bytes that wait to be sent.
   std::size_t waiting(Id socket) const;
-  void write(Id socket, std::span<const std::byte> data);
+  // Sends what goes at once, and the rest later. Returns how many bytes need no sent() any more.
+  std::size_t write(Id socket, std::span<const iovec> pieces);
+  std::size_t write(Id socket, std::span<const std::byte> data);
   // The owner is done with so many bytes that it received.
   void taken(Id socket, std::size_t bytes);
   // No more is written: the other side learns it behind what waits.
@@ -90,6 +94,8 @@ class StreamSockets {
   void run_tasks();
   void serve(Id id);
   void accept_all(Id id);
+  // With mutex_ held.
+  static std::size_t send_at_once(const Socket& socket, std::span<const iovec> pieces);
   // With mutex_ held, on the thread.
   bool send_some(Socket& socket, std::size_t& sent);
   std::uint32_t wanted(const Socket& socket) const;

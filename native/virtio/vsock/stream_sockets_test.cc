@@ -76,7 +76,9 @@ struct Pair {
         std::max<ssize_t>(::recv(other.get(), text.data(), bytes, MSG_WAITALL), 0)));
     return text;
   }
-  void write(const std::string& text) { sockets.write(7, std::as_bytes(std::span(text))); }
+  std::size_t write(const std::string& text) {
+    return sockets.write(7, std::as_bytes(std::span(text)));
+  }
 };
 
 }  // namespace
@@ -84,10 +86,9 @@ struct Pair {
 TEST_CASE("stream sockets: bytes go both ways, and each direction ends by itself") {
   Pair pair;
   pair.say("from there");
-  pair.write("from here");
+  CHECK(pair.write("from here") == 9);
   CHECK(pair.hear(9) == "from here");
   CHECK(pair.log.wait([&] { return pair.log.text == "from there"; }));
-  CHECK(pair.log.wait([&] { return pair.log.total == 9; }));
 
   ::shutdown(pair.other.get(), SHUT_WR);
   CHECK(pair.log.wait_lines("ended 7; "));
@@ -142,6 +143,28 @@ TEST_CASE("stream sockets: what waits is sent before one that was removed is clo
   CHECK(!pair.sockets.has(7));
   CHECK(pair.hear(much.size() + 1).size() == much.size());
   CHECK(pair.log.lines.empty());
+}
+
+TEST_CASE("stream sockets: pieces that do not all go at once go on in order, and are told of") {
+  std::string much(1'000'000, '\0');
+  for (std::size_t i = 0; i < much.size(); ++i) much[i] = static_cast<char>(i * 31 + i / 251);
+  Pair pair;
+  // The first one alone is more than goes, or a little of the last is.
+  for (const std::size_t first : {std::size_t{900'000}, std::size_t{1}, much.size() - 1}) {
+    CAPTURE(first);
+    {
+      const std::lock_guard lock(pair.log.mutex);
+      pair.log.total = 0;
+    }
+    const std::array pieces{iovec{much.data(), first},
+                            iovec{much.data() + first, much.size() - first}};
+    const std::size_t gone = pair.sockets.write(7, std::span<const iovec>(pieces));
+    CHECK(gone > 0);
+    CHECK(gone < much.size());
+    CHECK(pair.write("behind") == 0);
+    CHECK(pair.hear(much.size() + 6) == much + "behind");
+    CHECK(pair.log.wait([&] { return pair.log.total == much.size() + 6 - gone; }));
+  }
 }
 
 TEST_CASE("stream sockets: nothing waits for a side that is gone") {

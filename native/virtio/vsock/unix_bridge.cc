@@ -112,7 +112,9 @@ void UnixBridge::vsock_open(const std::string& device, VsockConnection connectio
       const std::lock_guard lock(mutex_);
       own_bytes_[socket] = answer.size();
     }
-    sockets_->write(socket, std::as_bytes(std::span(answer)));
+    const std::size_t gone = sockets_->write(socket, std::as_bytes(std::span(answer)));
+    const std::lock_guard lock(mutex_);
+    own_bytes_[socket] -= gone;
     return;
   }
   UniqueFd fd;
@@ -132,13 +134,11 @@ void UnixBridge::vsock_open(const std::string& device, VsockConnection connectio
   sockets_->add(socket, std::move(fd));
 }
 
-void UnixBridge::vsock_data(const std::string& device, VsockConnection connection,
-                            std::span<const std::byte> data) {
-  if (const Id socket = socket_of(connection); socket != 0) {
-    sockets_->write(socket, data);
-  } else {
-    owner_.vsock_data(device, connection, data);
-  }
+std::size_t UnixBridge::vsock_data(const std::string& device, VsockConnection connection,
+                                   std::span<const iovec> pieces) {
+  const Id socket = socket_of(connection);
+  return socket != 0 ? sockets_->write(socket, pieces)
+                     : owner_.vsock_data(device, connection, pieces);
 }
 
 void UnixBridge::vsock_end(const std::string& device, VsockConnection connection) {

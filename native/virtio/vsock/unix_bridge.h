@@ -31,8 +31,8 @@ class UnixBridge : public VsockSink, private StreamSockets::Owner {
 
   void vsock_open(const std::string& device, VsockConnection connection, std::uint32_t host_port,
                   std::uint32_t guest_port) override;
-  void vsock_data(const std::string& device, VsockConnection connection,
-                  std::span<const std::byte> data) override;
+  std::size_t vsock_data(const std::string& device, VsockConnection connection,
+                         std::span<const iovec> pieces) override;
   void vsock_end(const std::string& device, VsockConnection connection) override;
   void vsock_close(const std::string& device, VsockConnection connection) override;
   void vsock_writable(const std::string& device, VsockConnection connection) override;

@@ -280,7 +280,8 @@ void VhostVsock::connected(StreamSockets::Id socket) {
 }
 
 void VhostVsock::received(StreamSockets::Id socket, std::span<const std::byte> data) {
-  sink_.vsock_data(spec_.name, socket, data);
+  const iovec piece{const_cast<std::byte*>(data.data()), data.size()};
+  sink_.vsock_data(spec_.name, socket, std::span(&piece, 1));
 }
 
 void VhostVsock::sent(StreamSockets::Id socket, std::size_t) {

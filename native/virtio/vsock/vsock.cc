@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <utility>
 
-#include "native/bytes.h"
 #include "native/error.h"
 #include "native/virtio/config_image.h"
 #include "native/virtio/vsock/device.h"
@@ -256,14 +255,17 @@ void VsockDevice::consumed(VsockConnection connection, std::size_t bytes) {
   const std::lock_guard lock(mutex_);
   const auto found = streams_.find(connection);
   if (found == streams_.end()) return;
-  Stream& stream = found->second;
+  forward(found->second, bytes);
+  pump_receive();
+}
+
+void VsockDevice::forward(Stream& stream, std::size_t bytes) {
   const std::uint32_t held = stream.received - stream.forwarded;
   stream.forwarded += static_cast<std::uint32_t>(std::min<std::size_t>(bytes, held));
   // Not for every byte: for what the guest cannot know when it runs short. Linux has no more on its
   // way than its own buffer holds, however large ours is.
   const std::size_t window = std::min<std::size_t>(kVsockWindow, stream.guest_buffer);
   stream.credit_due |= stream.forwarded - stream.told >= std::max<std::size_t>(window / 4, 1);
-  pump_receive();
 }
 
 void VsockDevice::close(VsockConnection connection, bool whole) {
@@ -430,15 +432,15 @@ void VsockDevice::take_data(Streams::iterator found, const VsockHeader& header,
     end(found);
     return;
   }
-  RawBytes data(header.length);
-  data.resize(chain.read(data));
   stream.received += header.length;
   const bool dropped = ((stream.shutdown_due | stream.shutdown_sent) & kVsockNoReceive) != 0;
   if (dropped) {
     stream.forwarded += header.length;
     return;
   }
-  if (!data.empty()) sink_.vsock_data(spec_.name, found->first, data);
+  std::vector<iovec> pieces;
+  if (chain.lend_request(header.length, pieces) == 0) return;
+  forward(stream, sink_.vsock_data(spec_.name, found->first, pieces));
 }
 
 std::uint32_t VsockDevice::Stream::credit() const {

@@ -1,6 +1,8 @@
 // virtio-vsock (virtio 1.3, 5.10): stream sockets between the guest and the host.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -47,8 +49,10 @@ class VsockSink {
   // The guest connected to a port that the host listens on, or accepted what connect() asked for.
   virtual void vsock_open(const std::string& device, VsockConnection connection,
                           std::uint32_t host_port, std::uint32_t guest_port) = 0;
-  virtual void vsock_data(const std::string& device, VsockConnection connection,
-                          std::span<const std::byte> data) = 0;
+  // Bytes, where they lie: in the guest's memory, which it changes meanwhile. Returns how many need
+  // no consumed() any more.
+  virtual std::size_t vsock_data(const std::string& device, VsockConnection connection,
+                                 std::span<const iovec> pieces) = 0;
   // The guest sends no more.
   virtual void vsock_end(const std::string& device, VsockConnection connection) = 0;
   // It is over; of one that was never open: refused.

@@ -29,8 +29,13 @@ struct Sink : VsockSink {
     log.push_back("open " + std::to_string(host_port) + " " + std::to_string(guest_port));
     last = connection;
   }
-  void vsock_data(const std::string&, VsockConnection, std::span<const std::byte> data) override {
-    text.append(reinterpret_cast<const char*>(data.data()), data.size());
+  std::size_t vsock_data(const std::string&, VsockConnection,
+                         std::span<const iovec> pieces) override {
+    const std::size_t before = text.size();
+    for (const iovec& piece : pieces) {
+      text.append(static_cast<const char*>(piece.iov_base), piece.iov_len);
+    }
+    return consumes ? text.size() - before : 0;
   }
   void vsock_end(const std::string&, VsockConnection) override { log.push_back("end"); }
   void vsock_close(const std::string&, VsockConnection) override { log.push_back("close"); }
@@ -38,6 +43,7 @@ struct Sink : VsockSink {
   Log take() { return std::exchange(log, {}); }
   Log log;
   std::string text;
+  bool consumes = false;  // at once
   VsockConnection last = 0;
   int writable = 0;
 };
@@ -245,6 +251,22 @@ TEST_CASE("vsock: the guest is told of its credit, and one that ignores it is re
   bench.data("x");
   CHECK(bench.next() == kVsockReset);
   CHECK(bench.sink.take() == Log{"close"});
+  CHECK(bench.sink.text.size() == 5 * piece.size());
+}
+
+TEST_CASE("vsock: what its owner is done with at once needs no consumed()") {
+  Bench bench;
+  bench.start();
+  bench.connected();
+  bench.sink.consumes = true;
+  const std::string piece(kVsockWindow / 2, 'x');
+  for (std::uint32_t i = 1; i <= 5; ++i) {
+    bench.data(piece);
+    const auto update = bench.receive();
+    REQUIRE(update.has_value());
+    CHECK(update->header.operation == kVsockCreditUpdate);
+    CHECK(update->header.forwarded == i * piece.size());
+  }
   CHECK(bench.sink.text.size() == 5 * piece.size());
 }
 
