@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "native/virtio/console/console.h"
 #include "native/virtio/vsock/vsock.h"
@@ -30,7 +31,12 @@ class DeafVsock : public VsockSink {
   }
   std::size_t vsock_data(const std::string&, VsockConnection,
                          std::span<const iovec> pieces) override {
-    for (const iovec& piece : pieces) waiting += piece.iov_len;
+    // Read, as any owner does: they must be the guest's memory.
+    for (const iovec& piece : pieces) {
+      const auto* const bytes = static_cast<const std::byte*>(piece.iov_base);
+      data.assign(bytes, bytes + piece.iov_len);
+      waiting += data.size();
+    }
     return 0;
   }
   void vsock_end(const std::string&, VsockConnection) override {}
@@ -38,6 +44,7 @@ class DeafVsock : public VsockSink {
   void vsock_writable(const std::string&, VsockConnection) override {}
 
   VsockConnection connection = 0;
+  std::vector<std::byte> data;
   std::size_t waiting = 0;
 };
 

@@ -4,7 +4,7 @@
 #   devices: [virtio-balloon]
 #   ports: [{ name: test.machine, peer: machine }]
 #   bootTimeout: 120s
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 mib=1048576

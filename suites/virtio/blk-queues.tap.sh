@@ -7,7 +7,7 @@
 #     - { type: virtio-blk, memory: 16M, serial: two, queues: 2 }
 #     - { type: virtio-blk, memory: 16M, serial: eight, queues: 8 }
 #     - { type: virtio-blk, memory: 16M, serial: off, queues: 2, withoutFeatures: [mq] }
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 work=$(mktemp -d)

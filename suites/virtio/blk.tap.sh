@@ -13,7 +13,7 @@
 #       blockSize: 4096
 #       queueSize: 16
 #       withoutFeatures: [flush, discard, write_zeroes, config_wce, topology, seg_max, size_max, event_idx, indirect_desc]
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 driver=/sys/bus/virtio/drivers/virtio_blk

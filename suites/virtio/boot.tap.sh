@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the machine gives a Linux kernel to start with: CPUs, memory map, ACPI tables, interrupts, clocks.
 # guest: { cpus: [1, 2], memory: 256M, bootTimeout: 120s }
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 cpus=$KVITEST_CPUS

@@ -12,7 +12,7 @@
 #     - { name: test.hold, peer: hold }
 #     - { name: test.door, peer: door }
 #     - { name: test.hvc, peer: terminal, console: true }
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 names="test.count test.door test.door.control test.echo test.hash test.hold test.hold.control test.hvc"

@@ -26,7 +26,7 @@
 #     - { name: test.source, peer: source }
 #     - { name: test.hash, peer: sha256 }
 #     - { name: test.hold, peer: hold }
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 . /lib/edges.sh
 

@@ -11,7 +11,7 @@
 #     - { type: virtio-blk, memory: 8M, queues: 2, queueSize: 16 }
 #     - { type: virtio-scsi, queues: 2, queueSize: 16, luns: [{ memory: 8M }, { memory: 8M }] }
 #     - { type: virtio-net, queues: 2 }
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 for try in $(seq 400); do

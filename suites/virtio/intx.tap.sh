@@ -7,7 +7,7 @@
 #   cmdline: pci=nomsi
 #   devices: [virtio-rng]
 #   ports: [{ name: test.echo, peer: echo }, { name: test.hash, peer: sha256 }]
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 pci=/sys/bus/pci/devices

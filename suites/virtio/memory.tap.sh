@@ -1,7 +1,7 @@
 #!/bin/sh
 # Little memory, and more than fits below the PCI hole: the rest begins at 4 GiB.
 # guest: { memory: [96M, 3G, 5G], devices: [virtio-rng], ports: [{ name: test.hash, peer: sha256 }], bootTimeout: 120s }
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 # The memory map that the kernel was given, by address: "START END TYPE", decimal.

@@ -10,7 +10,7 @@
 #   files: { /bin/talk: ../../build/Release/programs/talk }
 #   cpus: 2
 #   bootTimeout: 120s
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 peer=$KVITEST_PEER_ADDRESS

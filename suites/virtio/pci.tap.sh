@@ -6,7 +6,7 @@
 #   bootTimeout: 120s
 #   devices: [virtio-rng]
 #   ports: [{ name: test.echo, peer: echo }]
-# timeout: 240s
+# timeout: 600s
 # skips: [a function reset is done, random bytes come after a function reset]
 . /lib/kvitest/tap.sh
 

@@ -15,7 +15,7 @@
 #     - { type: virtio-net, mac: '02:00:00:00:00:b1', backend: peer, personality: [used-length-too-long] }
 #     - { type: virtio-net, mac: '02:00:00:00:00:b2', backend: peer, personality: [queue-size-fixed] }
 #     - { type: virtio-net, mac: '02:00:00:00:00:b3', backend: peer, personality: [queue-size-odd] }
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 work=$(mktemp -d)

@@ -10,7 +10,7 @@
 #     - { type: virtio-net }
 #     - { type: virtio-net, name: lan, backend: { switch: programs } }
 #     - { type: virtio-vsock }
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 work=$(mktemp -d)

@@ -13,7 +13,7 @@
 #   ports: [{ name: test.echo, peer: echo }]
 #   files: { /bin/talk: ../../build/Release/programs/talk }
 #   bootTimeout: 120s
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 work=$(mktemp -d)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # virtio-rng (virtio 1.3, 5.4) through Linux's virtio_rng driver and hw_random.
 # guest: { devices: [virtio-rng], bootTimeout: 120s }
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 hwrng=/sys/class/misc/hw_random

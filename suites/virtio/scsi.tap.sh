@@ -10,7 +10,7 @@
 #         - { memory: 1M, serial: other, lun: 0, target: 2 }
 #   ports: [{ name: test.machine, peer: machine }]
 #   bootTimeout: 120s
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 driver=/sys/bus/virtio/drivers/virtio_scsi

@@ -22,7 +22,7 @@
 #     - { type: virtio-net, name: indirect_desc, backend: peer, withoutFeatures: [indirect_desc] }
 #     - { type: virtio-net, name: event_idx, backend: peer, withoutFeatures: [event_idx] }
 #   ports: [{ name: test.machine, peer: machine }]
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 work=$(mktemp -d)

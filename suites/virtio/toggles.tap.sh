@@ -32,7 +32,7 @@
 #     - { type: virtio-net, name: guest_announce, backend: peer, withoutFeatures: [guest_announce] }
 #     - { type: virtio-net, name: ctrl_mac_addr, backend: peer, withoutFeatures: [ctrl_mac_addr] }
 #     - { type: virtio-net, name: mq, queues: 2, backend: peer, withoutFeatures: [mq] }
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 work=$(mktemp -d)

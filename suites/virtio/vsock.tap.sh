@@ -5,7 +5,7 @@
 #   ports: [{ name: test.machine, peer: machine }]
 #   files: { /bin/talk: ../../build/Release/programs/talk }
 #   bootTimeout: 120s
-# timeout: 240s
+# timeout: 600s
 . /lib/kvitest/tap.sh
 
 work=$(mktemp -d)
