@@ -49,6 +49,8 @@ class Link {
   virtual void send(Frame frame) = 0;
   // The next frame for the device.
   virtual std::optional<Frame> receive() = 0;
+  // The device may have lost frames that it was given: one that keeps no clock sends them again.
+  virtual void frames_lost() {}
   virtual LinkCounts counts() const = 0;
 };
 

@@ -64,6 +64,11 @@ class Peer : public Link {
     return frame;
   }
 
+  void frames_lost() override {
+    const std::lock_guard lock(mutex_);
+    tcp_.frames_lost();
+  }
+
   LinkCounts counts() const override {
     const std::lock_guard lock(mutex_);
     return counts_;

@@ -56,6 +56,19 @@ bool PeerTcp::Connection::has_output() const {
   return syn_due || acknowledge || sendable() != 0 || fin_due();
 }
 
+void PeerTcp::Connection::send_again() {
+  duplicates = 0;
+  sent = confirmed;
+  fin_sent = false;
+}
+
+// A guest that waits for our SYN says its own again.
+void PeerTcp::frames_lost() {
+  for (auto& [key, connection] : connections_) {
+    if (connection.established) connection.send_again();
+  }
+}
+
 void PeerTcp::receive(Ipv4Address from, std::span<const std::byte> segment,
                       const std::vector<std::byte>& route) {
   const std::size_t length = std::to_integer<std::size_t>(segment[12] >> 4) * 4;
@@ -143,9 +156,7 @@ bool PeerTcp::acknowledge(Connection& connection, const Header& header, bool has
   if (fresh == 0) {
     if (has_data || connection.in_flight() == 0) return true;
     if (++connection.duplicates >= kDuplicatesOfALoss) {
-      connection.duplicates = 0;
-      connection.sent = connection.confirmed;
-      connection.fin_sent = false;
+      connection.send_again();
     }
     return true;
   }

@@ -1,7 +1,7 @@
 // The peer's TCP: echo and discard, passive opens only (RFC 9293). It sends when it is asked for
 // the next segment, so that it never has more on its way than the guest takes. It has no clock: a
 // segment that the guest lost is sent again when the guest acknowledges what came before three
-// times.
+// times, or when its device says that it may have lost some.
 #pragma once
 
 #include <compare>
@@ -37,6 +37,8 @@ class PeerTcp {
     std::vector<std::byte> route;
   };
   std::optional<Output> next();
+  // What the guest has not acknowledged is sent again.
+  void frames_lost();
   std::size_t connections() const { return connections_.size(); }
 
  private:
@@ -68,6 +70,7 @@ class PeerTcp {
     std::size_t sendable() const;
     bool fin_due() const;
     bool has_output() const;
+    void send_again();
   };
   struct Header;
 

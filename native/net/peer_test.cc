@@ -227,6 +227,31 @@ TEST_CASE("peer: TCP sends again what three equal acknowledgements ask for") {
   CHECK(from(wire.take(), kData + kTcpHeader) == bytes("abc"));
 }
 
+TEST_CASE("peer: TCP sends again what its guest's device may have lost, and only that") {
+  Connected wire;
+  wire.peer->frames_lost();
+  CHECK_FALSE(wire.peer->receive().has_value());
+  wire.say(bytes("abc"));
+  wire.mine += 3;
+  wire.take();
+  wire.theirs += 3;
+  wire.say(bytes("def"), kFin | kAck);
+  wire.mine += 4;
+  const Bytes last = wire.take();
+  for (int i = 0; i < 2; ++i) {
+    wire.peer->frames_lost();
+    const Bytes again = wire.take();
+    CHECK(from(again, kData + kTcpHeader) == bytes("def"));
+    CHECK(be32(again, kData + 4) == be32(last, kData + 4));
+    CHECK(again[kData + 13] == last[kData + 13]);
+    CHECK_FALSE(wire.peer->receive().has_value());
+  }
+  wire.theirs += 4;
+  wire.say();
+  wire.peer->frames_lost();
+  CHECK_FALSE(wire.peer->receive().has_value());
+}
+
 TEST_CASE("peer: TCP takes data once, and none behind a hole") {
   Connected wire;
   wire.say(bytes("abc"));

@@ -79,6 +79,7 @@ void NetDevice::activate(std::uint64_t features, std::span<VirtQueue* const> que
   const std::lock_guard lock(mutex_);
   // What came while nobody listened is lost.
   discard_input();
+  link_->frames_lost();
   attach({features, queues, interrupts});
   pump_control();
   for (std::size_t pair = 0; pair < spec_.queue_pairs; ++pair) pump_transmit(pair);
@@ -119,6 +120,8 @@ void NetDevice::reset_queue(std::uint16_t index) {
 void NetDevice::enable_queue(std::uint16_t index, VirtQueue& queue) {
   const std::lock_guard lock(mutex_);
   queues_[index] = &queue;
+  // A driver that has its ring back forgets the frames in it that it had not come to.
+  if (index % 2 == 0 && index != control_queue()) link_->frames_lost();
   pump(index);
 }
 
@@ -142,6 +145,7 @@ void NetDevice::set_link(bool up) {
   state_.link_up = up;
   // What was on the wire when it was cut.
   discard_input();
+  if (up) link_->frames_lost();
   if (!up) state_.announce = false;
   config_changed();
 }

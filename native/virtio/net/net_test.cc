@@ -228,6 +228,37 @@ TEST_CASE("net: the link goes down and up, the driver is told, frames are lost m
   CHECK(bench.receive().has_value());
 }
 
+TEST_CASE("net: a connection's last bytes are not lost with a ring, a link or a driver") {
+  constexpr std::uint8_t kSyn = 0x02;
+  constexpr std::size_t kTcpData = kNetHeader + kIp + kIpv4Header + kTcpHeader;
+  NetBench bench;
+  bench.net->ask_for(kFeatureRingReset);
+  bench.start(kNetStatus | kFeatureRingReset);
+  bench.driver.offer(kReceive, 2048);
+  bench.send(tcp({.sequence = 999, .flags = kSyn}));
+  const auto greeting = bench.receive();
+  REQUIRE(greeting.has_value());
+  const auto number = std::as_bytes(std::span(*greeting)).subspan(kNetHeader + kIp + kIpv4Header);
+  bench.driver.offer(kReceive, 2048);
+  bench.send(tcp({.sequence = 1000, .acknowledged = be32(number, 4) + 1}, bytes("last")));
+  const auto last = [&] { return bench.receive().value_or("").substr(kTcpData); };
+  CHECK(last() == "last");
+
+  bench.driver.reset_queue(kReceive);
+  REQUIRE(bench.driver.set_up_again(kReceive, 8) == 1);
+  bench.driver.offer(kReceive, 2048);
+  CHECK(last() == "last");
+
+  bench.net->set_link(false);
+  bench.net->set_link(true);
+  bench.driver.offer(kReceive, 2048);
+  CHECK(last() == "last");
+
+  bench.start();
+  bench.driver.offer(kReceive, 2048);
+  CHECK(last() == "last");
+}
+
 TEST_CASE("net: answers come on the queue that asked") {
   NetSpec spec = net_spec();
   spec.queue_pairs = 2;
