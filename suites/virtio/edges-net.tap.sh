@@ -59,7 +59,7 @@ at_once() {
   for n in 1 2 3 4; do
     timeout 60 talk burst "$peer" 7 "$1" "$2" & pids="$pids $!"
   done
-  all_end $pids
+  bursts $pids
 }
 echoes() { timeout 60 talk tcp "$peer" 7 <"$work/noise" | cmp - "$work/noise"; }
 

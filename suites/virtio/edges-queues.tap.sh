@@ -6,13 +6,17 @@
 #   transport: [pci, mmio]
 #   ring: packed
 #   bootTimeout: 120s
-#   files: { /bin/talk: ../../build/Release/programs/talk, /bin/blocks: ../../build/Release/programs/blocks }
+#   files:
+#     /bin/talk: ../../build/Release/programs/talk
+#     /bin/blocks: ../../build/Release/programs/blocks
+#     /lib/edges.sh: edges.sh
 #   devices:
 #     - { type: virtio-blk, memory: 8M, queues: 2, queueSize: 16 }
 #     - { type: virtio-scsi, queues: 2, queueSize: 16, luns: [{ memory: 8M }, { memory: 8M }] }
 #     - { type: virtio-net, queues: 2 }
 # timeout: 600s
 . /lib/kvitest/tap.sh
+. /lib/edges.sh
 
 for try in $(seq 400); do
   [ "$(ls -d /sys/block/sd* 2>/dev/null | wc -l)" != 2 ] || break
@@ -36,8 +40,8 @@ ip addr add "$KVITEST_GUEST_ADDRESS/24" dev "$net"
 # What waits for an address is but a hundred datagrams.
 talk udp "$KVITEST_PEER_ADDRESS" 7 1 1
 datagrams() {
-  taskset -c 0 talk burst "$KVITEST_PEER_ADDRESS" 7 1000 300 & first=$!
-  taskset -c 1 talk burst "$KVITEST_PEER_ADDRESS" 7 64 300 && wait $first
+  taskset -c 0 talk burst "$KVITEST_PEER_ADDRESS" 7 1000 300 & sent=$!
+  taskset -c 1 talk burst "$KVITEST_PEER_ADDRESS" 7 64 300 & bursts $sent $!
 }
 point "net: both CPUs at once" datagrams
 all() {
@@ -46,7 +50,7 @@ all() {
   taskset -c 1 blocks queue /dev/sda 100 4096 0 & pids="$pids $!"
   taskset -c 0 blocks queue /dev/sdb 100 4096 0 & pids="$pids $!"
   datagrams & pids="$pids $!"
-  for pid in $pids; do wait "$pid" || return 1; done
+  all_end $pids
 }
 point "all of them at once, two units with the same queues" all
 used() { awk -v name="$1" '$NF ~ name && $2 + $3 > 0 { n++ } END { print n + 0 }' /proc/interrupts; }
@@ -54,4 +58,4 @@ used() { awk -v name="$1" '$NF ~ name && $2 + $3 > 0 { n++ } END { print n + 0 }
 is "queues that had interrupts of their own: blk, scsi, net" \
   "$(used '-req[.][01]$') $(used '-request$') $(used '-output[.][01]$')" \
   "$([ "$KVITEST_TRANSPORT" = pci ] && echo 2 2 2 || echo 0 0 0)"
-done_testing
+finish
