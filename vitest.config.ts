@@ -32,12 +32,12 @@ const isShort = process.env.KVITEST_SUITE === 'short'
  * runs all of suites/virtio on both kernels.
  */
 const longest =
-  'balloon boot console edges forks intx lifecycle memory net personality programs scsi toggles unplug vsock'.split(
+  'balloon blk-queues blk.test boot console edges forks intx lifecycle memory net pci personality programs scsi toggles unplug vsock'.split(
     ' ',
   )
 
 /** What they run on the first guest kernel only. */
-const lengthy = 'blk pci rings'.split(' ')
+const lengthy = ['blk', 'rings']
 
 function shortened(project: TestProjectInlineConfiguration, at: number): TestProjectInlineConfiguration {
   if (!isShort) return project
