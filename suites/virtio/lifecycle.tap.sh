@@ -110,10 +110,16 @@ rebind() {
   cd /
   [ $count = "$2" ] || { echo "$count times" && return 1; }
 }
+# Without its messages on the serial line, where a character costs an emulated host two exits. What a run looks for there is
+# looked for in the log instead.
+quietly() {
+  read -r level rest </proc/sys/kernel/printk
+  dmesg -n 1
+  "$@" && ended=0 || ended=1
+  dmesg -n "$level"
+  ! dmesg | grep -E 'cut here|WARNING:|BUG:|Call Trace|stall' && return $ended
+}
 # The console's hold ports of the peers' own: the driver of the agent's is another device's.
-# Each of virtio_console's leaves four errors, of buffers that its queues take no more. On the serial line a character of them
-# costs an emulated host two exits; the log has them.
-dmesg -n 1
 console=$(basename "$(readlink -f "/sys/class/virtio-ports/$(basename "$(port test.echo)")/device")")
 point "the disk: unbound and bound 100 times" rebind "$(of_type 2)" 100
 point "entropy: unbound and bound 100 times" rebind "$(of_type 4)" 100
@@ -121,8 +127,8 @@ point "the network: unbound and bound 100 times" rebind "$(of_type 1)" 100
 point "the socket: unbound and bound 100 times" rebind "$(of_type 19)" 100
 point "the balloon: unbound and bound 100 times" rebind "$(of_type 5)" 100
 point "the SCSI host: unbound and bound 100 times" rebind "$(of_type 8)" 100
-point "the console: unbound and bound 100 times" rebind "$console" 100
-dmesg -n 4
+# Each leaves four errors, of buffers that the queues take no more.
+point "the console: unbound and bound 100 times" quietly rebind "$console" 100
 point "all work after that, and the disks have what was written" all_work "after rebinds"
 
 # --- load for the next two ---
