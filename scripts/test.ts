@@ -5,7 +5,7 @@
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join, relative, resolve } from 'node:path'
 
 interface Counts {
   passed: number
@@ -16,11 +16,14 @@ interface Counts {
 const root = resolve(import.meta.dirname, '..')
 const scratch = mkdtempSync(join(tmpdir(), 'kvitest-test-'))
 const totals: Counts = { passed: 0, failed: 0, skipped: 0 }
+/** What failed, a line each: said once more at the end, because of a long log a dashboard keeps the last lines. */
+const failures: string[] = []
 
-function record(step: string, startedAt: number, counts: Counts): void {
+function record(step: string, startedAt: number, counts: Counts, named: string[] = []): void {
   totals.passed += counts.passed
   totals.failed += counts.failed
   totals.skipped += counts.skipped
+  if (counts.failed > 0) failures.push(...(named.length > 0 ? named : [`${step}: its output above says how`]))
   const seconds = ((performance.now() - startedAt) / 1000).toFixed(1)
   console.log(
     `== ${step}: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped (${seconds} s)`,
@@ -64,7 +67,14 @@ function nativeTests(): void {
     : { passed: 0, failed: 1, skipped: 0 }
   if (status !== 0 && counts.failed === 0) counts.failed = 1
   if (counts.passed + counts.failed === 0) counts.failed = 1
-  record('native tests', startedAt, counts)
+  record('native tests', startedAt, counts, nativeFailures(output))
+}
+
+/** The cases with an error, from doctest's output. */
+function nativeFailures(output: string): string[] {
+  const failed = output.split('='.repeat(79)).filter((part) => /\bERROR: /.test(part))
+  const names = failed.flatMap((part) => /TEST CASE:\s*(.+)/.exec(part)?.[1] ?? [])
+  return [...new Set(names)].map((name) => `native tests: ${name}`)
 }
 
 /** The part of vitest's JSON report that is read here. */
@@ -73,7 +83,27 @@ interface JsonReport {
   numFailedTests: number
   numPendingTests: number
   numTodoTests: number
-  testResults: { status: string; assertionResults: unknown[] }[]
+  testResults: {
+    name: string
+    status: string
+    message: string
+    assertionResults: { status: string; fullName: string; failureMessages: string[] }[]
+  }[]
+}
+
+function firstLine(text: string | undefined): string {
+  return text?.split('\n', 1)[0] ?? ''
+}
+
+function vitestFailures({ testResults }: JsonReport): string[] {
+  return testResults
+    .filter(({ status }) => status === 'failed')
+    .flatMap(({ name, message, assertionResults }) => {
+      const file = relative(root, name)
+      const failed = assertionResults.filter((assertion) => assertion.status === 'failed')
+      if (failed.length === 0) return [`${file}: ${firstLine(message)}`]
+      return failed.map((test) => `${file} > ${test.fullName}: ${firstLine(test.failureMessages[0])}`)
+    })
 }
 
 function vitestProjects(retries: string[], ...projects: string[]): void {
@@ -83,6 +113,7 @@ function vitestProjects(retries: string[], ...projects: string[]): void {
   const chosen = projects.flatMap((project) => ['--project', project])
   const { status } = run(['vitest', 'run', ...chosen, ...retries, ...reporters], false)
   let counts: Counts = { passed: 0, failed: 1, skipped: 0 }
+  let named: string[] = []
   try {
     const report = JSON.parse(readFileSync(file, 'utf8')) as JsonReport
     // A file that broke before its first test has no assertion to count, yet it failed.
@@ -92,12 +123,13 @@ function vitestProjects(retries: string[], ...projects: string[]): void {
       failed: report.numFailedTests + broken.length,
       skipped: report.numPendingTests + report.numTodoTests,
     }
+    named = vitestFailures(report)
   } catch (error) {
     console.error(`vitest of ${projects.join(', ')} left no report: ${(error as Error).message}`)
   }
   if (status !== 0 && counts.failed === 0) counts.failed = 1
   if (counts.passed + counts.failed + counts.skipped === 0) counts.failed = 1
-  record(`vitest ${projects.join(', ')}`, startedAt, counts)
+  record(`vitest ${projects.join(', ')}`, startedAt, counts, named)
 }
 
 try {
@@ -117,5 +149,6 @@ try {
 } finally {
   rmSync(scratch, { recursive: true, force: true })
 }
+for (const failure of failures) console.log(`FAILED ${failure}`)
 console.log(`${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped`)
 process.exitCode = totals.failed === 0 ? 0 : 1
