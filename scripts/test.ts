@@ -5,32 +5,30 @@
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join, relative, resolve } from 'node:path'
-
-interface Counts {
-  passed: number
-  failed: number
-  skipped: number
-}
+import { join, resolve } from 'node:path'
+import type { Counts } from './counts-reporter.ts'
 
 const root = resolve(import.meta.dirname, '..')
 const scratch = mkdtempSync(join(tmpdir(), 'kvitest-test-'))
-const totals: Counts = { passed: 0, failed: 0, skipped: 0 }
-/** What failed, a line each: said once more at the end, because of a long log a dashboard keeps the last lines. */
-const failures: string[] = []
+/** What failed is said once more at the end: of a long log a dashboard keeps the last lines. */
+const totals: Counts = { passed: 0, failed: 0, skipped: 0, failures: [] }
 
-function record(step: string, startedAt: number, counts: Counts, named: string[] = []): void {
+function record(step: string, startedAt: number, counts: Counts): void {
   totals.passed += counts.passed
   totals.failed += counts.failed
   totals.skipped += counts.skipped
-  if (counts.failed > 0) failures.push(...(named.length > 0 ? named : [`${step}: its output above says how`]))
+  totals.failures.push(...counts.failures)
   const seconds = ((performance.now() - startedAt) / 1000).toFixed(1)
   console.log(
     `== ${step}: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped (${seconds} s)`,
   )
 }
 
-function run(command: string[], capture: boolean): { status: number; output: string } {
+function run(
+  command: string[],
+  capture: boolean,
+  env: NodeJS.ProcessEnv = {},
+): { status: number; output: string } {
   const [program, ...args] = command
   const child = spawnSync(program!, args, {
     cwd: root,
@@ -40,7 +38,10 @@ function run(command: string[], capture: boolean): { status: number; output: str
     env: {
       ...process.env,
       KVITEST_SUITE: 'short',
+      // The tests start Node hundreds of times.
+      NODE_COMPILE_CACHE: join(scratch, 'compiled'),
       PATH: `${join(root, 'node_modules/.bin')}:${process.env.PATH}`,
+      ...env,
     },
   })
   const output = child.stdout?.toString() ?? ''
@@ -53,7 +54,8 @@ function run(command: string[], capture: boolean): { status: number; output: str
 function check(step: string, command: string[]): void {
   const startedAt = performance.now()
   const ok = run(command, false).status === 0
-  record(step, startedAt, { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0 })
+  const failures = ok ? [] : [`${step}: ${command.join(' ')}`]
+  record(step, startedAt, { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0, failures })
 }
 
 function nativeTests(): void {
@@ -62,12 +64,13 @@ function nativeTests(): void {
   const match = /test cases:\s*(\d+)\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed\s*\|\s*(\d+) skipped/.exec(
     output,
   )
-  const counts = match
-    ? { passed: Number(match[2]), failed: Number(match[3]), skipped: Number(match[4]) }
-    : { passed: 0, failed: 1, skipped: 0 }
-  if (status !== 0 && counts.failed === 0) counts.failed = 1
-  if (counts.passed + counts.failed === 0) counts.failed = 1
-  record('native tests', startedAt, counts, nativeFailures(output))
+  const [, , passed = 0, failed = 0, skipped = 0] = match?.map(Number) ?? []
+  const counts: Counts = { passed, failed, skipped, failures: nativeFailures(output) }
+  if (passed + failed === 0 || (status !== 0 && failed === 0)) {
+    counts.failed++
+    counts.failures.push(`native tests: ended with status ${status} and ${passed} cases passed`)
+  }
+  record('native tests', startedAt, counts)
 }
 
 /** The cases with an error, from doctest's output. */
@@ -77,59 +80,26 @@ function nativeFailures(output: string): string[] {
   return [...new Set(names)].map((name) => `native tests: ${name}`)
 }
 
-/** The part of vitest's JSON report that is read here. */
-interface JsonReport {
-  numPassedTests: number
-  numFailedTests: number
-  numPendingTests: number
-  numTodoTests: number
-  testResults: {
-    name: string
-    status: string
-    message: string
-    assertionResults: { status: string; fullName: string; failureMessages: string[] }[]
-  }[]
-}
-
-function firstLine(text: string | undefined): string {
-  return text?.split('\n', 1)[0] ?? ''
-}
-
-function vitestFailures({ testResults }: JsonReport): string[] {
-  return testResults
-    .filter(({ status }) => status === 'failed')
-    .flatMap(({ name, message, assertionResults }) => {
-      const file = relative(root, name)
-      const failed = assertionResults.filter((assertion) => assertion.status === 'failed')
-      if (failed.length === 0) return [`${file}: ${firstLine(message)}`]
-      return failed.map((test) => `${file} > ${test.fullName}: ${firstLine(test.failureMessages[0])}`)
-    })
-}
-
 function vitestProjects(retries: string[], ...projects: string[]): void {
   const startedAt = performance.now()
+  const step = `vitest ${projects.join(', ')}`
   const file = join(scratch, `${projects[0]}.json`)
-  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${file}`]
+  const reporters = ['--reporter=default', '--reporter=./scripts/counts-reporter.ts']
   const chosen = projects.flatMap((project) => ['--project', project])
-  const { status } = run(['vitest', 'run', ...chosen, ...retries, ...reporters], false)
-  let counts: Counts = { passed: 0, failed: 1, skipped: 0 }
-  let named: string[] = []
+  const { status } = run(['vitest', 'run', ...chosen, ...retries, ...reporters], false, {
+    KVITEST_COUNTS: file,
+  })
+  let counts: Counts = { passed: 0, failed: 1, skipped: 0, failures: [] }
   try {
-    const report = JSON.parse(readFileSync(file, 'utf8')) as JsonReport
-    // A file that broke before its first test has no assertion to count, yet it failed.
-    const broken = report.testResults.filter((r) => r.status === 'failed' && r.assertionResults.length === 0)
-    counts = {
-      passed: report.numPassedTests,
-      failed: report.numFailedTests + broken.length,
-      skipped: report.numPendingTests + report.numTodoTests,
-    }
-    named = vitestFailures(report)
+    counts = JSON.parse(readFileSync(file, 'utf8')) as Counts
   } catch (error) {
-    console.error(`vitest of ${projects.join(', ')} left no report: ${(error as Error).message}`)
+    counts.failures.push(`${step}: left no report: ${(error as Error).message}`)
   }
-  if (status !== 0 && counts.failed === 0) counts.failed = 1
-  if (counts.passed + counts.failed + counts.skipped === 0) counts.failed = 1
-  record(`vitest ${projects.join(', ')}`, startedAt, counts, named)
+  if (counts.passed + counts.failed + counts.skipped === 0 || (status !== 0 && counts.failed === 0)) {
+    counts.failed++
+    counts.failures.push(`${step}: ended with status ${status} and ${counts.passed} tests passed`)
+  }
+  record(step, startedAt, counts)
 }
 
 try {
@@ -149,6 +119,6 @@ try {
 } finally {
   rmSync(scratch, { recursive: true, force: true })
 }
-for (const failure of failures) console.log(`FAILED ${failure}`)
+for (const failure of totals.failures) console.log(`FAILED ${failure}`)
 console.log(`${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped`)
 process.exitCode = totals.failed === 0 ? 0 : 1

@@ -54,7 +54,10 @@ export function runCommand(argv: readonly string[], options: CommandOptions = {}
 /** The line of a program's stderr that says most: the last `E:`/`error` line, else the last one. */
 export function complaint(result: CommandResult): string {
   const lines = result.stderr.split('\n').filter((line) => line.trim() !== '')
-  const worst = lines.findLast((line) => /^E:|error|No space/i.test(line)) ?? lines.at(-1)
+  const worst =
+    lines.find((line) => /No space/i.test(line)) ??
+    lines.findLast((line) => /^E:|error/i.test(line)) ??
+    lines.at(-1)
   const end = result.signal ? `ended by ${result.signal}` : `exit status ${result.status}`
   return worst ? `${worst.trim()} (${end})` : end
 }

@@ -17,6 +17,8 @@ export interface KernelPackage {
 export interface Lists {
   options: string[]
   path: string
+  /** Where apt keeps what it makes of them. */
+  cache: string
   /** Of a directory of our own. */
   root?: string
 }
@@ -44,24 +46,36 @@ function apt(...argv: string[]): string[] {
   return [...argv, '-q', '-o', 'APT::Sandbox::User=root']
 }
 
-async function systemLists(): Promise<Lists> {
+/** Has apt keep its index of lists, which takes seconds to make: in a container it is told to keep none. */
+export function indexOption(cache: string, name = 'index'): string[] {
+  return ['-o', `Dir::Cache::pkgcache=${join(cache, `${name}.bin`)}`]
+}
+
+/** The package lists of this machine. */
+export async function systemLists(): Promise<Lists> {
+  const cache = cachePath('apt', 'system')
+  // Where nothing can be written apt does without.
+  await makeDirectory(cache).catch(() => {})
   const result = await runCommand(['apt-config', 'shell', 'dir', 'Dir::State::lists/d'], { package: 'apt' })
   const path = /^dir='(.*)'$/m.exec(result.stdout.toString())?.[1] ?? '/var/lib/apt/lists/'
-  return { options: [], path }
+  return { options: indexOption(cache), path, cache }
 }
 
 /** Package lists in a directory of our own: for the system's own sources, or for those of `sourceList`. */
 export function privateLists(root = cachePath('apt'), sourceList?: string): Lists {
   const sources = sourceList === undefined ? [] : [`list=${sourceList}`, 'parts=-']
+  const cache = join(root, 'cache')
   return {
     root,
+    cache,
     path: join(root, 'state/lists'),
     options: [
       ...sources.flatMap((source) => ['-o', `Dir::Etc::source${source}`]),
       '-o',
       `Dir::State=${root}/state`,
       '-o',
-      `Dir::Cache=${root}/cache`,
+      `Dir::Cache=${cache}`,
+      ...indexOption(cache),
       '-o',
       'Dir::State::status=/var/lib/dpkg/status',
     ],
@@ -84,6 +98,7 @@ export async function searchPackages(
   // apt's expressions are POSIX extended: they know no \d and no \S.
   const posix = pattern.source.replaceAll('\\d', '[0-9]').replaceAll('\\S', '[^ ]')
   const names = await runCommand([...argv, 'search', '--names-only', posix], { package: 'apt' })
+  if (names.status !== 0) throw offline('search the package lists', complaint(names))
   const packages = names.stdout
     .toString()
     .split('\n')
@@ -122,6 +137,7 @@ export async function refresh(lists = privateLists()): Promise<Lists> {
   return lists
 }
 
+/** What apt could not do, by what it said of it. */
 function offline(operation: string, detail: string): KvitestError {
   if (/No space left/i.test(detail)) {
     return storageError(cachePath(), Object.assign(new Error(detail), { code: 'ENOSPC' })) as KvitestError

@@ -4,16 +4,22 @@ import { dirname, join } from 'node:path'
 import { KvitestError } from '../native/error.ts'
 import { cachePath, scratchDirectory } from './cache.ts'
 import { type CommandResult, complaint, runCommand } from './command.ts'
-import { hasLists, type Lists, listsStamp, privateLists, refresh } from './debian.ts'
+import {
+  hasLists,
+  indexOption,
+  type Lists,
+  listsStamp,
+  privateLists,
+  refresh,
+  systemLists,
+} from './debian.ts'
 import { textHash } from './hash.ts'
 
 const hint = 'name packages as `apt-cache search --names-only WORD` shows them'
 
 /** This machine's own lists, else ours, fetched when there are none. */
 async function anyLists(): Promise<Lists> {
-  const own = await runCommand(['apt-config', 'shell', 'dir', 'Dir::State::lists/d'], { package: 'apt' })
-  const path = /^dir='(.*)'$/m.exec(own.stdout.toString())?.[1] ?? '/var/lib/apt/lists/'
-  for (const lists of [{ options: [], path }, privateLists()]) if (await hasLists(lists)) return lists
+  for (const lists of [await systemLists(), privateLists()]) if (await hasLists(lists)) return lists
   return refresh()
 }
 
@@ -42,6 +48,7 @@ async function solve(names: readonly string[], lists: Lists): Promise<string[]> 
   const argv = [
     'apt-get',
     ...lists.options,
+    ...indexOption(lists.cache, 'solver'),
     ...['-o', `Dir::State::status=${nothing}`, '-o', 'APT::Get::Show-User-Simulation-Note=0'],
     ...['-q', '-s', 'install', '--no-install-recommends', ...names],
   ]

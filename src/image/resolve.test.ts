@@ -1,6 +1,17 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmod, copyFile, mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import {
+  chmod,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -198,6 +209,27 @@ describe('names', () => {
     expect(error!.message).toContain(
       'debian:6.12-generic: no such kernel; names look like debian:6.12-generic',
     )
+  })
+
+  test('apt, which a container tells to keep no index of its lists, keeps one here until they change', async () => {
+    await writeFile(join(place, 'apt.conf'), 'Dir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n', {
+      flag: 'a',
+    })
+    const index = join(place, 'cache/kvitest/apt/system/index.bin')
+    const made = async () => (await stat(index)).ino
+
+    await publish('6.1.0-53', '6.1.187-1')
+    await update()
+    await ask('debian:6.1-cloud')
+    const first = await made()
+    await served('6.1')
+    const second = await made()
+    await publish('6.1.0-54', '6.1.188-1')
+    await update()
+    await served('6.1')
+
+    expect(second).toBe(first)
+    expect(await made()).not.toBe(first)
   })
 
   test('a new build is used as soon as the package lists know it', async () => {

@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, expect, test } from 'vitest'
-import { TemporaryProject } from './testing/run-vitest.ts'
+import { type ProjectOptions, TemporaryProject } from './testing/run-vitest.ts'
 
 const projects: TemporaryProject[] = []
 
@@ -11,8 +11,9 @@ afterEach(() => {
   for (const project of projects.splice(0)) project[Symbol.dispose]()
 })
 
-function project(...args: ConstructorParameters<typeof TemporaryProject>): TemporaryProject {
-  projects.push(new TemporaryProject(...args))
+/** With workers as users have them. */
+function project(files: Record<string, string>, options: ProjectOptions = {}): TemporaryProject {
+  projects.push(new TemporaryProject(files, { test: { isolate: true }, ...options }))
   return projects.at(-1)!
 }
 

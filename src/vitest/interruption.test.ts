@@ -4,11 +4,13 @@ import type { MatrixReport } from '../report/matrix/report.ts'
 import { cells, matrix } from './testing/matrix-files.ts'
 import { TemporaryProject } from './testing/run-vitest.ts'
 
-const tools = `[sh('quick', 'echo ok 1 - a', 'echo not ok 2 - b', 'echo 1..2'), sh('slow', 'sleep 300', 'echo ok 1 - a', 'echo 1..1')]`
+const tools = `[sh('quick', 'echo ok 1 - a', 'echo not ok 2 - b', 'echo 1..2'), sh('next', 'echo ok 1 - a', 'echo 1..1'),
+  sh('slow', 'sleep 300', 'echo ok 1 - a', 'echo 1..1')]`
 const files = {
   'm.matrix.ts': matrix('m', `tools: ${tools}`),
-  'm.cells.json': cells(['local > quick', 'local > slow'], {
+  'm.cells.json': cells(['local > quick', 'local > next', 'local > slow'], {
     quick: ['a', 'b', 'the run'],
+    next: ['a', 'the run'],
     slow: ['a', 'the run'],
   }),
 }
@@ -20,14 +22,21 @@ test.for(['SIGTERM', 'SIGINT'] as const)(
   async (signal) => {
     using project = new TemporaryProject(files, options)
     const vitest = project.start(['run', '--reporter=verbose'])
-    await vitest.saw('local > quick > cell')
+    // By then the block of the cell before has ended too.
+    await vitest.saw('local > next > cell')
     vitest.kill(signal)
     expect((await vitest.finished).status).toBe(signal === 'SIGTERM' ? 143 : 130)
 
     const { isPart, cells }: MatrixReport = JSON.parse(project.read('test-results/matrix/m.part.json'))
     expect(isPart).toBe(true)
     expect(
-      cells.map(({ id, state, verdict, red, toolVersion }) => [id, state, verdict, red, toolVersion]),
+      [cells[0]!, cells[2]!].map(({ id, state, verdict, red, toolVersion }) => [
+        id,
+        state,
+        verdict,
+        red,
+        toolVersion,
+      ]),
     ).toEqual([
       ['local > quick', 'run', 'fail', 1, '1.0'],
       ['local > slow', 'left out', undefined, 0, undefined],

@@ -34,7 +34,7 @@ test.for(['SIGKILL', 'SIGTERM', 'SIGINT'] as const)(
   'a worker ends when its vitest gets %s',
   { timeout: 60_000 },
   async (signal) => {
-    using project = new TemporaryProject({ 'slow.tap.sh': SCRIPT })
+    using project = new TemporaryProject({ 'slow.tap.sh': SCRIPT }, { test: { isolate: true } })
     const vitest = project.start(['run', '--reporter=verbose'])
     await vitest.saw('> first')
     const worker = Number(project.read('worker'))

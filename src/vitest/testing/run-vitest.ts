@@ -23,6 +23,7 @@ export interface VitestRun {
 
 export interface ProjectOptions {
   kernels?: string[]
+  /** `test` of vitest's config. One worker has all files unless it says `isolate: true`: a new one costs as much as a script. */
   test?: object
   /** Of every vitest that is started there. */
   env?: NodeJS.ProcessEnv
@@ -104,6 +105,7 @@ export class TemporaryProject implements Disposable {
       env: {
         PATH: process.env.PATH,
         HOME: process.env.HOME,
+        NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,
         STAND_IN_LOG: join(this.folder, 'guests.log'),
         ...env,
         ...this.#env,
@@ -164,7 +166,7 @@ function config({ kernels, test = {}, plugin = {}, projects, others = [] }: Proj
 import { kvitest, kvitestProjects } from ${source('src/vitest/index.ts')}
 const options = ${JSON.stringify(options)}
 const calls = ${JSON.stringify(calls)}
-const test = ${JSON.stringify(test)}
+const test = ${JSON.stringify({ isolate: false, ...test })}
 const others = ${JSON.stringify(others)}
 const projects = [...others, ...calls.flatMap((call) => kvitestProjects({ ...options, ...call }))]
 export default defineConfig(projects.length > 0
