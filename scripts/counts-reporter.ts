@@ -18,7 +18,8 @@ export default class CountsReporter implements Reporter {
       counts.failures.push(`${what}: ${error?.message?.split('\n', 1)[0] ?? ''}`)
     }
     for (const module of modules) {
-      const file = `[${module.project.name}] ${module.relativeModuleId}`
+      const { name } = module.project
+      const file = `${name ? `[${name}] ` : ''}${module.relativeModuleId}`
       // What broke outside of a test has no test to count.
       const broken: (TestModule | TestSuite)[] = [module, ...module.children.allSuites()]
       for (const one of broken) {
