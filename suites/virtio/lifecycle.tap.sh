@@ -101,14 +101,14 @@ point "all seven devices work" all_work "at the start"
 # --- a hundred times ---
 
 # A process costs an emulated host milliseconds: this has none.
-rebind() {
+rebind_100() {
   cd "$(readlink -f "$bus/$1/driver")" || return 1
   count=0
-  while [ $count -lt "$2" ] && echo "$1" >unbind && echo "$1" >bind; do
+  while [ $count -lt 100 ] && echo "$1" >unbind && echo "$1" >bind; do
     count=$((count + 1))
   done
   cd /
-  [ $count = "$2" ] || { echo "$count times" && return 1; }
+  [ $count = 100 ] || { echo "$count times" && return 1; }
 }
 # Without its messages on the serial line, where a character costs an emulated host two exits. What a run looks for there is
 # looked for in the log instead.
@@ -121,14 +121,14 @@ quietly() {
 }
 # The console's hold ports of the peers' own: the driver of the agent's is another device's.
 console=$(basename "$(readlink -f "/sys/class/virtio-ports/$(basename "$(port test.echo)")/device")")
-point "the disk: unbound and bound 100 times" rebind "$(of_type 2)" 100
-point "entropy: unbound and bound 100 times" rebind "$(of_type 4)" 100
-point "the network: unbound and bound 100 times" rebind "$(of_type 1)" 100
-point "the socket: unbound and bound 100 times" rebind "$(of_type 19)" 100
-point "the balloon: unbound and bound 100 times" rebind "$(of_type 5)" 100
-point "the SCSI host: unbound and bound 100 times" rebind "$(of_type 8)" 100
+point "the disk: unbound and bound 100 times" rebind_100 "$(of_type 2)"
+point "entropy: unbound and bound 100 times" rebind_100 "$(of_type 4)"
+point "the network: unbound and bound 100 times" rebind_100 "$(of_type 1)"
+point "the socket: unbound and bound 100 times" rebind_100 "$(of_type 19)"
+point "the balloon: unbound and bound 100 times" rebind_100 "$(of_type 5)"
+point "the SCSI host: unbound and bound 100 times" rebind_100 "$(of_type 8)"
 # Each leaves four errors, of buffers that the queues take no more.
-point "the console: unbound and bound 100 times" quietly rebind "$console" 100
+point "the console: unbound and bound 100 times" quietly rebind_100 "$console"
 point "all work after that, and the disks have what was written" all_work "after rebinds"
 
 # --- load for the next two ---
