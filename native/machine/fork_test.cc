@@ -155,7 +155,7 @@ TEST_CASE("fork: of a fork of a fork") {
 }
 
 TEST_CASE("fork: a vCPU that waits for credit does not hold up a checkpoint, and no byte is lost") {
-  TestMachine machine(bare("flood", 3));
+  TestMachine machine(bare("flood"));
   machine.acknowledge(false);
   boot(machine);
   while (machine.text("debug").size() < kOutputWindow) {
