@@ -19,6 +19,11 @@ test('every option has a default', () => {
   })
 })
 
+test('a guest of a host that emulates has five minutes for its boot, unless it says its own', () => {
+  expect(checkOptions({}, 'tcg').bootTimeout).toBe(300_000)
+  expect(checkOptions({ bootTimeout: 1000 }, 'tcg').bootTimeout).toBe(1000)
+})
+
 test('the agent has a device of its own, and waits for the other named ports', () => {
   const console = {
     type: 'virtio-console',

@@ -40,7 +40,7 @@ export interface CheckedOptions {
 
 let guests = 0
 
-/** `accelerator` of the host, which decides how much of the kernel log the console can afford. */
+/** `accelerator` of the host, which decides how much of the kernel log the console can afford, and how long a boot may take. */
 export function checkOptions(options: BootOptions, accelerator: string): CheckedOptions {
   const name = options.name ?? `guest-${++guests}`
   const refuse = (detail: string, hint: string): never => {
@@ -56,11 +56,12 @@ export function checkOptions(options: BootOptions, accelerator: string): Checked
   if (memory! < minMemory || memory! > maxMemory) {
     refuse(`memory: ${options.memory}`, 'a Linux guest takes 64M to 8G')
   }
-  const bootTimeout = options.bootTimeout ?? 60_000
+  const isSlow = slowHosts.includes(accelerator)
+  // Guests that share the cores of an emulated host, all booting, get on for minutes; one that does not is found by its silence.
+  const bootTimeout = options.bootTimeout ?? (isSlow ? 300_000 : 60_000)
   if (!(bootTimeout > 0)) refuse(`bootTimeout: ${bootTimeout}`, 'give milliseconds')
   const limits = idleLimitsOf(options.idleLimit)
   if (typeof limits === 'string') refuse(limits, 'give milliseconds, or 0 for none')
-  const isSlow = slowHosts.includes(accelerator)
   const loglevel = options.loglevel ?? (isSlow ? 5 : 7)
   if (!Number.isInteger(loglevel) || loglevel < 0 || loglevel > 15) {
     refuse(`loglevel: ${loglevel}`, 'give a whole number from 0 to 15')
@@ -123,12 +124,13 @@ export function forkOptions(
   spec: MachineSpec,
   sidecar: GuestSidecar,
   options: Omit<GuestForkOptions, 'devices'>,
+  accelerator: string,
 ): CheckedOptions {
   const { name, onConsoleLine, allowedSplats = [] } = options
   // The checks and defaults of a boot, where there is something to choose.
   const { bootTimeout, idleLimits, core } = checkOptions(
     { name: name ?? `${sidecar.name}-fork`, ...definedOf(options) },
-    '',
+    accelerator,
   )
   const ports = spec.devices.flatMap((device) => (device.type === 'virtio-console' ? device.ports : []))
   return {

@@ -144,7 +144,8 @@ export class LinuxGuest implements Guest {
     options: Omit<GuestForkOptions, 'devices'>,
     place: GuestPlace,
   ): LinuxGuest {
-    return new LinuxGuest(forkOptions(spec, sidecar, options), sidecar.kernel, place, { spec }, sidecar)
+    const checked = forkOptions(spec, sidecar, options, place.host.accelerator)
+    return new LinuxGuest(checked, sidecar.kernel, place, { spec }, sidecar)
   }
 
   /** Rejects with a GuestError when the fork does not answer; nothing is left running then. */

@@ -43,7 +43,7 @@ export interface BootOptions {
    */
   packages?: string[]
   name?: string
-  /** Milliseconds from start to the agent's handshake. Default 60 000. */
+  /** Milliseconds from start to the agent's handshake. Default 60 000, and 300 000 where the host emulates. */
   bootTimeout?: number
   /**
    * Milliseconds of silence after which the guest counts as hung, is diagnosed and stopped: one number, or apart for its

@@ -3,7 +3,6 @@
 # guest:
 #   devices: [virtio-balloon]
 #   ports: [{ name: test.machine, peer: machine }]
-#   bootTimeout: 120s
 # timeout: 600s
 . /lib/kvitest/tap.sh
 

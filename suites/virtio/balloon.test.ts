@@ -15,7 +15,7 @@ const touch = (guest: Guest, mebibytes: number) =>
   )
 
 describe('without free page reporting', () => {
-  test.override('guestOptions', { devices: [alone], memory: '128M', bootTimeout: 120_000 })
+  test.override('guestOptions', { devices: [alone], memory: '128M' })
 
   test('the host gets the memory that a guest gives, and only while it does', async ({ guest }) => {
     await touch(guest, 24)

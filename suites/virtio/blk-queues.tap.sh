@@ -2,7 +2,6 @@
 # virtio-blk with several queues (VIRTIO_BLK_F_MQ; virtio 1.3, 5.2.2).
 # guest:
 #   cpus: 2
-#   bootTimeout: 120s
 #   devices:
 #     - { type: virtio-blk, memory: 16M, serial: two, queues: 2 }
 #     - { type: virtio-blk, memory: 16M, serial: eight, queues: 8 }

@@ -1,7 +1,6 @@
 #!/bin/sh
 # virtio-blk (virtio 1.3, 5.2) through Linux's virtio_blk driver: what it finds, data, limits, caches, going and coming.
 # guest:
-#   bootTimeout: 120s
 #   files: { /root/content: blk.tap.sh }
 #   devices:
 #     - { type: virtio-blk, memory: 64M, serial: main }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the machine gives a Linux kernel to start with: CPUs, memory map, ACPI tables, interrupts, clocks.
-# guest: { cpus: [1, 2], memory: 256M, bootTimeout: 120s }
+# guest: { cpus: [1, 2], memory: 256M }
 # timeout: 600s
 . /lib/kvitest/tap.sh
 

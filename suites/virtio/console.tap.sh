@@ -3,7 +3,6 @@
 # are peers on the host (docs/tap-scripts.md).
 # guest:
 #   memory: 256M
-#   bootTimeout: 120s
 #   ports:
 #     - { name: test.echo, peer: echo }
 #     - { name: test.hash, peer: sha256 }

@@ -5,7 +5,6 @@
 #   cpus: 2
 #   transport: [pci, mmio]
 #   ring: packed
-#   bootTimeout: 120s
 #   files:
 #     /bin/talk: ../../build/Release/programs/talk
 #     /bin/blocks: ../../build/Release/programs/blocks

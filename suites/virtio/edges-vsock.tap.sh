@@ -4,7 +4,6 @@
 # guest:
 #   transport: [pci, mmio]
 #   ring: [split, packed]
-#   bootTimeout: 120s
 #   files:
 #     /bin/talk: ../../build/Release/programs/talk
 #     /bin/blocks: ../../build/Release/programs/blocks

@@ -19,7 +19,6 @@ for (const kernel of DEFAULT_KERNELS) {
         test.override('guestOptions', {
           kernel,
           cpus: 2,
-          bootTimeout: 120_000,
           packages: ['fio'],
           devices: [
             {

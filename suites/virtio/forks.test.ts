@@ -47,7 +47,6 @@ describe.for([
   test.override('guestOptions', {
     devices,
     files: { '/bin/talk': 'build/Release/programs/talk' },
-    bootTimeout: 120_000,
   })
 
   test('virtio-scsi: writes under way go on in every fork', async ({ guest }) => {

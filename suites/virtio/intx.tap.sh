@@ -3,7 +3,6 @@
 # (virtio 1.3, 4.1.4.5 and 4.1.5.3). What a guest without MSI support, or a crash kernel, uses.
 # guest:
 #   cpus: 2
-#   bootTimeout: 120s
 #   cmdline: pci=nomsi
 #   devices: [virtio-rng]
 #   ports: [{ name: test.echo, peer: echo }, { name: test.hash, peer: sha256 }]

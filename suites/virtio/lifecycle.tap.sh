@@ -13,7 +13,6 @@
 #     - { type: virtio-balloon, withoutFeatures: [page_reporting] }
 #   ports: [{ name: test.echo, peer: echo }, { name: test.machine, peer: machine }]
 #   files: { /bin/talk: ../../build/Release/programs/talk }
-#   bootTimeout: 120s
 # timeout: 1200s
 . /lib/kvitest/tap.sh
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Little memory, and more than fits below the PCI hole: the rest begins at 4 GiB.
-# guest: { memory: [96M, 3G, 5G], devices: [virtio-rng], ports: [{ name: test.hash, peer: sha256 }], bootTimeout: 120s }
+# guest: { memory: [96M, 3G, 5G], devices: [virtio-rng], ports: [{ name: test.hash, peer: sha256 }] }
 # timeout: 600s
 . /lib/kvitest/tap.sh
 

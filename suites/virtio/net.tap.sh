@@ -9,7 +9,6 @@
 #   modules: [8021q]
 #   files: { /bin/talk: ../../build/Release/programs/talk }
 #   cpus: 2
-#   bootTimeout: 120s
 # timeout: 600s
 . /lib/kvitest/tap.sh
 

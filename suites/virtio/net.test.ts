@@ -7,7 +7,6 @@ const network = { type: 'virtio-net', name: 'net0', backend: { kind: 'switch', n
 test.override('guestOptions', {
   devices: [network, { type: 'virtio-net', name: 'wire', backend: { kind: 'peer' } }],
   files: { '/bin/talk': 'build/Release/programs/talk' },
-  bootTimeout: 120_000,
 })
 
 test('forks have MAC addresses of their own, and the switch takes frames to each', async ({ guest }) => {

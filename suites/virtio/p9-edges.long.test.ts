@@ -31,7 +31,6 @@ describe.for([
   test.override('guestOptions', {
     kernel,
     fork: 'none',
-    bootTimeout: 240_000,
     devices: [
       {
         type: 'virtio-9p',
@@ -103,7 +102,6 @@ describe('without mount_tag', () => {
   test.override('guestOptions', {
     kernel: 'debian:6.12-generic',
     fork: 'none',
-    bootTimeout: 240_000,
     devices: [{ type: 'virtio-9p', tag: 'share', path: shared, withoutFeatures: ['mount_tag'] }],
   })
   test('Linux leaves the device alone', async ({ guest }) => {
@@ -118,7 +116,6 @@ describe('without mount_tag', () => {
 describe.for(['indirect_desc', 'event_idx'])('without %s', (feature) => {
   test.override('guestOptions', {
     kernel: 'debian:6.12-generic',
-    bootTimeout: 240_000,
     devices: [{ type: 'virtio-9p', tag: 'share', path: shared, readOnly: true, withoutFeatures: [feature] }],
   })
   test('the guest has the bytes of the host', async ({ guest }) => {

@@ -26,7 +26,6 @@ describe.for([
   test.override('guestOptions', {
     kernel,
     fork: 'none',
-    bootTimeout: 240_000,
     files: { '/bin/talk': 'build/Release/programs/talk' },
     devices: [
       { type: 'virtio-9p', tag: 'share', path: shared, ...on },
@@ -96,7 +95,6 @@ describe.for(['debian:6.12-generic', 'debian:6.1-generic'])('%s', (kernel) => {
   test.override('guestOptions', {
     kernel,
     fork: 'none',
-    bootTimeout: 240_000,
     devices: [{ type: 'virtio-9p', tag: 'share', path: shared }, { type: 'virtio-rng' }],
   })
 

@@ -22,7 +22,6 @@ describe.for(['debian:6.12-generic', 'debian:6.1-generic'])('%s', (kernel) => {
   describe('read only', () => {
     test.override('guestOptions', {
       kernel,
-      bootTimeout: 240_000,
       devices: [{ type: 'virtio-9p', tag: 'share', path: shared, readOnly: true }],
     })
 
@@ -61,7 +60,6 @@ describe.for(['debian:6.12-generic', 'debian:6.1-generic'])('%s', (kernel) => {
     test.override('guestOptions', {
       kernel,
       fork: 'none',
-      bootTimeout: 240_000,
       devices: [{ type: 'virtio-9p', tag: 'share', path: shared }],
     })
 

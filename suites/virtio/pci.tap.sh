@@ -3,7 +3,6 @@
 # features, and what happens when drivers come and go.
 # guest:
 #   cpus: 2
-#   bootTimeout: 120s
 #   devices: [virtio-rng]
 #   ports: [{ name: test.echo, peer: echo }]
 # timeout: 600s

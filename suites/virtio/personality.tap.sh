@@ -2,7 +2,6 @@
 # What Linux drivers do with devices that are odd on purpose (native/virtio/README.md, Personalities): breakages that
 # happened, each planted in one device of one guest.
 # guest:
-#   bootTimeout: 120s
 #   devices:
 #     - { type: virtio-blk, memory: 4M, serial: honest }
 #     - { type: virtio-blk, memory: 4M, serial: whole-chain, personality: [used-length-whole-chain] }

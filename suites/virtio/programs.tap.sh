@@ -2,7 +2,6 @@
 # Debian's own programs on virtio devices: what they verify themselves. programs.test.ts looks from the host too.
 # guest:
 #   cpus: 2
-#   bootTimeout: 120s
 #   packages: [fio, iperf3, e2fsprogs, rng-tools5, socat]
 #   devices:
 #     - { type: virtio-blk, memory: 64M, serial: work, queues: 2 }

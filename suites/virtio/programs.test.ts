@@ -18,7 +18,6 @@ const mebibyte = 1024 * 1024
 // The machine of programs.tap.sh: one boot a kernel.
 test.override('guestOptions', {
   cpus: 2,
-  bootTimeout: 120_000,
   packages: ['fio', 'iperf3', 'e2fsprogs', 'rng-tools5', 'socat'],
   devices: [
     { type: 'virtio-blk', name: 'disk0', backing: { memory: 64 * mebibyte }, serial: 'work', queues: 2 },

@@ -12,7 +12,6 @@
 #     - { type: virtio-vsock, cid: 78 }
 #   ports: [{ name: test.echo, peer: echo }]
 #   files: { /bin/talk: ../../build/Release/programs/talk }
-#   bootTimeout: 120s
 # timeout: 600s
 . /lib/kvitest/tap.sh
 

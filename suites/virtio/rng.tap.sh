@@ -1,6 +1,6 @@
 #!/bin/sh
 # virtio-rng (virtio 1.3, 5.4) through Linux's virtio_rng driver and hw_random.
-# guest: { devices: [virtio-rng], bootTimeout: 120s }
+# guest: { devices: [virtio-rng] }
 # timeout: 600s
 . /lib/kvitest/tap.sh
 

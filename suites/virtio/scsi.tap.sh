@@ -9,7 +9,6 @@
 #         - { memory: 4M, serial: large, lun: 7, blockSize: 4096 }
 #         - { memory: 1M, serial: other, lun: 0, target: 2 }
 #   ports: [{ name: test.machine, peer: machine }]
-#   bootTimeout: 120s
 # timeout: 600s
 . /lib/kvitest/tap.sh
 

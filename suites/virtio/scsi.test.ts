@@ -18,7 +18,6 @@ test.override('guestOptions', {
       ],
     },
   ],
-  bootTimeout: 120_000,
 })
 
 const functions = `unit() { for path in /sys/block/sd*; do case "$(readlink -f "$path/device")" in *:0:"$1") echo "\${path##*/}";; esac; done; }

@@ -2,7 +2,6 @@
 # Each feature of virtio-console, virtio-scsi and virtio-rng that can be withheld, withheld by itself, and the transport's own of
 # virtio-blk and virtio-net: as toggles.tap.sh, which has the rest. toggles.test.ts has the devices of which a guest has one.
 # guest:
-#   bootTimeout: 120s
 #   memory: 320M
 #   files: { /bin/talk: ../../build/Release/programs/talk, /lib/toggles.sh: toggles.sh }
 #   devices:

@@ -3,7 +3,6 @@
 # negotiates the others, and data is right. A feature that needs it goes with it (virtio 1.3, 5.1.3.1 and 5.2.3). Of the other
 # devices: toggles-others.tap.sh.
 # guest:
-#   bootTimeout: 120s
 #   memory: 320M
 #   files: { /bin/talk: ../../build/Release/programs/talk, /lib/toggles.sh: toggles.sh }
 #   devices:

@@ -51,7 +51,7 @@ function optionsOf(balloon: Partial<DeviceSpec>, { vsock = 'stream', transport =
     } as DeviceSpec,
   ]
   const files = { '/bin/talk': 'build/Release/programs/talk' }
-  return { devices, files, memory: '192M', bootTimeout: 120_000 }
+  return { devices, files, memory: '192M' }
 }
 
 /** What still works of a balloon, and what does not. */

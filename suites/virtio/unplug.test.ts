@@ -16,7 +16,6 @@ test.override('guestOptions', {
     { type: 'virtio-balloon', name: 'balloon0', withoutFeatures: ['page_reporting'] },
   ],
   files: { '/bin/talk': 'build/Release/programs/talk' },
-  bootTimeout: 120_000,
 })
 
 /**

@@ -4,7 +4,6 @@
 #   devices: [{ type: virtio-vsock, cid: 77 }]
 #   ports: [{ name: test.machine, peer: machine }]
 #   files: { /bin/talk: ../../build/Release/programs/talk }
-#   bootTimeout: 120s
 # timeout: 600s
 . /lib/kvitest/tap.sh
 

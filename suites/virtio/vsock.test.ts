@@ -9,7 +9,6 @@ describe.each(['streams', 'vhost'] as const)('%s', (kind) => {
   test.override('guestOptions', {
     devices: [{ type: 'virtio-vsock', name: 'vsock0', cid: 40, backend: { kind } }],
     files: { '/bin/talk': 'build/Release/programs/talk' },
-    bootTimeout: 120_000,
   })
 
   test('a fork has a CID of its own, and a connection of its parent is reset there only', async ({
@@ -91,7 +90,6 @@ describe.each([
     cmdline,
     devices: [{ type: 'virtio-vsock', name: 'vsock0', cid: 42, backend: { kind: 'vhost' }, transport }],
     files: { '/bin/talk': 'build/Release/programs/talk' },
-    bootTimeout: 120_000,
   })
 
   test('a stream goes both ways, in a fork too', async ({ guest }) => {
@@ -114,7 +112,6 @@ describe('Unix sockets', () => {
   test.override('guestOptions', {
     devices: [{ type: 'virtio-vsock', name: 'vsock0', cid: 40, backend: { kind: 'unix', path } }],
     files: { '/bin/talk': 'build/Release/programs/talk' },
-    bootTimeout: 120_000,
   })
 
   test('a guest speaks with another: the path of one is where the other connects to for port 80', async ({

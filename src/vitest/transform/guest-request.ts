@@ -62,7 +62,6 @@ export const DEFAULT_GUEST: ScriptGuest = {
   modules: [],
   packages: [],
   files: {},
-  bootTimeout: 60_000,
   fork: 'file',
 }
 
@@ -91,7 +90,7 @@ export function parseGuest(value: unknown): ScriptGuest {
     modules: asList(map.modules ?? [], ['modules']).map((name, at) => asText(name, ['modules', at])),
     packages: parsePackages(map.packages ?? []),
     files: parseFiles(map.files ?? {}),
-    bootTimeout: durationAt(map.bootTimeout ?? '60s', ['bootTimeout']),
+    ...(map.bootTimeout === undefined ? {} : { bootTimeout: durationAt(map.bootTimeout, ['bootTimeout']) }),
     ...(map.idleLimit === undefined ? {} : { idleLimit: parseIdleLimit(map.idleLimit) }),
     fork: parseFork(map.fork ?? 'file'),
   }

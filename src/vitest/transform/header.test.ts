@@ -19,7 +19,7 @@ function message(...lines: string[]): string {
 
 test('a script without header gets one guest of the defaults', () => {
   expect(header()).toMatchObject({
-    guest: { cpus: [1], memory: [256 * MIB], devices: [], ports: [], bootTimeout: 60_000 },
+    guest: { cpus: [1], memory: [256 * MIB], devices: [], ports: [] },
     timeout: 120_000,
     only: false,
     line: 1,

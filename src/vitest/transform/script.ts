@@ -53,7 +53,7 @@ export interface ScriptGuest {
   /** Guest path -> path beside the script. */
   files: Record<string, string>
   /** Milliseconds. */
-  bootTimeout: number
+  bootTimeout?: number
   /** Milliseconds. */
   idleLimit?: IdleLimitOption
   fork: ForkMode
