@@ -4,7 +4,7 @@ import { basename, dirname, join, relative } from 'node:path'
 import { KvitestError } from '../native/error.ts'
 import { cached, prune } from './cache.ts'
 import { complaint, runCommand } from './command.ts'
-import { unpackDeb } from './debian.ts'
+import { aptCache, unpackDeb } from './debian.ts'
 import { listsOf, servedPackages } from './debian-files.ts'
 import { compareVersions } from './debian-version.ts'
 import { textHash } from './hash.ts'
@@ -47,19 +47,14 @@ export async function fetchPackageTree(
   const path = await cached(
     ['trees', `${name}-${textHash(`${suite} ${origin}`).slice(0, 32)}`],
     async (target) => {
-      const { options } = await listsOf(suite)
-      const listed = await runCommand(
-        ['apt-cache', ...options, 'depends', '--recurse', ...dependsOnly, name],
-        {
-          package: 'apt',
-        },
-      )
-      const names = listed.stdout.toString().match(/^[a-z0-9][^\s:]*$/gm) ?? []
+      const lists = await listsOf(suite)
+      const listed = await aptCache(lists, ['depends', '--recurse', ...dependsOnly, name])
+      const names = listed.match(/^[a-z0-9][^\s:]*$/gm) ?? []
       const others = [...new Set(names)].filter((one) => one !== name)
       const debs = `${target}.debs`
       const tree = `${target}.tree`
       await mkdir(debs)
-      const argv = ['apt-get', ...options, 'download', '-q', '-o', 'APT::Sandbox::User=root']
+      const argv = ['apt-get', ...lists.options, 'download', '-q', '-o', 'APT::Sandbox::User=root']
       const fetched = await runCommand([...argv, `${name}=${newest.version}`, ...others], {
         cwd: debs,
         package: 'apt',

@@ -89,31 +89,32 @@ export async function hasLists(lists: Lists): Promise<boolean> {
   )
 }
 
+/** What `apt-cache ARGV...` prints; rejects when it fails, for what is missing then is not missing in the archive. */
+export async function aptCache({ options }: Lists, argv: readonly string[]): Promise<string> {
+  const result = await runCommand(['apt-cache', ...options, ...argv], { package: 'apt' })
+  if (result.status !== 0) throw offline(`read the package lists (apt-cache ${argv[0]})`, complaint(result))
+  return result.stdout.toString()
+}
+
 /** Every version of every package whose name matches a regular expression, as apt's lists have them. */
 export async function searchPackages(
   pattern: RegExp,
   lists: Lists,
 ): Promise<(KernelPackage & { isMeta: boolean })[]> {
-  const argv = ['apt-cache', ...lists.options]
   // apt's expressions are POSIX extended: they know no \d and no \S.
   const posix = pattern.source.replaceAll('\\d', '[0-9]').replaceAll('\\S', '[^ ]')
-  const names = await runCommand([...argv, 'search', '--names-only', posix], { package: 'apt' })
-  if (names.status !== 0) throw offline('search the package lists', complaint(names))
-  const packages = names.stdout
-    .toString()
+  const names = await aptCache(lists, ['search', '--names-only', posix])
+  const packages = names
     .split('\n')
     .map((line) => line.split(' ', 1)[0]!)
     .filter((name) => pattern.test(name))
   if (packages.length === 0) return []
-  const shown = await runCommand([...argv, 'show', ...packages], { package: 'apt' })
-  return shown.stdout
-    .toString()
-    .split(/\n\n+/)
-    .flatMap((stanza) => {
-      const name = /^Package: (.*)$/m.exec(stanza)?.[1]
-      const version = /^Version: (.*)$/m.exec(stanza)?.[1]
-      return name && version ? [{ package: name, version, isMeta: /meta-package/.test(stanza) }] : []
-    })
+  const shown = await aptCache(lists, ['show', ...packages])
+  return shown.split(/\n\n+/).flatMap((stanza) => {
+    const name = /^Package: (.*)$/m.exec(stanza)?.[1]
+    const version = /^Version: (.*)$/m.exec(stanza)?.[1]
+    return name && version ? [{ package: name, version, isMeta: /meta-package/.test(stanza) }] : []
+  })
 }
 
 /** What apt serves now, newest knowledge that is on this machine. */
@@ -292,10 +293,8 @@ export async function fetchUnpacked(wanted: readonly WantedPackage[], target: st
 /** Names of the packages that a package of the archive depends on. */
 export async function dependenciesOf(name: string): Promise<string[]> {
   const { lists } = await findServedOnce()
-  const result = await runCommand(['apt-cache', ...lists.options, 'depends', '--important', name], {
-    package: 'apt',
-  })
-  return [...result.stdout.toString().matchAll(/^ *Depends: (\S+)$/gm)].map((match) => match[1]!)
+  const listed = await aptCache(lists, ['depends', '--important', name])
+  return [...listed.matchAll(/^ *Depends: (\S+)$/gm)].map((match) => match[1]!)
 }
 
 /**

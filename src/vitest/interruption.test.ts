@@ -29,6 +29,7 @@ test.for(['SIGTERM', 'SIGINT'] as const)(
 
     const { isPart, cells }: MatrixReport = JSON.parse(project.read('test-results/matrix/m.part.json'))
     expect(isPart).toBe(true)
+    expect(cells.map(({ id }) => id)).toEqual(['local > quick', 'local > next', 'local > slow'])
     expect(
       [cells[0]!, cells[2]!].map(({ id, state, verdict, red, toolVersion }) => [
         id,

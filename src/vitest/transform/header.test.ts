@@ -26,6 +26,11 @@ test('a script without header gets one guest of the defaults', () => {
   })
 })
 
+test("how long a boot may take is the host's to say, unless a header says it", () => {
+  expect(header().guest.bootTimeout).toBeUndefined()
+  expect(header('# guest: { bootTimeout: 90s }').guest.bootTimeout).toBe(90_000)
+})
+
 test('flow YAML asks for a machine', () => {
   const parsed = header(
     '# guest: { cpus: [1, 2, 4], memory: 1G, devices: [virtio-rng], ports: [a, { name: b, peer: echo }] }',
